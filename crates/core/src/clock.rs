@@ -1,0 +1,158 @@
+//! Time and ids, injected so that tests control both.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// 1000-01-01T00:00:00Z: the first moment that every supported server can hold (MySQL's `DATETIME` starts here).
+const MIN_MICROS: i64 = -30_610_224_000_000_000;
+/// 9999-12-31T23:59:59.999999Z: the last moment that every supported server, and Python's `datetime`, can hold.
+const MAX_MICROS: i64 = 253_402_300_799_999_999;
+
+/// A moment in UTC with microseconds, from the year 1000 to the end of 9999: what every supported server can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Timestamp(NaiveDateTime);
+
+impl Timestamp {
+    /// The moment `micros` microseconds after 1970-01-01T00:00:00Z.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] before the year 1000 or after the year 9999.
+    pub fn try_from_micros(micros: i64) -> Result<Self> {
+        if !(MIN_MICROS..=MAX_MICROS).contains(&micros) {
+            return Err(Error::invalid("timestamp", "not in the years 1000 to 9999, which every server can hold"));
+        }
+        Ok(Self::clamped(micros))
+    }
+
+    /// The moment `seconds` after the epoch, rounded to microseconds, ties to even: what Python's
+    /// `datetime.fromtimestamp` makes of the same float.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when not finite or out of the range of [`Timestamp::try_from_micros`].
+    #[allow(clippy::cast_possible_truncation, reason = "out-of-range floats saturate and are refused after the cast")]
+    pub fn try_from_seconds(seconds: f64) -> Result<Self> {
+        if !seconds.is_finite() {
+            return Err(Error::invalid("timestamp", "not a finite number"));
+        }
+        let whole = seconds.trunc();
+        let micros = ((seconds - whole) * 1e6).round_ties_even();
+        Self::try_from_micros((whole as i64).saturating_mul(1_000_000).saturating_add(micros as i64))
+    }
+
+    /// Microseconds since 1970-01-01T00:00:00Z.
+    pub fn as_micros(self) -> i64 {
+        self.0.and_utc().timestamp_micros()
+    }
+
+    /// Seconds since 1970-01-01T00:00:00Z, as google-adk writes them; exact to the microsecond until the year 2242.
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "53 bits hold microseconds exactly until 2242-03-16, documented above"
+    )]
+    pub fn as_seconds(self) -> f64 {
+        self.as_micros() as f64 / 1e6
+    }
+
+    /// One microsecond later; the end of the year 9999 stays where it is.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self::clamped(self.as_micros().saturating_add(1))
+    }
+
+    pub(crate) fn clamped(micros: i64) -> Self {
+        let micros = micros.clamp(MIN_MICROS, MAX_MICROS);
+        Self(DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default().naive_utc())
+    }
+
+    /// The same moment as a column without time zone holds it.
+    pub fn to_naive_utc(self) -> NaiveDateTime {
+        self.0
+    }
+
+    /// The moment that a column without time zone holds; parts of a microsecond are dropped.
+    pub fn from_naive_utc(naive: NaiveDateTime) -> Self {
+        let micros = naive.and_utc().timestamp_micros();
+        Self(DateTime::<Utc>::from_timestamp_micros(micros).map_or(naive, |moment| moment.naive_utc()))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 with six digits of a second.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.and_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+impl From<Timestamp> for i64 {
+    fn from(timestamp: Timestamp) -> Self {
+        timestamp.as_micros()
+    }
+}
+
+impl TryFrom<i64> for Timestamp {
+    type Error = Error;
+
+    fn try_from(micros: i64) -> Result<Self> {
+        Self::try_from_micros(micros)
+    }
+}
+
+/// Where a service takes the time of a new session and of a changed app or user state from.
+pub trait Clock: Send + Sync + 'static {
+    /// The present moment.
+    fn now(&self) -> Timestamp;
+}
+
+/// The clock of the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::clamped(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Where new session and event ids come from.
+pub trait IdSource: Send + Sync + 'static {
+    /// An id that was never given out before: 1 to 128 characters without NUL.
+    fn new_id(&self) -> String;
+}
+
+/// Random ids that sort by the time of their making: UUID version 7 (RFC 9562), in hyphenated lower case.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UuidV7;
+
+impl IdSource for UuidV7 {
+    fn new_id(&self) -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_the_years_they_claim() {
+        assert_eq!(Timestamp::clamped(i64::MIN).to_string(), "1000-01-01T00:00:00.000000Z");
+        assert_eq!(Timestamp::clamped(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
+        assert!(Timestamp::try_from_micros(MAX_MICROS + 1).is_err());
+        assert!(Timestamp::try_from_seconds(f64::NAN).is_err());
+        assert!(Timestamp::try_from_seconds(1e300).is_err());
+    }
+
+    #[test]
+    fn seconds_round_as_python_does() {
+        for (seconds, micros) in [(1.5, 1_500_000), (0.000_000_5, 0), (0.000_001_5, 2), (-1.25, -1_250_000)] {
+            assert_eq!(Timestamp::try_from_seconds(seconds).unwrap().as_micros(), micros);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Events: google-adk's JSON, with the fields a program must know typed and every other key carried through.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::DeserializeOwned;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
+
+/// One event of a session, as google-adk 2.13 stores it in `events.event_data`.
+///
+/// Reads snake_case and camelCase, writes snake_case, and writes nothing that is not set. Keys without a field here
+/// stay in `extra` as they came. Of them google-adk accepts any at the top level, but inside `actions` only its own.
+///
+/// ```
+/// use seabed_core::Event;
+///
+/// let event = Event::new("user").with_content(serde_json::json!({"role": "user", "parts": [{"text": "hi"}]}));
+/// assert!(!event.id.is_empty());
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Event {
+    /// The idempotency key: one id names one event of its session for ever. 1 to 128 characters without NUL.
+    pub id: String,
+    /// The agent run that the event belongs to; may be empty. At most 256 characters without NUL.
+    pub invocation_id: String,
+    /// `user`, or the name of the agent.
+    pub author: String,
+    /// The event's own time in seconds since 1970-01-01T00:00:00Z, as google-adk writes it. It says nothing about the
+    /// order of events; see [`Revision`](crate::Revision).
+    pub timestamp: f64,
+    /// The path of agents that led here, such as `root.researcher`.
+    pub branch: Option<String>,
+    /// The message: google-adk's `Content`.
+    pub content: Option<Json>,
+    /// A streamed fragment. Never stored.
+    pub partial: Option<bool>,
+    /// Whether the model has finished its turn.
+    pub turn_complete: Option<bool>,
+    /// The model's error code.
+    pub error_code: Option<String>,
+    /// The model's error message.
+    pub error_message: Option<String>,
+    /// Whether the user interrupted the model.
+    pub interrupted: Option<bool>,
+    /// Ids of the function calls that run on after this event.
+    pub long_running_tool_ids: Option<BTreeSet<String>>,
+    /// What the event changes.
+    pub actions: EventActions,
+    /// Every other key, unchanged.
+    pub extra: BTreeMap<String, Json>,
+}
+
+/// What an [`Event`] changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EventActions {
+    /// Keys to set in session, `user:` and `app:` state; `temp:` keys are not stored.
+    pub state_delta: State,
+    /// New version of each artifact, by file name.
+    pub artifact_delta: BTreeMap<String, i64>,
+    /// The agent to hand over to.
+    pub transfer_to_agent: Option<String>,
+    /// Whether to hand over to a higher agent.
+    pub escalate: Option<bool>,
+    /// Whether the model need not summarize the tool's response.
+    pub skip_summarization: Option<bool>,
+    /// Every other key, unchanged. google-adk refuses keys it does not know here.
+    pub extra: BTreeMap<String, Json>,
+}
+
+impl Event {
+    /// An event of `author`, now, with a new UUIDv7 as its id.
+    ///
+    /// Keep the event until its append is acknowledged: repeating the append with it is safe, a new event is not the
+    /// same event.
+    pub fn new(author: impl Into<String>) -> Self {
+        Self::from_sources(author, &SystemClock, &UuidV7)
+    }
+
+    /// An event of `author` with time and id of your making.
+    pub fn from_sources(author: impl Into<String>, clock: &dyn Clock, ids: &dyn IdSource) -> Self {
+        Self { id: ids.new_id(), author: author.into(), timestamp: clock.now().as_seconds(), ..Self::default() }
+    }
+
+    /// The same event under another id.
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// The same event of another invocation.
+    pub fn with_invocation_id(mut self, invocation_id: impl Into<String>) -> Self {
+        self.invocation_id = invocation_id.into();
+        self
+    }
+
+    /// The same event at another time, in seconds since the epoch.
+    pub fn with_timestamp(mut self, seconds: f64) -> Self {
+        self.timestamp = seconds;
+        self
+    }
+
+    /// The same event with a message.
+    pub fn with_content(mut self, content: impl Into<Json>) -> Self {
+        self.content = Some(content.into());
+        self
+    }
+
+    /// The same event, setting these state keys as well.
+    pub fn with_state_delta(mut self, delta: State) -> Self {
+        self.actions.state_delta.merge(delta);
+        self
+    }
+
+    /// Whether this is a streamed fragment, which is never stored.
+    pub fn is_partial(&self) -> bool {
+        self.partial == Some(true)
+    }
+}
+
+/// Writes the keys that are set; the counterpart of [`Keys`].
+struct Writer<M>(M);
+
+impl<M: SerializeMap> Writer<M> {
+    fn set<T: Serialize + ?Sized>(&mut self, key: &str, value: Option<&T>) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| self.0.serialize_entry(key, value))
+    }
+
+    /// Adds `extra`, which must not name a key twice that has a field of its own.
+    fn finish(mut self, extra: &BTreeMap<String, Json>, fields: &[&str]) -> Result<M::Ok, M::Error> {
+        for (key, value) in extra {
+            if fields.contains(&key.as_str()) {
+                return Err(ser::Error::custom(format_args!("extra holds {key:?}, which has a field of its own")));
+            }
+            self.0.serialize_entry(key, value)?;
+        }
+        self.0.end()
+    }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+const EVENT_FIELDS: [&str; 13] = [
+    "id",
+    "invocation_id",
+    "author",
+    "timestamp",
+    "branch",
+    "content",
+    "partial",
+    "turn_complete",
+    "error_code",
+    "error_message",
+    "interrupted",
+    "long_running_tool_ids",
+    "actions",
+];
+const ACTION_FIELDS: [&str; 5] =
+    ["state_delta", "artifact_delta", "transfer_to_agent", "escalate", "skip_summarization"];
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut writer = Writer(serializer.serialize_map(None)?);
+        writer.set("id", Some(&self.id))?;
+        writer.set("invocation_id", non_empty(&self.invocation_id))?;
+        writer.set("author", non_empty(&self.author))?;
+        writer.set("timestamp", Some(&self.timestamp))?;
+        writer.set("branch", self.branch.as_ref())?;
+        writer.set("content", self.content.as_ref())?;
+        writer.set("partial", self.partial.as_ref())?;
+        writer.set("turn_complete", self.turn_complete.as_ref())?;
+        writer.set("error_code", self.error_code.as_ref())?;
+        writer.set("error_message", self.error_message.as_ref())?;
+        writer.set("interrupted", self.interrupted.as_ref())?;
+        writer.set("long_running_tool_ids", self.long_running_tool_ids.as_ref())?;
+        writer.set("actions", (self.actions != EventActions::default()).then_some(&self.actions))?;
+        writer.finish(&self.extra, &EVENT_FIELDS)
+    }
+}
+
+impl Serialize for EventActions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut writer = Writer(serializer.serialize_map(None)?);
+        writer.set("state_delta", (!self.state_delta.is_empty()).then_some(&self.state_delta))?;
+        writer.set("artifact_delta", (!self.artifact_delta.is_empty()).then_some(&self.artifact_delta))?;
+        writer.set("transfer_to_agent", self.transfer_to_agent.as_ref())?;
+        writer.set("escalate", self.escalate.as_ref())?;
+        writer.set("skip_summarization", self.skip_summarization.as_ref())?;
+        writer.finish(&self.extra, &ACTION_FIELDS)
+    }
+}
+
+/// The keys of a JSON object, taken one by one; what is left is `extra`.
+struct Keys(BTreeMap<String, Json>);
+
+impl Keys {
+    /// Takes the value of a field that `None` or `null` leaves at its default.
+    fn take<T: DeserializeOwned + Default, E: de::Error>(&mut self, name: &str, alias: &str) -> Result<T, E> {
+        let aliased = self.0.remove(alias);
+        match self.0.remove(name).or(aliased) {
+            Some(value) => value
+                .decode::<Option<T>>()
+                .map(Option::unwrap_or_default)
+                .map_err(|error| E::custom(format_args!("{name}: {error}"))),
+            None => Ok(T::default()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut keys = Keys(BTreeMap::deserialize(deserializer)?);
+        Ok(Self {
+            id: keys.take("id", "id")?,
+            invocation_id: keys.take("invocation_id", "invocationId")?,
+            author: keys.take("author", "author")?,
+            timestamp: keys.take::<Seconds, _>("timestamp", "timestamp")?.0,
+            branch: keys.take("branch", "branch")?,
+            content: keys.take("content", "content")?,
+            partial: keys.take("partial", "partial")?,
+            turn_complete: keys.take("turn_complete", "turnComplete")?,
+            error_code: keys.take("error_code", "errorCode")?,
+            error_message: keys.take("error_message", "errorMessage")?,
+            interrupted: keys.take("interrupted", "interrupted")?,
+            long_running_tool_ids: keys.take("long_running_tool_ids", "longRunningToolIds")?,
+            actions: keys.take("actions", "actions")?,
+            extra: keys.0,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for EventActions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut keys = Keys(BTreeMap::deserialize(deserializer)?);
+        Ok(Self {
+            state_delta: keys.take("state_delta", "stateDelta")?,
+            artifact_delta: keys.take("artifact_delta", "artifactDelta")?,
+            transfer_to_agent: keys.take("transfer_to_agent", "transferToAgent")?,
+            escalate: keys.take("escalate", "escalate")?,
+            skip_summarization: keys.take("skip_summarization", "skipSummarization")?,
+            extra: keys.0,
+        })
+    }
+}
+
+/// Seconds read from the digits themselves: serde_json's own reading of a float may be off by its last bit.
+#[derive(Default)]
+struct Seconds(f64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = Json::deserialize(deserializer)?;
+        json.as_str().trim().parse().map(Self).map_err(|_| de::Error::custom("not a number"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_and_big_numbers_are_carried_through() {
+        let text = r#"{"id":"e1","invocation_id":"i","author":"a","timestamp":1763900000.1234567,"content":{"role":"model"},"actions":{"state_delta":{"k":123456789012345678901234567890},"end_of_agent":true},"node_info":{"path":""},"zzz":null}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(event.extra["zzz"].as_str(), "null");
+        assert_eq!(event.actions.extra["end_of_agent"].as_str(), "true");
+        assert_eq!(Json::from_serialize(&event).unwrap(), Json::parse(text).unwrap());
+    }
+
+    #[test]
+    fn camel_case_is_read_and_snake_case_written() {
+        let event: Event = serde_json::from_str(
+            r#"{"id":"e","invocationId":"i","turnComplete":true,"actions":{"stateDelta":{"k":null}},"longRunningToolIds":["b","a"]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            serde_json::to_string(&event).unwrap(),
+            r#"{"id":"e","invocation_id":"i","timestamp":0.0,"turn_complete":true,"long_running_tool_ids":["a","b"],"actions":{"state_delta":{"k":null}}}"#
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_is_named() {
+        let error = serde_json::from_str::<Event>(r#"{"turn_complete":"yes"}"#).unwrap_err();
+        assert!(error.to_string().starts_with("turn_complete: "), "{error}");
+    }
+}

@@ -1,0 +1,293 @@
+//! JSON kept as text, so that nothing in it is rounded, reordered or dropped.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// A JSON value, kept as the text it was given in.
+///
+/// Numbers beyond 64 bits, `1.0` against `1`, and every key survive unchanged where the column keeps them (PostgreSQL's
+/// `jsonb` sorts keys and rewrites `1e2` as `100`). Equality is that of the values: the order of keys, white space and
+/// the spelling of a number do not count, digits do.
+///
+/// ```
+/// use seabed_core::Json;
+///
+/// let json = Json::from(serde_json::json!({"b": 1, "a": [true, null]}));
+/// assert_eq!(json, Json::parse(r#"{ "a": [true, null], "b": 1.0 }"#)?);
+/// assert_eq!(json.decode::<serde_json::Value>()?["b"], 1);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Json(Box<RawValue>);
+
+impl Json {
+    /// Takes one JSON text as it is.
+    ///
+    /// # Errors
+    /// When `text` is not one JSON value.
+    pub fn parse(text: impl Into<String>) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(text.into()).map(Self)
+    }
+
+    /// The JSON of any serializable value.
+    ///
+    /// # Errors
+    /// When `value` has no JSON, for example a map whose keys are not strings.
+    pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Reads the value into a type of yours; `decode::<serde_json::Value>()` for a tree.
+    ///
+    /// # Errors
+    /// When the JSON does not fit `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.as_str())
+    }
+
+    /// Whether this is JSON's `null`, which is a value like any other.
+    pub fn is_null(&self) -> bool {
+        self.as_str().trim() == "null"
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    /// From `serde_json` only: no other format carries raw JSON.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(Self)
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str() || same_value(self.as_str(), other.as_str(), MAX_DEPTH).unwrap_or(false)
+    }
+}
+
+impl From<serde_json::Value> for Json {
+    fn from(value: serde_json::Value) -> Self {
+        // `Value`'s own text is JSON by construction; the fall-back is never taken.
+        Self::parse(value.to_string()).unwrap_or_else(|_| Self(RawValue::NULL.to_owned()))
+    }
+}
+
+macro_rules! from_plain_value {
+    ($($plain:ty),*) => {$(
+        impl From<$plain> for Json {
+            fn from(value: $plain) -> Self {
+                serde_json::Value::from(value).into()
+            }
+        }
+    )*};
+}
+from_plain_value!(bool, i32, i64, u32, u64, f64, &str, String);
+
+/// How deep equality looks; [`check_portable`] lets nothing deeper through to a database.
+const MAX_DEPTH: usize = 127;
+
+/// Whether two JSON texts mean the same value. Compares level by level on borrowed slices of the texts, so numbers are
+/// seen as they are written. What differs in its text below `depth` levels counts as different.
+fn same_value(left: &str, right: &str, depth: usize) -> Result<bool, serde_json::Error> {
+    if depth == 0 {
+        return Ok(left == right);
+    }
+    let (left, right) = (left.trim(), right.trim());
+    Ok(match (left.as_bytes().first(), right.as_bytes().first()) {
+        (Some(b'{'), Some(b'{')) => {
+            let left: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(left)?;
+            let right: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(right)?;
+            left.len() == right.len()
+                && left.iter().try_fold(true, |same, (key, value)| match right.get(key) {
+                    Some(other) if same => same_value(value.get(), other.get(), depth - 1),
+                    _ => Ok(false),
+                })?
+        }
+        (Some(b'['), Some(b'[')) => {
+            let left: Vec<&RawValue> = serde_json::from_str(left)?;
+            let right: Vec<&RawValue> = serde_json::from_str(right)?;
+            left.len() == right.len()
+                && left.iter().zip(&right).try_fold(true, |same, (value, other)| {
+                    if same { same_value(value.get(), other.get(), depth - 1) } else { Ok(false) }
+                })?
+        }
+        (Some(b'"'), Some(b'"')) => {
+            serde_json::from_str::<Cow<'_, str>>(left)? == serde_json::from_str::<Cow<'_, str>>(right)?
+        }
+        (Some(b'-' | b'0'..=b'9'), Some(b'-' | b'0'..=b'9')) => Number::parse(left) == Number::parse(right),
+        _ => left == right,
+    })
+}
+
+/// A JSON number in one normal form, digits × 10^exponent, so that `1e2`, `100` and `100.0` are equal and no digit is
+/// rounded away. An arbitrary-precision type would expand `1e999999999`; this does not.
+#[derive(PartialEq)]
+struct Number {
+    negative: bool,
+    digits: String,
+    exponent: Option<i64>,
+}
+
+impl Number {
+    fn parse(text: &str) -> Self {
+        let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let written = format!("{whole}{fraction}");
+        let digits = written.trim_start_matches('0').trim_end_matches('0').to_owned();
+        if digits.is_empty() {
+            return Self { negative: false, digits, exponent: None };
+        }
+        let shift = (written.len() - written.trim_end_matches('0').len()) as i64 - fraction.len() as i64;
+        // An exponent beyond 64 bits saturates: no column holds such a number anyway.
+        let exponent = exponent.parse::<i64>().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
+        Self { negative, digits, exponent: Some(exponent.saturating_add(shift)) }
+    }
+}
+
+/// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond serde_json's
+/// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range.
+pub(crate) fn check_portable(text: &str) -> Result<(), serde_json::Error> {
+    serde_json::from_str::<Portable>(text).map(|_| ())
+}
+
+struct Portable;
+
+impl<'de> Deserialize<'de> for Portable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Portable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
+        if text.contains('\0') { Err(E::custom("contains a NUL character")) } else { Ok(self) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+}
+
+/// The JSON text with every `\u0000` in it replaced by U+FFFD, the replacement character.
+pub(crate) fn replace_nul(text: &str) -> Cow<'_, str> {
+    if !text.contains("\\u0000") {
+        return Cow::Borrowed(text);
+    }
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        replaced.push_str(&rest[..at]);
+        rest = &rest[at..];
+        // A backslash in valid JSON is always followed by the ASCII letter it escapes.
+        let (escape, len) = if rest.starts_with("\\u0000") { ("\\ufffd", 6) } else { (&rest[..2], 2) };
+        replaced.push_str(escape);
+        rest = &rest[len..];
+    }
+    replaced.push_str(rest);
+    Cow::Owned(replaced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn equal(left: &str, right: &str) -> bool {
+        Json::parse(left).unwrap() == Json::parse(right).unwrap()
+    }
+
+    #[test]
+    fn equality_is_of_values() {
+        assert!(equal(r#"{"a":1,"b":[2,3]}"#, r#" {"b": [2, 3.0], "a": 1e0} "#));
+        assert!(equal(r#""é""#, r#""\u00e9""#));
+        assert!(!equal("[1,2]", "[2,1]"));
+        assert!(!equal(r#"{"a":1}"#, r#"{"a":1,"b":null}"#));
+        assert!(!equal("null", "false"));
+    }
+
+    #[test]
+    fn numbers_are_compared_digit_by_digit() {
+        assert!(equal("1e2", "100"));
+        assert!(equal("-0", "0.00"));
+        assert!(equal("0.0120", "12E-3"));
+        assert!(!equal("123456789012345678901234567890", "123456789012345678901234567891"));
+        assert!(!equal("1e999999999", "1e999999998"));
+        assert!(!equal("-1", "1"));
+    }
+
+    #[test]
+    fn what_some_backend_cannot_hold_is_refused() {
+        assert!(check_portable(r#"{"a":[1,"\u0001",123456789012345678901234567890]}"#).is_ok());
+        for text in [r#""\u0000""#, r#"{"\u0000":1}"#, r#""\ud800""#, "1e400"] {
+            assert!(check_portable(text).is_err(), "{text}");
+        }
+        assert!(check_portable(&("[".repeat(127) + &"]".repeat(127))).is_ok());
+        assert!(check_portable(&("[".repeat(128) + &"]".repeat(128))).is_err());
+    }
+
+    #[test]
+    fn only_real_nul_escapes_are_replaced() {
+        assert_eq!(replace_nul(r#"["\u0000","\\u0000","\"\\\u0000"]"#), r#"["\ufffd","\\u0000","\"\\\ufffd"]"#);
+        assert_eq!(replace_nul(r#""plain""#), r#""plain""#);
+    }
+}

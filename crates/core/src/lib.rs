@@ -1,0 +1,43 @@
+//! The heart of Seabed: what a session service is, and how it keeps its laws in SQL.
+//!
+//! This crate knows no database driver. It holds
+//!
+//! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
+//! - the contract: [`SessionService`], and the conveniences built on it, [`SessionServiceExt`];
+//! - the reference model, [`MemorySessionService`];
+//! - the sea-orm entities of google-adk's schema v1, [`entity`];
+//! - the portable SQL algorithms, [`sql`], and the [`Dialect`](sql::Dialect) seam a backend fills in.
+//!
+//! Applications depend on the facade crate `seabed` instead, which re-exports all of this with a backend per cargo
+//! feature.
+
+mod clock;
+pub mod entity;
+mod error;
+mod event;
+mod json;
+mod key;
+mod memory;
+mod page;
+mod prepare;
+mod revision;
+mod service;
+mod service_ext;
+mod session;
+pub mod sql;
+mod state;
+
+pub use clock::{Clock, IdSource, SystemClock, Timestamp, UuidV7};
+pub use error::{BackendError, BackendErrorKind, Error, Result};
+pub use event::{Event, EventActions};
+pub use json::Json;
+pub use key::{AppName, SessionId, SessionKey, UserId, UserKey};
+pub use memory::MemorySessionService;
+pub use page::{EventCursor, Order, Page, SessionCursor};
+pub use revision::{ExpectedRevision, Revision};
+pub use service::{
+    AppendEvent, Appended, CreateSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope, SessionService,
+};
+pub use service_ext::{GetOrCreated, SessionServiceExt};
+pub use session::Session;
+pub use state::{Scope, State};

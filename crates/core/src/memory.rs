@@ -1,0 +1,234 @@
+//! The reference model: the laws in their plainest form, without a database.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::prepare::{NewEvent, NewSession};
+use crate::revision::stored_timestamp;
+use crate::state::ScopedState;
+use crate::{
+    AppName, AppendEvent, Appended, BackendError, Clock, CreateSession, Error, Event, EventCursor, GetSession,
+    IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor, SessionKey,
+    SessionScope, SessionService, State, SystemClock, Timestamp, UserKey, UuidV7,
+};
+
+/// A session service that keeps everything in this process, for tests and for trying things out.
+///
+/// It keeps every law but durability: what it holds is gone with it. Clones share one store.
+#[derive(Clone)]
+pub struct MemorySessionService {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    store: Arc<Mutex<Store>>,
+}
+
+#[derive(Default)]
+struct Store {
+    apps: HashMap<AppName, State>,
+    users: HashMap<UserKey, State>,
+    sessions: BTreeMap<SessionKey, StoredSession>,
+}
+
+struct StoredSession {
+    state: State,
+    create_time: Timestamp,
+    update_time: Timestamp,
+    events: Vec<StoredEvent>,
+}
+
+struct StoredEvent {
+    cursor: EventCursor,
+    event_data: Json,
+}
+
+impl StoredEvent {
+    fn decode(&self) -> Result<Event> {
+        self.event_data.decode().map_err(|error| {
+            BackendError::corrupt("events", "event_data", &format!("event {:?}", self.cursor.event_id), error).into()
+        })
+    }
+}
+
+impl Default for MemorySessionService {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemorySessionService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemorySessionService").finish_non_exhaustive()
+    }
+}
+
+impl MemorySessionService {
+    /// An empty store on the system's clock, with UUIDv7 ids.
+    pub fn new() -> Self {
+        Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), store: Arc::default() }
+    }
+
+    /// The same store on another clock.
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The same store with session ids from another source.
+    pub fn with_id_source(mut self, ids: impl IdSource) -> Self {
+        self.ids = Arc::new(ids);
+        self
+    }
+
+    /// No operation panics between two changes that belong together, so a poisoned store is whole.
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    fn app_state(&self, app_name: &AppName) -> State {
+        self.apps.get(app_name).cloned().unwrap_or_default()
+    }
+
+    fn user_state(&self, key: &UserKey) -> State {
+        self.users.get(key).cloned().unwrap_or_default()
+    }
+
+    fn merge_shared(&mut self, key: &SessionKey, app: State, user: State) {
+        self.apps.entry(key.app_name.clone()).or_default().merge(app);
+        self.users.entry(key.user()).or_default().merge(user);
+    }
+
+    fn show(&self, key: &SessionKey, stored: &StoredSession) -> Session {
+        let scoped = ScopedState {
+            app: self.app_state(&key.app_name),
+            user: self.user_state(&key.user()),
+            session: stored.state.clone(),
+        };
+        Session {
+            key: key.clone(),
+            state: scoped.merged(),
+            events: Vec::new(),
+            create_time: stored.create_time,
+            revision: Revision::new(stored.update_time),
+        }
+    }
+}
+
+/// The rows behind `cursor` in the order asked for, one more than fits the page.
+fn page_of<T, C: Ord + Clone>(
+    mut rows: Vec<(C, Result<T>)>,
+    order: Order,
+    limit: u32,
+    cursor: Option<&C>,
+) -> Page<T, C> {
+    rows.sort_by(|(left, _), (right, _)| left.cmp(right));
+    if order == Order::Descending {
+        rows.reverse();
+    }
+    let behind = |row: &C| match (cursor, order) {
+        (None, _) => true,
+        (Some(cursor), Order::Ascending) => row > cursor,
+        (Some(cursor), Order::Descending) => row < cursor,
+    };
+    Page::from_rows(rows.into_iter().filter(|(row, _)| behind(row)).collect(), limit)
+}
+
+#[async_trait]
+impl SessionService for MemorySessionService {
+    async fn create_session(&self, request: CreateSession) -> Result<Session> {
+        let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
+        let mut store = self.lock();
+        if store.sessions.contains_key(&new.key) {
+            return Err(Error::already_exists(&new.key));
+        }
+        store.merge_shared(&new.key, new.state.app.clone(), new.state.user.clone());
+        let stored = StoredSession {
+            state: new.state.session.clone(),
+            create_time: new.create_time,
+            update_time: new.create_time,
+            events: Vec::new(),
+        };
+        store.sessions.insert(new.key.clone(), stored);
+        let (app, user) = (store.app_state(&new.key.app_name), store.user_state(&new.key.user()));
+        Ok(new.to_session(app, user))
+    }
+
+    async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
+        let store = self.lock();
+        let Some(stored) = store.sessions.get(&request.key) else { return Ok(None) };
+        let mut session = store.show(&request.key, stored);
+        let after = |event: &&StoredEvent| request.after_timestamp.is_none_or(|after| event.cursor.timestamp >= after);
+        let events: Vec<_> = stored.events.iter().filter(after).collect();
+        let recent = request.num_recent_events.map_or(events.len(), |count| count as usize);
+        let skipped = events.len().saturating_sub(recent);
+        session.events = events[skipped..].iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        Ok(Some(session))
+    }
+
+    async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
+        request.check()?;
+        let store = self.lock();
+        let in_scope = |key: &SessionKey| match &request.scope {
+            SessionScope::App(app_name) => key.app_name == *app_name,
+            SessionScope::User(user) => key.user() == *user,
+        };
+        let rows = store
+            .sessions
+            .iter()
+            .filter(|(key, _)| in_scope(key))
+            .map(|(key, stored)| {
+                let cursor = SessionCursor {
+                    update_time: stored.update_time,
+                    user_id: key.user_id.clone(),
+                    session_id: key.session_id.clone(),
+                };
+                (cursor, Ok(store.show(key, stored)))
+            })
+            .collect();
+        Ok(page_of(rows, request.order, request.limit, request.cursor.as_ref()))
+    }
+
+    async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
+        request.check()?;
+        let store = self.lock();
+        let stored = store.sessions.get(&request.key).ok_or_else(|| Error::not_found(&request.key))?;
+        let rows = stored.events.iter().map(|event| (event.cursor.clone(), event.decode())).collect();
+        Ok(page_of(rows, request.order, request.limit, request.cursor.as_ref()))
+    }
+
+    async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
+        let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
+        let mut store = self.lock();
+        let stored = store.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
+        if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
+            new.check_replay(&same_id.event_data)?;
+            return Ok(Appended::Replayed(Revision::new(same_id.cursor.timestamp)));
+        }
+        new.check_revision(Revision::new(stored.update_time))?;
+        let timestamp = stored_timestamp(new.timestamp, stored.create_time, stored.update_time);
+        stored
+            .events
+            .push(StoredEvent { cursor: EventCursor { timestamp, event_id: new.id }, event_data: new.event_data });
+        stored.state.merge(new.delta.session);
+        stored.update_time = timestamp;
+        store.merge_shared(&new.key, new.delta.app, new.delta.user);
+        Ok(Appended::Stored(Revision::new(timestamp)))
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
+        self.lock().sessions.remove(key);
+        Ok(())
+    }
+
+    async fn get_user_state(&self, key: &UserKey) -> Result<State> {
+        Ok(self.lock().user_state(key))
+    }
+
+    async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
+        Ok(self.lock().app_state(app_name))
+    }
+}

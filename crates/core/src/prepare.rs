@@ -1,0 +1,147 @@
+//! Requests, checked and brought into the form that is stored, before any I/O and alike for every backend.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::json::{check_portable, replace_nul};
+use crate::key::{check_id, check_text};
+use crate::state::ScopedState;
+use crate::{
+    AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, ListEvents, ListSessions, NulPolicy,
+    Result, Revision, Session, SessionId, SessionKey, State, Timestamp,
+};
+
+/// The width of google-adk's column `events.invocation_id`, in characters.
+const MAX_INVOCATION_ID_CHARS: usize = 256;
+/// 9999-12-31T00:00:00Z, the last time of an event: the day after is left for the steps of the session's clock.
+const LAST_EVENT_TIME: i64 = 253_402_214_400_000_000;
+
+/// A session about to be created.
+pub(crate) struct NewSession {
+    pub(crate) key: SessionKey,
+    pub(crate) state: ScopedState,
+    pub(crate) create_time: Timestamp,
+}
+
+impl NewSession {
+    pub(crate) fn try_prepare(request: &CreateSession, clock: &dyn Clock, ids: &dyn IdSource) -> Result<Self> {
+        let session_id = match &request.session_id {
+            Some(id) => id.clone(),
+            None => SessionId::try_new(ids.new_id())?,
+        };
+        let (_, state) = portable("state", &request.state.without_temp(), request.nul_policy)?;
+        Ok(Self { key: request.user.session(session_id), state: ScopedState::split(&state), create_time: clock.now() })
+    }
+
+    /// The session as it is once stored, given the app and user state it was merged into.
+    pub(crate) fn to_session(&self, app: State, user: State) -> Session {
+        Session {
+            key: self.key.clone(),
+            state: ScopedState { app, user, session: self.state.session.clone() }.merged(),
+            events: Vec::new(),
+            create_time: self.create_time,
+            revision: Revision::new(self.create_time),
+        }
+    }
+}
+
+/// An event about to be appended.
+pub(crate) struct NewEvent {
+    pub(crate) key: SessionKey,
+    pub(crate) expected: ExpectedRevision,
+    pub(crate) id: String,
+    pub(crate) invocation_id: String,
+    /// The event's own time.
+    pub(crate) timestamp: Timestamp,
+    /// What goes into `events.event_data`.
+    pub(crate) event_data: Json,
+    pub(crate) delta: ScopedState,
+    /// When app and user state change, by the clock of the service.
+    pub(crate) now: Timestamp,
+}
+
+impl NewEvent {
+    /// `None` for a partial event, which is checked but never stored.
+    pub(crate) fn try_prepare(request: AppendEvent, clock: &dyn Clock) -> Result<Option<Self>> {
+        let AppendEvent { key, mut event, expected, nul_policy } = request;
+        check_id("event.id", &event.id)?;
+        check_text("event.invocation_id", &event.invocation_id, MAX_INVOCATION_ID_CHARS)?;
+        let timestamp = Timestamp::try_from_seconds(event.timestamp)
+            .ok()
+            .filter(|timestamp| timestamp.as_micros() <= LAST_EVENT_TIME)
+            .ok_or_else(|| {
+                Error::invalid("event.timestamp", "not a moment from the year 1000 to 9999-12-31T00:00:00Z")
+            })?;
+        event.actions.state_delta = event.actions.state_delta.without_temp();
+        let (event_data, event) = portable("event", &event, nul_policy)?;
+        if event.is_partial() {
+            return Ok(None);
+        }
+        let delta = ScopedState::split(&event.actions.state_delta);
+        Ok(Some(Self {
+            key,
+            expected,
+            id: event.id,
+            invocation_id: event.invocation_id,
+            timestamp,
+            event_data,
+            delta,
+            now: clock.now(),
+        }))
+    }
+
+    /// Whether the caller's expectation allows an append to a session at `actual`.
+    pub(crate) fn check_revision(&self, actual: Revision) -> Result<()> {
+        match self.expected {
+            ExpectedRevision::Exact(expected) if expected != actual => {
+                Err(Error::RevisionConflict { key: Box::new(self.key.clone()), expected, actual })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the event that is stored under this id is this very event.
+    pub(crate) fn check_replay(&self, stored: &Json) -> Result<()> {
+        if *stored == self.event_data {
+            return Ok(());
+        }
+        Err(Error::EventIdReused { key: Box::new(self.key.clone()), event_id: self.id.clone() })
+    }
+}
+
+/// The JSON of `value`, and `value` as that JSON reads, once it is sure that every backend and reader can take it.
+fn portable<T>(field: &'static str, value: &T, nul_policy: NulPolicy) -> Result<(Json, T)>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let invalid = |error: serde_json::Error| Error::invalid(field, error.to_string());
+    let written = Json::from_serialize(value).map_err(invalid)?;
+    let text = match nul_policy {
+        NulPolicy::Refuse => Cow::Borrowed(written.as_str()),
+        NulPolicy::Replace => replace_nul(written.as_str()),
+    };
+    check_portable(&text).map_err(invalid)?;
+    let read = serde_json::from_str(&text).map_err(invalid)?;
+    Ok((Json::parse(text).map_err(invalid)?, read))
+}
+
+impl ListSessions {
+    pub(crate) fn check(&self) -> Result<()> {
+        check_limit(self.limit, Self::MAX_LIMIT)
+    }
+}
+
+impl ListEvents {
+    pub(crate) fn check(&self) -> Result<()> {
+        check_limit(self.limit, Self::MAX_LIMIT)
+    }
+}
+
+fn check_limit(limit: u32, max: u32) -> Result<()> {
+    if (1..=max).contains(&limit) {
+        return Ok(());
+    }
+    Err(Error::invalid("limit", format!("{limit} is not between 1 and {max}")))
+}

@@ -1,0 +1,172 @@
+//! Conveniences that need no storage operation of their own.
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use crate::{
+    AppendEvent, Appended, CreateSession, Error, Event, ExpectedRevision, GetSession, ListEvents, ListSessions, Page,
+    Result, Session, SessionKey, SessionService, State,
+};
+
+/// What [`SessionServiceExt::get_or_create`] found or made.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GetOrCreated {
+    /// The session is new and has the state that was asked for.
+    Created(Session),
+    /// The session existed; it is returned as it is, with its events.
+    Existing(Session),
+}
+
+impl GetOrCreated {
+    /// The session, either way.
+    pub fn into_session(self) -> Session {
+        match self {
+            Self::Created(session) | Self::Existing(session) => session,
+        }
+    }
+
+    /// Whether the session is new.
+    pub fn is_created(&self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+}
+
+/// How often [`SessionServiceExt::get_or_create`] starts over when others delete and create the same session meanwhile.
+const GET_OR_CREATE_TRIES: usize = 16;
+
+/// Conveniences on every [`SessionService`].
+#[async_trait]
+pub trait SessionServiceExt: SessionService {
+    /// Gets the session, or creates it with `state`, which is ignored when it exists.
+    ///
+    /// # Atomicity
+    /// Of any number of concurrent calls exactly one reports [`GetOrCreated::Created`], unless the session is deleted
+    /// meanwhile.
+    ///
+    /// # Ordering
+    /// As of [`create_session`](SessionService::create_session).
+    ///
+    /// # Errors
+    /// Those of `create_session` and `get_session`; [`AlreadyExists`](Error::AlreadyExists) only when others delete and
+    /// create the session faster than this call can look.
+    ///
+    /// # Cancel safety
+    /// All or nothing.
+    async fn get_or_create(&self, key: SessionKey, state: State) -> Result<GetOrCreated> {
+        let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
+        for _ in 0..GET_OR_CREATE_TRIES {
+            if let Some(session) = self.get_session(GetSession::new(key.clone())).await? {
+                return Ok(GetOrCreated::Existing(session));
+            }
+            match self.create_session(create.clone()).await {
+                Err(Error::AlreadyExists { .. }) => {}
+                created => return created.map(GetOrCreated::Created),
+            }
+        }
+        Err(Error::already_exists(&key))
+    }
+
+    /// Appends `event` through a session that was read before, if it has not changed since.
+    ///
+    /// Once the event is stored, `session` has it, its state delta (with the `temp:` keys, which only live here) and
+    /// the new revision. A partial event changes nothing. After a replay `session` is brought up to date from the
+    /// store, so that nothing others appended in between is missing from it.
+    ///
+    /// # Atomicity, Ordering
+    /// As of [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
+    ///
+    /// # Errors
+    /// Those of `append_event`; `session` is then as it was. On
+    /// [`RevisionConflict`](Error::RevisionConflict), [`refresh`](Self::refresh) it and decide again.
+    ///
+    /// # Cancel safety
+    /// `session` changes only after the commit; if the future is dropped after that, `session` is merely out of date,
+    /// and repeating the call with the same event mends it.
+    async fn append(&self, session: &mut Session, event: Event) -> Result<Appended> {
+        let request = AppendEvent::new(session.key.clone(), event.clone(), ExpectedRevision::Exact(session.revision));
+        let appended = self.append_event(request).await?;
+        match appended {
+            Appended::Stored(revision) => {
+                let mut stored = event;
+                session.state.merge(stored.actions.state_delta.clone());
+                stored.actions.state_delta = stored.actions.state_delta.without_temp();
+                session.events.push(stored);
+                session.revision = revision;
+            }
+            Appended::Replayed(_) => self.refresh(session).await?,
+            Appended::Partial => {}
+        }
+        Ok(appended)
+    }
+
+    /// Brings `session` up to date: adds the events it does not have yet, and takes over state and revision.
+    ///
+    /// A session that was deleted and created anew meanwhile is read as a whole. Keys in the state that only lived in
+    /// `session`, such as `temp:` keys, are gone.
+    ///
+    /// # Atomicity
+    /// One snapshot.
+    ///
+    /// # Ordering
+    /// As of [`get_session`](SessionService::get_session).
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) when the session was deleted; `session` is then as it was.
+    ///
+    /// # Cancel safety
+    /// `session` changes in one step at the end.
+    async fn refresh(&self, session: &mut Session) -> Result<()> {
+        let whole = GetSession::new(session.key.clone());
+        let not_found = || Error::not_found(&session.key);
+        // A revision is the stored time of the newest event, and later events are stored at later times. Only the first
+        // event may be stored at a time before the creation, so a session without events is read as a whole.
+        if session.last_update_time() != session.create_time {
+            let newer = whole.clone().with_after_timestamp(session.last_update_time().next());
+            let read = self.get_session(newer).await?.ok_or_else(not_found)?;
+            if read.create_time == session.create_time && read.revision >= session.revision {
+                session.state = read.state;
+                session.events.extend(read.events);
+                session.revision = read.revision;
+                return Ok(());
+            }
+        }
+        let read = self.get_session(whole).await?.ok_or_else(not_found)?;
+        *session = read;
+        Ok(())
+    }
+
+    /// All events of the listing, page by page as they are consumed.
+    ///
+    /// Each page is one snapshot; ascending, events appended meanwhile are met at the end. An error of a row stands in
+    /// its place and the stream goes on; an error of a page ends it.
+    fn stream_events(&self, request: ListEvents) -> BoxStream<'_, Result<Event>> {
+        stream_pages(request, |request| self.list_events(request), ListEvents::with_cursor)
+    }
+
+    /// All sessions of the listing, page by page as they are consumed; see [`stream_events`](Self::stream_events).
+    fn stream_sessions(&self, request: ListSessions) -> BoxStream<'_, Result<Session>> {
+        stream_pages(request, |request| self.list_sessions(request), ListSessions::with_cursor)
+    }
+}
+
+fn stream_pages<'a, R, T, C, List, Listing>(first: R, list: List, turn: fn(R, C) -> R) -> BoxStream<'a, Result<T>>
+where
+    R: Clone + Send + 'a,
+    T: Send + 'a,
+    C: Send + 'a,
+    List: Fn(R) -> Listing + Send + 'a,
+    Listing: Future<Output = Result<Page<T, C>>> + Send + 'a,
+{
+    stream::unfold((Some(first), list), move |(request, list)| async move {
+        let request = request?;
+        let (items, next) = match list(request.clone()).await {
+            Ok(page) => (page.items, page.next),
+            Err(error) => (vec![Err(error)], None),
+        };
+        Some((stream::iter(items), (next.map(|cursor| turn(request, cursor)), list)))
+    })
+    .flatten()
+    .boxed()
+}
+
+impl<S: SessionService + ?Sized> SessionServiceExt for S {}

@@ -1,0 +1,95 @@
+//! How to reach a database.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::DatabaseConnection;
+
+use super::Dialect;
+use super::failure::classify;
+use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// How long an operation waits for a pooled connection, and the first one for the server to answer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
+const MAX_CONNECTIONS: u32 = 10;
+
+/// How to connect to a database of dialect `D`: what the driver needs, and the size and times of the pool.
+///
+/// Parsed from a URL: `url.parse::<ConnectOptions<_>>()`.
+#[derive(Clone)]
+pub struct ConnectOptions<D: Dialect> {
+    /// The driver's options: host, credentials, TLS, and what the dialect sets.
+    pub driver: D::Driver,
+    /// The pool's options: number of connections and timeouts. Its URL is not used.
+    pub pool: sea_orm::ConnectOptions,
+}
+
+impl<D: Dialect> FromStr for ConnectOptions<D> {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Invalid`] without the URL, which may hold a password.
+    fn from_str(url: &str) -> Result<Self> {
+        if !D::is_url(url) {
+            return Err(Error::invalid("url", format!("does not begin with {}:", D::URL_SCHEMES.join(": or "))));
+        }
+        let mut pool = sea_orm::ConnectOptions::new("");
+        pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(Self { driver: D::driver_options(url)?, pool })
+    }
+}
+
+impl<D: Dialect> fmt::Debug for ConnectOptions<D> {
+    /// Without the driver's options, which hold the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+impl<D: Dialect> ConnectOptions<D> {
+    /// The same with other driver options.
+    pub fn with_driver(mut self, change: impl FnOnce(D::Driver) -> D::Driver) -> Self {
+        self.driver = change(self.driver);
+        self
+    }
+
+    /// The same with at most `count` connections; 10 by default.
+    pub fn with_max_connections(mut self, count: u32) -> Self {
+        self.pool.max_connections(count);
+        self
+    }
+
+    /// The same with another limit on the wait for a connection; 10 seconds by default.
+    pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.acquire_timeout(timeout);
+        self
+    }
+
+    /// Opens a pool whose connections suit the algorithms, without a look at the schema. One connection is tried at
+    /// once, so that a wrong address or password is told by its cause and not as a timeout of the pool.
+    ///
+    /// # Errors
+    /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
+    /// the acquire timeout, and [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses.
+    pub async fn open(self) -> Result<DatabaseConnection> {
+        let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
+        let address = D::address(&self.driver);
+        let cannot = |kind, advice| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
+        match tokio::time::timeout(timeout, D::try_connection(&self.driver)).await {
+            Ok(Ok(())) => Ok(D::open_pool(self)),
+            Ok(Err(error)) => {
+                let (kind, advice) = match classify::<D>(&error) {
+                    BackendErrorKind::Unavailable => (
+                        BackendErrorKind::Unavailable,
+                        "is the server up (for SQLite: does the file exist), and the address right?",
+                    ),
+                    _ => (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings"),
+                };
+                Err(cannot(kind, advice).with_source(error).into())
+            }
+            Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
+        }
+    }
+}

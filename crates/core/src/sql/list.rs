@@ -1,0 +1,177 @@
+//! `list_sessions` and `list_events`: one statement a page, continued behind the last row of the page before.
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectStatement};
+use sea_orm::{ConnectionTrait, EntityName, QueryResult, Value};
+
+use super::Dialect;
+use super::failure::statement_error;
+use super::get::event;
+use super::rows::RowOf;
+use super::service::Inner;
+use super::shared_state::Key;
+use crate::entity::{app_states, events, sessions, user_states};
+use crate::state::ScopedState;
+use crate::{
+    AppName, Error, Event, EventCursor, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
+    SessionCursor, SessionId, SessionKey, SessionScope, State, Timestamp, UserId,
+};
+
+const USER_STATE: &str = "user_state";
+const APP_STATE: &str = "app_state";
+
+/// Sorts by `columns`, the first of them most significant, and starts behind `cursor`.
+fn keyset<C: IntoColumnRef + Clone>(
+    select: &mut SelectStatement,
+    order: Order,
+    columns: &[C],
+    cursor: Option<Vec<Value>>,
+) {
+    let direction = match order {
+        Order::Ascending => sea_orm::Order::Asc,
+        Order::Descending => sea_orm::Order::Desc,
+    };
+    for column in columns {
+        select.order_by(column.clone(), direction.clone());
+    }
+    let Some(cursor) = cursor else { return };
+    // (a, b) > (x, y) is a > x OR (a = x AND b > y); the row comparison itself keeps MySQL from using the index.
+    let behind = columns.iter().zip(cursor).rev().fold(None, |less_significant: Option<Expr>, (column, value)| {
+        let column = || Expr::col(column.clone());
+        let beyond = match order {
+            Order::Ascending => column().gt(value.clone()),
+            Order::Descending => column().lt(value.clone()),
+        };
+        Some(match less_significant {
+            Some(rest) => beyond.or(column().eq(value).and(rest)),
+            None => beyond,
+        })
+    });
+    select.and_where_option(behind);
+}
+
+pub(super) async fn list_sessions<D: Dialect>(
+    inner: &Inner<D>,
+    request: &ListSessions,
+) -> Result<Page<Session, SessionCursor>> {
+    use {app_states::Column as App, sessions::Column, user_states::Column as User};
+    let (app_name, user_id) = match &request.scope {
+        SessionScope::App(app_name) => (app_name, None),
+        SessionScope::User(user) => (&user.app_name, Some(&user.user_id)),
+    };
+    let session = |column: Column| Expr::col((sessions::Entity, column));
+    let mut select = Query::select();
+    select
+        .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
+        .expr_as(D::read_json(session(Column::State)), Column::State)
+        .expr_as(D::read_json(Expr::col((user_states::Entity, User::State))), Alias::new(USER_STATE))
+        .expr_as(D::read_json(Expr::col((app_states::Entity, App::State))), Alias::new(APP_STATE))
+        .from(sessions::Entity)
+        .left_join(
+            user_states::Entity,
+            Expr::col((user_states::Entity, User::AppName))
+                .eq(session(Column::AppName))
+                .and(Expr::col((user_states::Entity, User::UserId)).eq(session(Column::UserId))),
+        )
+        .left_join(app_states::Entity, Expr::col((app_states::Entity, App::AppName)).eq(session(Column::AppName)))
+        .and_where(session(Column::AppName).eq(app_name.as_str()))
+        .and_where_option(user_id.map(|user_id| session(Column::UserId).eq(user_id.as_str())))
+        .limit(u64::from(request.limit) + 1);
+    let cursor = request.cursor.as_ref().map(|cursor| {
+        vec![D::timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
+    });
+    let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
+    keyset(&mut select, request.order, &sorted_by, cursor);
+
+    let rows = inner.connection.query_all(&select).await;
+    let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
+    let rows = rows.iter().map(|row| read_session(app_name, row)).collect::<Result<_>>()?;
+    Ok(Page::from_rows(rows, request.limit))
+}
+
+fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
+    let any = RowOf::new(sessions::Entity.table_name(), app_name);
+    let cursor = SessionCursor {
+        update_time: any.timestamp(row, "update_time", "update_time")?,
+        user_id: UserId::from_row(any.get(row, "user_id", "user_id")?),
+        session_id: SessionId::from_row(any.get(row, "id", "id")?),
+    };
+    let key = SessionKey::new(app_name.clone(), cursor.user_id.clone(), cursor.session_id.clone());
+    let show = || {
+        let stored = RowOf::new(sessions::Entity.table_name(), &key);
+        let scoped = ScopedState {
+            app: shared_state(app_states::Entity.table_name(), &Key::App(&key.app_name), row, APP_STATE)?,
+            user: shared_state(
+                user_states::Entity.table_name(),
+                &Key::User(&key.app_name, &key.user_id),
+                row,
+                USER_STATE,
+            )?,
+            session: stored.state(row, "state")?,
+        };
+        Ok(Session {
+            state: scoped.merged(),
+            events: Vec::new(),
+            create_time: stored.timestamp(row, "create_time", "create_time")?,
+            revision: Revision::new(cursor.update_time),
+            key: key.clone(),
+        })
+    };
+    let session = show();
+    Ok((cursor, session))
+}
+
+/// The state of a joined row; empty where there is none.
+fn shared_state(table: &'static str, key: &Key<'_>, row: &QueryResult, alias: &str) -> Result<State> {
+    let stored = RowOf::new(table, key);
+    match stored.get::<Option<String>>(row, alias, "state")? {
+        Some(_) => stored.state(row, alias),
+        None => Ok(State::new()),
+    }
+}
+
+pub(super) async fn list_events<D: Dialect>(
+    inner: &Inner<D>,
+    request: &ListEvents,
+) -> Result<Page<Event, EventCursor>> {
+    use {events::Column, sessions::Column as SessionColumn};
+    let key = &request.key;
+    let page = Alias::new("page");
+    let mut rows_of_page = Query::select();
+    rows_of_page
+        .columns([Column::Id, Column::Timestamp])
+        .expr_as(D::read_json(Expr::col(Column::EventData)), Column::EventData)
+        .from(events::Entity)
+        .and_where(Expr::col(Column::AppName).eq(key.app_name.as_str()))
+        .and_where(Expr::col(Column::UserId).eq(key.user_id.as_str()))
+        .and_where(Expr::col(Column::SessionId).eq(key.session_id.as_str()))
+        .limit(u64::from(request.limit) + 1);
+    let cursor =
+        request.cursor.as_ref().map(|cursor| vec![D::timestamp(cursor.timestamp), cursor.event_id.as_str().into()]);
+    let sorted_by = [Column::Timestamp, Column::Id];
+    keyset(&mut rows_of_page, request.order, &sorted_by, cursor);
+    // Joined to the session, so that one without events is told from one that does not exist, in the same snapshot.
+    let mut select = Query::select();
+    select
+        .columns([Column::Id, Column::Timestamp, Column::EventData].map(|column| (page.clone(), column)))
+        .from(sessions::Entity)
+        .join_subquery(sea_orm::JoinType::LeftJoin, rows_of_page, page.clone(), Expr::cust("1 = 1"))
+        .and_where(Expr::col((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
+        .and_where(Expr::col((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
+        .and_where(Expr::col((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
+    keyset(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
+
+    let rows = inner.connection.query_all(&select).await;
+    let rows = rows.map_err(|error| statement_error::<D>("list_events", error))?;
+    if rows.is_empty() {
+        return Err(Error::not_found(key));
+    }
+    let stored = RowOf::new(events::Entity.table_name(), key);
+    let mut events = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let Some(event_id) = stored.get::<Option<String>>(row, "id", "id")? else { continue };
+        let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
+        let event = event(key, &event_id, timestamp, row, "event_data");
+        events.push((EventCursor { timestamp, event_id }, event));
+    }
+    Ok(Page::from_rows(events, request.limit))
+}

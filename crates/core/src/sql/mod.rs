@@ -1,0 +1,25 @@
+//! The portable SQL algorithms, one operation per file, and the seam a backend fills in.
+//!
+//! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. SQL text is
+//! built by sea-query when a service is made, and kept: a call only binds values.
+//!
+//! Rows are locked in one order everywhere: session, then app state, then user state.
+
+mod append;
+mod connect;
+mod create;
+mod delete;
+mod dialect;
+mod failure;
+mod get;
+mod list;
+mod prepared;
+mod rows;
+mod schema;
+mod service;
+mod shared_state;
+mod transaction;
+
+pub use connect::ConnectOptions;
+pub use dialect::Dialect;
+pub use service::SqlSessionService;

@@ -1,0 +1,29 @@
+//! SQL text that is built once.
+
+use std::marker::PhantomData;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{Statement, StatementBuilder, Value};
+
+use super::Dialect;
+
+/// A statement whose text is kept; a call binds values to its [`slot`]s in the order in which they stand in the text.
+pub(super) struct Prepared<D> {
+    sql: String,
+    dialect: PhantomData<fn() -> D>,
+}
+
+impl<D: Dialect> Prepared<D> {
+    pub(super) fn new(statement: &impl StatementBuilder) -> Self {
+        Self { sql: D::BACKEND.build(statement).sql, dialect: PhantomData }
+    }
+
+    pub(super) fn bind(&self, values: impl IntoIterator<Item = Value>) -> Statement {
+        Statement::from_sql_and_values(D::BACKEND, &self.sql, values)
+    }
+}
+
+/// A place in a statement that [`Prepared::bind`] gives a value.
+pub(super) fn slot() -> Expr {
+    Expr::value("")
+}

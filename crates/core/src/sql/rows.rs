@@ -1,0 +1,67 @@
+//! From rows to values, and errors that name the row when that fails.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use sea_orm::prelude::DateTime;
+use sea_orm::{QueryResult, TryGetable};
+
+use crate::{BackendError, Event, Result, SessionKey, State, Timestamp};
+
+/// A stored row that is being decoded: where it comes from, for errors.
+pub(super) struct RowOf<'a> {
+    table: &'static str,
+    key: &'a (dyn fmt::Display + Sync),
+}
+
+impl<'a> RowOf<'a> {
+    /// A row of `table`; `key` names the row in words.
+    pub(super) fn new(table: &'static str, key: &'a (dyn fmt::Display + Sync)) -> Self {
+        Self { table, key }
+    }
+
+    pub(super) fn corrupt(&self, column: &str, source: impl Into<Box<dyn StdError + Send + Sync>>) -> crate::Error {
+        BackendError::corrupt(self.table, column, &self.key.to_string(), source).into()
+    }
+
+    /// The value that the query names `alias`, which comes from `column`.
+    pub(super) fn get<T: TryGetable>(&self, row: &QueryResult, alias: &str, column: &str) -> Result<T> {
+        row.try_get("", alias).map_err(|error| self.corrupt(column, error))
+    }
+
+    pub(super) fn timestamp(&self, row: &QueryResult, alias: &str, column: &str) -> Result<Timestamp> {
+        self.get::<DateTime>(row, alias, column).map(Timestamp::from_naive_utc)
+    }
+
+    /// A state column.
+    pub(super) fn state(&self, row: &QueryResult, alias: &str) -> Result<State> {
+        let column = "state";
+        let text: String = self.get(row, alias, column)?;
+        serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))
+    }
+
+    /// The event of a row of `events`, which was stored under `timestamp`.
+    pub(super) fn event(&self, row: &QueryResult, alias: &str, id: &str, timestamp: Timestamp) -> Result<Event> {
+        let column = "event_data";
+        let text: String = self.get(row, alias, column)?;
+        let mut event: Event = serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))?;
+        // The columns are what the database keys and sorts by; a writer that left them out of the JSON is understood.
+        id.clone_into(&mut event.id);
+        if event.timestamp == 0.0 {
+            event.timestamp = timestamp.as_seconds();
+        }
+        Ok(event)
+    }
+}
+
+/// An event in words.
+pub(super) struct EventName<'a> {
+    pub(super) id: &'a str,
+    pub(super) session: &'a SessionKey,
+}
+
+impl fmt::Display for EventName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {:?} of {}", self.id, self.session)
+    }
+}

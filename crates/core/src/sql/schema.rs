@@ -1,0 +1,34 @@
+//! Looking at the schema before anything is stored in it.
+
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
+
+use super::Dialect;
+use super::failure::{classify, statement_error};
+use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
+use crate::{BackendError, BackendErrorKind, Result};
+
+/// Refuses a database whose schema is missing or of a version that is not google-adk's v1.
+pub(super) async fn check<D: Dialect>(connection: &DatabaseConnection) -> Result<()> {
+    let version = adk_internal_metadata::Entity::find()
+        .filter(adk_internal_metadata::Column::Key.eq(SCHEMA_VERSION_KEY))
+        .one(connection)
+        .await;
+    let refused = |message: String| Err(BackendError::new(BackendErrorKind::Schema, message).into());
+    match version {
+        Ok(Some(row)) if row.value == SCHEMA_VERSION => Ok(()),
+        Ok(Some(row)) => refused(format!(
+            "the tables are of schema version {:?}, this crate knows version {SCHEMA_VERSION:?} only; use a release of \
+             Seabed that knows it",
+            row.value
+        )),
+        Ok(None) => refused(format!(
+            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told; run `seabed-migrate status`"
+        )),
+        Err(error) if classify::<D>(&error) == BackendErrorKind::Schema => {
+            let missing = "there are no session tables in this database; make them with `seabed-migrate up` or \
+                           `seabed::migrate`";
+            Err(BackendError::new(BackendErrorKind::Schema, missing).with_source(error).into())
+        }
+        Err(error) => Err(statement_error::<D>("reading the schema version", error)),
+    }
+}

@@ -1,0 +1,182 @@
+//! A session service on a database.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::{DatabaseConnection, DatabaseTransaction};
+use tokio::sync::Mutex;
+
+use super::transaction::{retry, run};
+use super::{ConnectOptions, Dialect, append, create, delete, get, list, schema, shared_state};
+use crate::prepare::{NewEvent, NewSession};
+use crate::{
+    AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
+    ListSessions, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, SystemClock, UserKey,
+    UuidV7,
+};
+
+/// A session service on a database of dialect `D`, reached through a sea-orm connection pool.
+///
+/// Clones share the pool. The backend crates give it its everyday names: `PostgresSessionService`,
+/// `MySqlSessionService`, `SqliteSessionService`.
+///
+/// Write operations run in a tokio task of their own, which goes on when the caller's future is dropped.
+pub struct SqlSessionService<D> {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    inner: Arc<Inner<D>>,
+}
+
+/// What the operations work with.
+pub(super) struct Inner<D> {
+    pub(super) connection: DatabaseConnection,
+    /// Held by the one writer of a [`Dialect::SINGLE_WRITER`].
+    pub(super) writer: Mutex<()>,
+    pub(super) append: append::Statements<D>,
+    pub(super) create: create::Statements<D>,
+    pub(super) delete: delete::Statements<D>,
+    pub(super) get: get::Statements<D>,
+    pub(super) shared_state: shared_state::Statements<D>,
+}
+
+impl<D> Clone for SqlSessionService<D> {
+    fn clone(&self) -> Self {
+        Self { clock: self.clock.clone(), ids: self.ids.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<D: Dialect> fmt::Debug for SqlSessionService<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlSessionService").field("backend", &D::BACKEND).finish_non_exhaustive()
+    }
+}
+
+impl<D: Dialect> SqlSessionService<D> {
+    /// Opens a pool on `url` and checks that its schema is one that this crate knows. Creates nothing.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a URL that cannot be understood; backend errors of kind
+    /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
+    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables or an unknown version. None of them holds the URL.
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_with(url.parse()?).await
+    }
+
+    /// Like [`connect`](Self::connect), with options of the backend's own.
+    ///
+    /// # Errors
+    /// Those of [`connect`](Self::connect).
+    pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
+        Self::from_connection(options.open().await?).await
+    }
+
+    /// Uses a pool that you have. The laws hold on it as well, if slower where its connections are not set up as
+    /// [`connect`](Self::connect) does it.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
+    /// [`Schema`](crate::BackendErrorKind::Schema) as in [`connect`](Self::connect).
+    pub async fn from_connection(connection: DatabaseConnection) -> Result<Self> {
+        let backend = connection.get_database_backend();
+        if backend != D::BACKEND {
+            return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
+        }
+        schema::check::<D>(&connection).await?;
+        let inner = Inner {
+            connection,
+            writer: Mutex::default(),
+            append: append::Statements::new(),
+            create: create::Statements::new(),
+            delete: delete::Statements::new(),
+            get: get::Statements::new(),
+            shared_state: shared_state::Statements::new(),
+        };
+        Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner: Arc::new(inner) })
+    }
+
+    /// The same service on another clock.
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The same service with session ids from another source.
+    pub fn with_id_source(mut self, ids: impl IdSource) -> Self {
+        self.ids = Arc::new(ids);
+        self
+    }
+
+    /// The pool.
+    pub fn connection(&self) -> &DatabaseConnection {
+        &self.inner.connection
+    }
+
+    /// Appends an event inside a transaction of yours, together with what else the transaction writes: the same
+    /// algorithm, without a commit, a retry, or a task of its own.
+    ///
+    /// The event is durable once you commit. On SQLite, begin the transaction with `BEGIN IMMEDIATE`
+    /// ([`Dialect::transaction_options`]), or it may fail as busy whatever the timeout.
+    ///
+    /// # Errors
+    /// Those of [`append_event`](SessionService::append_event). After a refusal nothing of the event is in the
+    /// transaction, which may go on. After a backend error part of it may be: roll back, and if the error
+    /// [is retryable](Error::is_retryable) do all of it again.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, part of the event may be in the transaction: roll it back.
+    pub async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
+        match NewEvent::try_prepare(request, &*self.clock)? {
+            Some(event) => append::append_event(&self.inner, transaction, &event).await,
+            None => Ok(Appended::Partial),
+        }
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> SessionService for SqlSessionService<D> {
+    async fn create_session(&self, request: CreateSession) -> Result<Session> {
+        let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
+        run(self.inner.clone(), "create_session", new, |inner, transaction, new| {
+            Box::pin(create::create_session(inner, transaction, new))
+        })
+        .await
+    }
+
+    async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
+        retry(|| get::get_session(&self.inner, &request)).await
+    }
+
+    async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
+        request.check()?;
+        retry(|| list::list_sessions(&self.inner, &request)).await
+    }
+
+    async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
+        request.check()?;
+        retry(|| list::list_events(&self.inner, &request)).await
+    }
+
+    async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
+        let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
+        run(self.inner.clone(), "append_event", new, |inner, transaction, new| {
+            Box::pin(append::append_event(inner, transaction, new))
+        })
+        .await
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
+        run(self.inner.clone(), "delete_session", key.clone(), |inner, transaction, key| {
+            Box::pin(delete::delete_session(inner, transaction, key))
+        })
+        .await
+    }
+
+    async fn get_user_state(&self, key: &UserKey) -> Result<State> {
+        retry(|| shared_state::get_user_state(&self.inner, key)).await
+    }
+
+    async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
+        retry(|| shared_state::get_app_state(&self.inner, app_name)).await
+    }
+}

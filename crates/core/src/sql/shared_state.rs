@@ -1,0 +1,168 @@
+//! App and user state: rows that many sessions share.
+//!
+//! The two tables differ in their name and in one key column; the algorithm is written once, over [`Table`].
+
+use std::fmt;
+
+use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, Value};
+
+use super::Dialect;
+use super::failure::statement_error;
+use super::prepared::{Prepared, slot};
+use super::rows::RowOf;
+use super::service::Inner;
+use crate::entity::{app_states, user_states};
+use crate::{AppName, Json, Result, State, Timestamp, UserKey};
+
+pub(in crate::sql) struct Statements<D> {
+    pub(super) app: Table<D>,
+    pub(super) user: Table<D>,
+}
+
+impl<D: Dialect> Statements<D> {
+    pub(super) fn new() -> Self {
+        use {app_states::Column as App, user_states::Column as User};
+        Self {
+            app: Table::new(app_states::Entity, &[App::AppName], App::State, App::UpdateTime),
+            user: Table::new(user_states::Entity, &[User::AppName, User::UserId], User::State, User::UpdateTime),
+        }
+    }
+}
+
+/// The statements on one table of shared state.
+pub(super) struct Table<D> {
+    name: &'static str,
+    /// Reads the state, and locks nothing.
+    read: Prepared<D>,
+    /// Reads the newest state, and locks the row until the transaction ends.
+    lock: Prepared<D>,
+    /// Makes the row, without keys, unless it exists.
+    insert_or_ignore: Prepared<D>,
+    /// Replaces the state.
+    write: Prepared<D>,
+}
+
+impl<D: Dialect> Table<D> {
+    fn new<E, C>(table: E, key: &[C], state: C, update_time: C) -> Self
+    where
+        E: EntityTrait,
+        C: IntoIden + Copy,
+    {
+        let by_key = || key.iter().fold(Expr::cust("1 = 1"), |all, column| all.and(Expr::col(*column).eq(slot())));
+        let read =
+            Query::select().expr_as(D::read_json(Expr::col(state)), state).from(table).and_where(by_key()).take();
+        let mut insert = Query::insert()
+            .into_table(table)
+            .columns(key.iter().copied().chain([state, update_time]))
+            .values_panic(key.iter().map(|_| slot()).chain([D::write_json(slot()), slot()]))
+            .take();
+        D::insert_or_ignore(&mut insert, key.iter().map(|column| column.into_iden()).collect());
+        let write = Query::update()
+            .table(table)
+            .value(state, D::write_json(slot()))
+            .value(update_time, slot())
+            .and_where(by_key())
+            .take();
+        Self {
+            name: table.table_name(),
+            lock: Prepared::new(read.clone().lock_exclusive()),
+            read: Prepared::new(&read),
+            insert_or_ignore: Prepared::new(&insert),
+            write: Prepared::new(&write),
+        }
+    }
+
+    /// The state of the row, if there is one.
+    async fn state(
+        &self,
+        connection: &impl ConnectionTrait,
+        select: &Prepared<D>,
+        key: &Key<'_>,
+        operation: &str,
+    ) -> Result<Option<State>> {
+        let row = connection.query_one_raw(select.bind(key.values())).await;
+        match row.map_err(|error| statement_error::<D>(operation, error))? {
+            Some(row) => RowOf::new(self.name, key).state(&row, "state").map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes the row where it is missing, merges `delta` into it, and returns its state.
+    ///
+    /// A row that exists is locked only to change it, and found by a look that locks nothing: an insert-or-ignore
+    /// alone would queue all creates of an app on MySQL, where its no-op update locks the row. The look may miss a row
+    /// that was made meanwhile; the insert-or-ignore then waits for its maker, and the locking read after it sees what
+    /// was committed, whatever the isolation level.
+    pub(super) async fn merge(
+        &self,
+        transaction: &DatabaseTransaction,
+        key: &Key<'_>,
+        delta: &State,
+        now: Timestamp,
+        operation: &str,
+    ) -> Result<State> {
+        let failed = |error| statement_error::<D>(operation, error);
+        match self.state(transaction, &self.read, key, operation).await? {
+            Some(state) if delta.is_empty() => return Ok(state),
+            Some(_) => {}
+            None => {
+                let values = key.values().chain([Value::from("{}"), D::timestamp(now)]);
+                transaction.execute_raw(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
+            }
+        }
+        let mut state = self.state(transaction, &self.lock, key, operation).await?.unwrap_or_default();
+        if !delta.is_empty() {
+            state.merge(delta.clone());
+            let values = [json_value(&state)?, D::timestamp(now)];
+            transaction.execute_raw(self.write.bind(values.into_iter().chain(key.values()))).await.map_err(failed)?;
+        }
+        Ok(state)
+    }
+}
+
+/// The key of a row of shared state.
+pub(super) enum Key<'a> {
+    App(&'a AppName),
+    User(&'a AppName, &'a crate::UserId),
+}
+
+impl Key<'_> {
+    fn values(&self) -> impl Iterator<Item = Value> + use<> {
+        let (app_name, user_id) = match self {
+            Self::App(app_name) => (app_name, None),
+            Self::User(app_name, user_id) => (app_name, Some(user_id.as_str())),
+        };
+        [Some(app_name.as_str()), user_id].into_iter().flatten().map(Value::from).collect::<Vec<_>>().into_iter()
+    }
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(app_name) => write!(f, "app {:?}", app_name.as_str()),
+            Self::User(app_name, user_id) => {
+                write!(f, "user {:?} of app {:?}", user_id.as_str(), app_name.as_str())
+            }
+        }
+    }
+}
+
+/// A state as the value of a JSON column.
+pub(super) fn json_value(state: &State) -> Result<Value> {
+    let json = Json::from_serialize(state).map_err(|error| crate::Error::invalid("state", error.to_string()))?;
+    Ok(json.as_str().into())
+}
+
+pub(super) async fn get_app_state<D: Dialect>(inner: &Inner<D>, app_name: &AppName) -> Result<State> {
+    let table = &inner.shared_state.app;
+    let state = table.state(&inner.connection, &table.read, &Key::App(app_name), "get_app_state").await?;
+    Ok(state.unwrap_or_default())
+}
+
+pub(super) async fn get_user_state<D: Dialect>(inner: &Inner<D>, key: &UserKey) -> Result<State> {
+    let table = &inner.shared_state.user;
+    let key = Key::User(&key.app_name, &key.user_id);
+    let state = table.state(&inner.connection, &table.read, &key, "get_user_state").await?;
+    Ok(state.unwrap_or_default())
+}

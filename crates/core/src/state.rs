@@ -1,0 +1,199 @@
+//! State: a flat map from key to JSON, in three scopes told apart by the prefix of the key.
+
+use std::collections::{BTreeMap, btree_map};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Json;
+
+/// Prefix of the keys shared by all users of an app.
+const APP_PREFIX: &str = "app:";
+/// Prefix of the keys shared by all sessions of a user.
+const USER_PREFIX: &str = "user:";
+/// Prefix of the keys that live for one invocation and are never stored.
+const TEMP_PREFIX: &str = "temp:";
+
+/// Who shares a state key, told by its prefix as in google-adk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// `app:`: all users of the app.
+    App,
+    /// `user:`: all sessions of the user.
+    User,
+    /// No prefix: this session.
+    Session,
+    /// `temp:`: nobody; never stored.
+    Temp,
+}
+
+impl Scope {
+    /// The scope of a key, and the key as that scope stores it.
+    pub fn of(key: &str) -> (Self, &str) {
+        for (prefix, scope) in [(APP_PREFIX, Self::App), (USER_PREFIX, Self::User), (TEMP_PREFIX, Self::Temp)] {
+            if let Some(rest) = key.strip_prefix(prefix) {
+                return (scope, rest);
+            }
+        }
+        (Self::Session, key)
+    }
+}
+
+/// A map from key to JSON value; also a change to such a map.
+///
+/// Merging is shallow: a value replaces the whole value under its key, objects and `null` included. There is no way to
+/// delete a key, as there is none in google-adk.
+///
+/// ```
+/// use seabed_core::State;
+///
+/// let mut state = State::new().with("city", "Bergen").with("visits", 1);
+/// state.merge(State::new().with("visits", 2));
+/// assert_eq!(state.decode::<u32>("visits")?, Some(2));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct State(BTreeMap<String, Json>);
+
+impl State {
+    /// A state without keys.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same state with `key` set.
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
+        self.insert(key, value);
+        self
+    }
+
+    /// Sets `key`, and returns what it replaces.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Json>) -> Option<Json> {
+        self.0.insert(key.into(), value.into())
+    }
+
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&Json> {
+        self.0.get(key)
+    }
+
+    /// The value under `key`, read into a type of yours; `None` when the key is absent.
+    ///
+    /// # Errors
+    /// When the value does not fit `T`.
+    pub fn decode<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, serde_json::Error> {
+        self.get(key).map(Json::decode).transpose()
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys and values, sorted by key.
+    pub fn iter(&self) -> btree_map::Iter<'_, String, Json> {
+        self.0.iter()
+    }
+
+    /// Takes over every key of `delta`, replacing values as a whole.
+    pub fn merge(&mut self, delta: Self) {
+        self.0.extend(delta.0);
+    }
+
+    /// What of it is stored: all but the `temp:` keys.
+    pub(crate) fn without_temp(&self) -> Self {
+        self.iter()
+            .filter(|(key, _)| Scope::of(key).0 != Scope::Temp)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+}
+
+impl FromIterator<(String, Json)> for State {
+    fn from_iter<I: IntoIterator<Item = (String, Json)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+impl IntoIterator for State {
+    type Item = (String, Json);
+    type IntoIter = btree_map::IntoIter<String, Json>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a State {
+    type Item = (&'a String, &'a Json);
+    type IntoIter = btree_map::Iter<'a, String, Json>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// A state taken apart into what each scope stores, without prefixes; `temp:` keys are gone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ScopedState {
+    pub(crate) app: State,
+    pub(crate) user: State,
+    pub(crate) session: State,
+}
+
+impl ScopedState {
+    /// Takes `state` apart.
+    pub(crate) fn split(state: &State) -> Self {
+        let mut scoped = Self::default();
+        for (key, value) in state {
+            let (scope, stored_key) = Scope::of(key);
+            let target = match scope {
+                Scope::App => &mut scoped.app,
+                Scope::User => &mut scoped.user,
+                Scope::Session => &mut scoped.session,
+                Scope::Temp => continue,
+            };
+            target.insert(stored_key, value.clone());
+        }
+        scoped
+    }
+
+    /// Puts the scopes together again, as a [`Session`](crate::Session) shows them.
+    pub(crate) fn merged(self) -> State {
+        let prefixed = |prefix: &'static str, state: State| {
+            state.into_iter().map(move |(key, value)| (format!("{prefix}{key}"), value))
+        };
+        let mut merged = self.session;
+        merged.0.extend(prefixed(APP_PREFIX, self.app));
+        merged.0.extend(prefixed(USER_PREFIX, self.user));
+        merged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_told_by_prefix_and_put_together_again() {
+        let state = State::new().with("app:a", 1).with("user:b", 2).with("c", 3).with("temp:d", 4).with("app:", 5);
+        let scoped = ScopedState::split(&state);
+        assert_eq!(scoped.app, State::new().with("a", 1).with("", 5));
+        assert_eq!(scoped.user, State::new().with("b", 2));
+        assert_eq!(scoped.session, State::new().with("c", 3));
+        assert_eq!(scoped.merged(), state.without_temp());
+    }
+
+    #[test]
+    fn merging_is_shallow_and_keeps_null() {
+        let mut state = State::new().with("k", serde_json::json!({"x": 1}));
+        state.merge(State::new().with("k", serde_json::json!({"y": null})));
+        assert_eq!(state.get("k").unwrap().as_str(), r#"{"y":null}"#);
+    }
+}

@@ -1,0 +1,100 @@
+//! Seabed's session service on MySQL 8 and 9, and MariaDB 10.5 and later.
+//!
+//! ```no_run
+//! # async fn example() -> seabed_core::Result<()> {
+//! use seabed_mysql::MySqlSessionService;
+//!
+//! let sessions = MySqlSessionService::connect("mysql://agent:secret@db.example/agents").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! TLS is used where the server offers it, and required with `?ssl-mode=REQUIRED` (or `VERIFY_IDENTITY`) in the URL. An
+//! account with a password on MySQL 9 (`caching_sha2_password`) needs it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
+use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
+use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result};
+
+/// A session service on MySQL or MariaDB.
+pub type MySqlSessionService = SqlSessionService<MySql>;
+/// How to connect to MySQL or MariaDB.
+pub type MySqlOptions = ConnectOptions<MySql>;
+
+/// What MySQL and MariaDB do differently.
+#[derive(Debug, Clone, Copy)]
+pub struct MySql;
+
+/// Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and each statement sees what was
+/// committed before it. The driver has set the time zone to UTC and the character set to utf8mb4 before.
+const SESSION_SETTINGS: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                                SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
+
+#[async_trait]
+impl Dialect for MySql {
+    type Driver = MySqlConnectOptions;
+
+    const URL_SCHEMES: &'static [&'static str] = &["mysql", "mariadb"];
+    const BACKEND: DbBackend = DbBackend::MySql;
+
+    /// `ON DUPLICATE KEY UPDATE key = key`, for `INSERT IGNORE` would swallow truncation as well. Without the columns
+    /// sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.
+    fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
+        insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());
+    }
+
+    /// By the servers' error numbers: the SQLSTATE of most is HY000.
+    fn classify(error: &DbErr) -> BackendErrorKind {
+        let (DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+        else {
+            return BackendErrorKind::Unexpected;
+        };
+        let SqlxError::Database(error) = &**error else {
+            return match **error {
+                SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
+                _ => BackendErrorKind::Unexpected,
+            };
+        };
+        match error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number) {
+            // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD (MariaDB's snapshot isolation)
+            1213 | 1205 | 1020 => BackendErrorKind::Contention,
+            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT
+            1040 | 1053 | 1927 | 4031 => BackendErrorKind::Unavailable,
+            // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR
+            1146 | 1054 => BackendErrorKind::Schema,
+            _ => BackendErrorKind::Unexpected,
+        }
+    }
+
+    fn driver_options(url: &str) -> Result<MySqlConnectOptions> {
+        url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })
+    }
+
+    fn address(driver: &MySqlConnectOptions) -> String {
+        match driver.get_socket() {
+            Some(socket) => format!("MySQL at {}", socket.display()),
+            None => format!("MySQL at {}:{}", driver.get_host(), driver.get_port()),
+        }
+    }
+
+    async fn try_connection(driver: &MySqlConnectOptions) -> Result<(), DbErr> {
+        let connected = async { MySqlConnection::connect_with(driver).await?.close().await }.await;
+        connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn open_pool(options: MySqlOptions) -> DatabaseConnection {
+        let pool = options.pool.sqlx_pool_options::<Driver>();
+        let pool = pool.after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(|_| ()) })
+        });
+        pool.connect_lazy_with(options.driver).into()
+    }
+}

@@ -1,0 +1,106 @@
+//! Seabed's session service on PostgreSQL 12 and later.
+//!
+//! ```no_run
+//! # async fn example() -> seabed_core::Result<()> {
+//! use seabed_postgres::PostgresSessionService;
+//!
+//! let sessions = PostgresSessionService::connect("postgres://agent:secret@db.example/agents").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! TLS is used where the server offers it, and required with `?sslmode=require` (or `verify-full`) in the URL.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
+use sea_orm::sqlx::{Connection, Error as SqlxError, Postgres as Driver};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result};
+
+/// A session service on PostgreSQL.
+pub type PostgresSessionService = SqlSessionService<Postgres>;
+/// How to connect to PostgreSQL.
+pub type PostgresOptions = ConnectOptions<Postgres>;
+
+/// What PostgreSQL does differently.
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+#[async_trait]
+impl Dialect for Postgres {
+    type Driver = PgConnectOptions;
+
+    const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
+    const BACKEND: DbBackend = DbBackend::Postgres;
+
+    /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
+    fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
+        insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
+    }
+
+    fn read_json(column: Expr) -> Expr {
+        column.cast_as("text")
+    }
+
+    fn write_json(text: Expr) -> Expr {
+        text.cast_as("jsonb")
+    }
+
+    /// By SQLSTATE (PostgreSQL's appendix A).
+    fn classify(error: &DbErr) -> BackendErrorKind {
+        let (DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+        else {
+            return BackendErrorKind::Unexpected;
+        };
+        let SqlxError::Database(error) = &**error else {
+            return match **error {
+                SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
+                _ => BackendErrorKind::Unexpected,
+            };
+        };
+        match error.code().as_deref().unwrap_or_default() {
+            // serialization_failure, deadlock_detected, lock_not_available
+            "40001" | "40P01" | "55P03" => BackendErrorKind::Contention,
+            // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout
+            "53300" | "57P01" | "57P02" | "57P03" | "57P05" => BackendErrorKind::Unavailable,
+            // connection exceptions
+            code if code.starts_with("08") => BackendErrorKind::Unavailable,
+            // undefined_table, undefined_column, invalid_schema_name
+            "42P01" | "42703" | "3F000" => BackendErrorKind::Schema,
+            _ => BackendErrorKind::Unexpected,
+        }
+    }
+
+    fn driver_options(url: &str) -> Result<PgConnectOptions> {
+        let options: PgConnectOptions =
+            url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })?;
+        // Each statement sees what was committed before it, also where the database's default is another.
+        let options = options.options([("default_transaction_isolation", "read committed")]);
+        Ok(match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("seabed"),
+        })
+    }
+
+    fn address(driver: &PgConnectOptions) -> String {
+        match driver.get_socket() {
+            Some(socket) => format!("PostgreSQL at {}", socket.display()),
+            None => format!("PostgreSQL at {}:{}", driver.get_host(), driver.get_port()),
+        }
+    }
+
+    async fn try_connection(driver: &PgConnectOptions) -> Result<(), DbErr> {
+        let connected = async { PgConnection::connect_with(driver).await?.close().await }.await;
+        connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn open_pool(options: PostgresOptions) -> DatabaseConnection {
+        options.pool.sqlx_pool_options::<Driver>().connect_lazy_with(options.driver).into()
+    }
+}

@@ -1,0 +1,123 @@
+//! Seabed's session service on SQLite.
+//!
+//! ```no_run
+//! # async fn example() -> seabed_core::Result<()> {
+//! use seabed_sqlite::{SqliteOptions, SqliteSessionService, SqliteSynchronous};
+//!
+//! let sessions = SqliteSessionService::connect("sqlite://agents.db").await?;
+//!
+//! // Faster, at the price that a power cut may take the last commits with it (never part of one):
+//! let options: SqliteOptions = "sqlite://agents.db".parse()?;
+//! let options = options.with_driver(|driver| driver.synchronous(SqliteSynchronous::Normal));
+//! let sessions = SqliteSessionService::connect_with(options).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The file must exist unless the URL ends in `?mode=rwc`. A database in memory (`sqlite::memory:`) lives as long as its
+//! pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
+pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
+use sea_orm::sqlx::{ConnectOptions as _, Connection, Error as SqlxError, Sqlite as Driver};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
+use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
+
+/// A session service on SQLite.
+pub type SqliteSessionService = SqlSessionService<Sqlite>;
+/// How to connect to SQLite.
+pub type SqliteOptions = ConnectOptions<Sqlite>;
+
+/// What SQLite does differently.
+#[derive(Debug, Clone, Copy)]
+pub struct Sqlite;
+
+/// How long a statement waits for writers of other processes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_CANTOPEN`: primary result codes, the low byte of what SQLite reports.
+const BUSY: u32 = 5;
+const LOCKED: u32 = 6;
+const CANTOPEN: u32 = 14;
+
+fn in_memory(driver: &SqliteConnectOptions) -> bool {
+    driver.to_url_lossy().query_pairs().any(|(key, value)| key == "mode" && value == "memory")
+}
+
+#[async_trait]
+impl Dialect for Sqlite {
+    type Driver = SqliteConnectOptions;
+
+    const URL_SCHEMES: &'static [&'static str] = &["sqlite"];
+    const BACKEND: DbBackend = DbBackend::Sqlite;
+    const SINGLE_WRITER: bool = true;
+
+    fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
+        insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
+    }
+
+    /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many
+    /// microseconds, and texts of one width compare as the times do.
+    fn timestamp(timestamp: Timestamp) -> Value {
+        timestamp.to_naive_utc().format("%Y-%m-%d %H:%M:%S%.6f").to_string().into()
+    }
+
+    /// A transaction that reads first and writes then fails as busy at once when another wrote in between, whatever
+    /// the busy timeout; so it takes the write lock at its beginning.
+    fn transaction_options() -> TransactionOptions {
+        TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        }
+    }
+
+    fn classify(error: &DbErr) -> BackendErrorKind {
+        let (DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+        else {
+            return BackendErrorKind::Unexpected;
+        };
+        let SqlxError::Database(error) = &**error else { return BackendErrorKind::Unexpected };
+        let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
+        match code & 0xff {
+            BUSY | LOCKED => BackendErrorKind::Contention,
+            CANTOPEN => BackendErrorKind::Unavailable,
+            // SQLite has no code of its own for these.
+            _ if error.message().starts_with("no such table") || error.message().starts_with("no such column") => {
+                BackendErrorKind::Schema
+            }
+            _ => BackendErrorKind::Unexpected,
+        }
+    }
+
+    fn driver_options(url: &str) -> Result<SqliteConnectOptions> {
+        let options: SqliteConnectOptions =
+            url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })?;
+        let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
+        Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
+    }
+
+    fn address(driver: &SqliteConnectOptions) -> String {
+        format!("the SQLite database {}", driver.get_filename().display())
+    }
+
+    async fn try_connection(driver: &SqliteConnectOptions) -> Result<(), DbErr> {
+        let connected = async { SqliteConnection::connect_with(driver).await?.close().await }.await;
+        connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn open_pool(options: SqliteOptions) -> DatabaseConnection {
+        let mut pool = options.pool.sqlx_pool_options::<Driver>();
+        if in_memory(&options.driver) {
+            // The database is gone when its last connection is; and connections to one in memory block each other.
+            pool = pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);
+        }
+        pool.connect_lazy_with(options.driver).into()
+    }
+}

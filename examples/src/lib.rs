@@ -1,0 +1,1 @@
+//! Only examples: `cargo run --example quickstart`.

@@ -1,0 +1,79 @@
+//! One migrator at a time, in any number of processes.
+
+use futures_util::future::BoxFuture;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait,
+};
+use seabed_core::{BackendError, BackendErrorKind, Result};
+
+use crate::migration_error;
+
+/// PostgreSQL's advisory locks are numbers, shared by all users of a database: this one is "seabed" in ASCII.
+const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
+/// MySQL's named locks are the server's; the name holds the database's, shortened to what fits 64 characters.
+const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', MD5(DATABASE()))";
+/// How long to wait for another migrator on MySQL, in seconds.
+const NAMED_LOCK_TIMEOUT: u32 = 120;
+
+/// Runs `work` in a transaction while no other process is in here.
+///
+/// The transaction keeps one connection of the pool for the whole time, also on MySQL, where DDL commits by itself and
+/// the lock belongs to the connection. The task of its own keeps a dropped future from leaving the lock behind.
+pub(crate) async fn run_locked<F>(connection: &DatabaseConnection, work: F) -> Result<()>
+where
+    F: for<'a> FnOnce(&'a DatabaseTransaction) -> BoxFuture<'a, Result<()>> + Send + 'static,
+{
+    let connection = connection.clone();
+    let task = tokio::spawn(async move {
+        // On SQLite the write lock is taken here, on the others this option means nothing.
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = connection.begin_with_options(options).await.map_err(migration_error)?;
+        lock(&transaction).await?;
+        let done = work(&transaction).await;
+        unlock(&transaction).await.map_err(migration_error)?;
+        match done {
+            Ok(()) => transaction.commit().await.map_err(migration_error),
+            Err(error) => {
+                transaction.rollback().await.map_err(migration_error)?;
+                Err(error)
+            }
+        }
+    });
+    task.await.unwrap_or_else(|panic| {
+        Err(BackendError::new(BackendErrorKind::Unexpected, "the migration was interrupted").with_source(panic).into())
+    })
+}
+
+async fn lock(transaction: &DatabaseTransaction) -> Result<()> {
+    let backend = transaction.get_database_backend();
+    match backend {
+        DbBackend::Postgres => {
+            let lock = format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
+            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;
+        }
+        DbBackend::MySql => {
+            let lock = format!("SELECT GET_LOCK({NAMED_LOCK}, {NAMED_LOCK_TIMEOUT}) AS locked");
+            let row =
+                transaction.query_one_raw(Statement::from_string(backend, lock)).await.map_err(migration_error)?;
+            let locked = row.and_then(|row| row.try_get::<Option<i64>>("", "locked").ok().flatten());
+            if locked != Some(1) {
+                let message = format!("another migration has held the lock for {NAMED_LOCK_TIMEOUT} seconds");
+                return Err(BackendError::new(BackendErrorKind::Contention, message).into());
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What does not end with the transaction.
+async fn unlock(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DbBackend::MySql {
+        transaction.execute_unprepared(&format!("DO RELEASE_LOCK({NAMED_LOCK})")).await?;
+    }
+    Ok(())
+}

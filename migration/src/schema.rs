@@ -1,0 +1,231 @@
+//! google-adk's schema v1 as DDL. Pure: the same statements are run, and printed for those who run them by hand.
+
+use sea_orm::sea_query::{
+    Alias, ColumnDef, ForeignKey, ForeignKeyAction, Index, IndexCreateStatement, IndexOrder, IntoIden, OnConflict,
+    Query, Table, TableCreateStatement,
+};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, Statement};
+use sea_orm_migration::SchemaManager;
+use seabed_core::entity::adk_internal_metadata::{SCHEMA_VERSION, SCHEMA_VERSION_KEY};
+use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+
+const EVENTS_INDEX: &str = "idx_events_app_user_session_ts_id";
+const UPDATE_TIME_INDEX: &str = "seabed_sessions_update_time";
+
+/// Databases whose DDL differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavor {
+    Postgres,
+    MySql,
+    MariaDb,
+    Sqlite,
+}
+
+impl Flavor {
+    pub(crate) async fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
+        let backend = connection.get_database_backend();
+        match backend {
+            DbBackend::Postgres => Ok(Self::Postgres),
+            DbBackend::Sqlite => Ok(Self::Sqlite),
+            DbBackend::MySql => {
+                let version = Statement::from_string(backend, "SELECT VERSION() AS version");
+                let row = connection.query_one_raw(version).await?;
+                let version: Option<String> = row.map(|row| row.try_get("", "version")).transpose()?;
+                let maria_db = version.is_some_and(|version| version.contains("MariaDB"));
+                Ok(if maria_db { Self::MariaDb } else { Self::MySql })
+            }
+            other => Err(DbErr::Migration(format!("{other:?} is not a database that Seabed knows"))),
+        }
+    }
+
+    fn backend(self) -> DbBackend {
+        match self {
+            Self::Postgres => DbBackend::Postgres,
+            Self::MySql | Self::MariaDb => DbBackend::MySql,
+            Self::Sqlite => DbBackend::Sqlite,
+        }
+    }
+
+    /// Binary, and without padding: `utf8mb4_bin` would still take `bob` and `bob␠` for one. `None` where ids are
+    /// compared byte for byte anyway.
+    fn collation(self) -> Option<&'static str> {
+        match self {
+            Self::MySql => Some("utf8mb4_0900_bin"),
+            Self::MariaDb => Some("utf8mb4_nopad_bin"),
+            Self::Postgres | Self::Sqlite => None,
+        }
+    }
+
+    fn json_type(self) -> &'static str {
+        match self {
+            Self::Postgres => "jsonb",
+            Self::MySql | Self::MariaDb => "longtext",
+            Self::Sqlite => "TEXT",
+        }
+    }
+
+    fn timestamp_type(self) -> &'static str {
+        match self {
+            Self::Postgres => "timestamp without time zone",
+            Self::MySql | Self::MariaDb => "datetime(6)",
+            Self::Sqlite => "DATETIME",
+        }
+    }
+}
+
+/// The statements that make the tables which are missing.
+pub(crate) fn create(flavor: Flavor) -> Vec<String> {
+    use {app_states::Column as App, user_states::Column as User};
+    let backend = flavor.backend();
+    let app_states = table(flavor, app_states::Entity)
+        .col(id(App::AppName))
+        .col(json(flavor, App::State).not_null())
+        .col(timestamp(flavor, App::UpdateTime))
+        .primary_key(Index::create().col(App::AppName))
+        .take();
+    let user_states = table(flavor, user_states::Entity)
+        .col(id(User::AppName))
+        .col(id(User::UserId))
+        .col(json(flavor, User::State).not_null())
+        .col(timestamp(flavor, User::UpdateTime))
+        .primary_key(Index::create().col(User::AppName).col(User::UserId))
+        .take();
+    let mut statements: Vec<String> =
+        [sessions(flavor), app_states, user_states].iter().map(|table| backend.build(table).to_string()).collect();
+    let mut events = events(flavor);
+    let mut index = events_index();
+    if backend == DbBackend::MySql {
+        // MySQL has no CREATE INDEX IF NOT EXISTS, but takes indexes with their table.
+        events.index(&mut index);
+        statements.push(backend.build(&events).to_string());
+    } else {
+        statements.push(backend.build(&events).to_string());
+        statements.push(backend.build(index.table(events::Entity).if_not_exists()).to_string());
+    }
+    statements.extend(metadata(flavor));
+    statements
+}
+
+fn sessions(flavor: Flavor) -> TableCreateStatement {
+    use sessions::Column;
+    table(flavor, sessions::Entity)
+        .col(id(Column::AppName))
+        .col(id(Column::UserId))
+        .col(id(Column::Id))
+        .col(json(flavor, Column::State).not_null())
+        .col(timestamp(flavor, Column::CreateTime))
+        .col(timestamp(flavor, Column::UpdateTime))
+        .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::Id))
+        .take()
+}
+
+fn events(flavor: Flavor) -> TableCreateStatement {
+    use {events::Column, sessions::Column as Session};
+    table(flavor, events::Entity)
+        .col(id(Column::Id))
+        .col(id(Column::AppName))
+        .col(id(Column::UserId))
+        .col(id(Column::SessionId))
+        .col(ColumnDef::new(Column::InvocationId).string_len(256).not_null())
+        .col(timestamp(flavor, Column::Timestamp))
+        .col(&mut json(flavor, Column::EventData))
+        .primary_key(Index::create().col(Column::Id).col(Column::AppName).col(Column::UserId).col(Column::SessionId))
+        .foreign_key(
+            ForeignKey::create()
+                .from(events::Entity, (Column::AppName, Column::UserId, Column::SessionId))
+                .to(sessions::Entity, (Session::AppName, Session::UserId, Session::Id))
+                .on_delete(ForeignKeyAction::Cascade),
+        )
+        .take()
+}
+
+fn events_index() -> IndexCreateStatement {
+    use events::Column;
+    Index::create()
+        .name(EVENTS_INDEX)
+        .col(Column::AppName)
+        .col(Column::UserId)
+        .col(Column::SessionId)
+        .col((Column::Timestamp, IndexOrder::Desc))
+        .col((Column::Id, IndexOrder::Desc))
+        .take()
+}
+
+/// The table of facts, last of all and together with its row: google-adk takes a database with the table and without
+/// the version for broken. Where DDL commits by itself, one statement makes both.
+fn metadata(flavor: Flavor) -> Vec<String> {
+    use adk_internal_metadata::Column;
+    let backend = flavor.backend();
+    let table = table(flavor, adk_internal_metadata::Entity)
+        .col(id(Column::Key))
+        .col(ColumnDef::new(Column::Value).string_len(256).not_null())
+        .primary_key(Index::create().col(Column::Key))
+        .take();
+    let table = backend.build(&table).to_string();
+    if backend == DbBackend::MySql {
+        let row = Query::select()
+            .expr_as(SCHEMA_VERSION_KEY, Column::Key.into_iden())
+            .expr_as(SCHEMA_VERSION, Column::Value.into_iden())
+            .take();
+        return vec![format!("{table} AS {}", backend.build(&row))];
+    }
+    let row = Query::insert()
+        .into_table(adk_internal_metadata::Entity)
+        .columns([Column::Key, Column::Value])
+        .values_panic([SCHEMA_VERSION_KEY.into(), SCHEMA_VERSION.into()])
+        .on_conflict(OnConflict::column(Column::Key).do_nothing().to_owned())
+        .take();
+    vec![table, backend.build(&row).to_string()]
+}
+
+/// The statements that drop the tables, dependents first.
+pub(crate) fn drop(flavor: Flavor) -> Vec<String> {
+    let tables = [
+        adk_internal_metadata::Entity.table_name(),
+        events::Entity.table_name(),
+        sessions::Entity.table_name(),
+        user_states::Entity.table_name(),
+        app_states::Entity.table_name(),
+    ];
+    let backend = flavor.backend();
+    tables.map(|table| backend.build(Table::drop().table(Alias::new(table)).if_exists()).to_string()).into()
+}
+
+/// The statement that makes the index of [`UpOptions`](crate::UpOptions).
+pub(crate) fn update_time_index(flavor: Flavor) -> String {
+    use sessions::Column;
+    let index = Index::create()
+        .name(UPDATE_TIME_INDEX)
+        .table(sessions::Entity)
+        .col(Column::AppName)
+        .col(Column::UpdateTime)
+        .col(Column::UserId)
+        .col(Column::Id)
+        .take();
+    flavor.backend().build(&index).to_string()
+}
+
+pub(crate) async fn has_update_time_index(manager: &SchemaManager<'_>) -> Result<bool, DbErr> {
+    manager.has_index(sessions::Entity.table_name(), UPDATE_TIME_INDEX).await
+}
+
+fn table(flavor: Flavor, table: impl EntityTrait) -> TableCreateStatement {
+    let mut create = Table::create();
+    create.table(table).if_not_exists();
+    if let Some(collation) = flavor.collation() {
+        create.engine("InnoDB").character_set("utf8mb4").collate(collation);
+    }
+    create
+}
+
+fn id(column: impl IntoIden) -> ColumnDef {
+    ColumnDef::new(column).string_len(128).not_null().take()
+}
+
+fn json(flavor: Flavor, column: impl IntoIden) -> ColumnDef {
+    ColumnDef::new(column).custom(flavor.json_type()).take()
+}
+
+fn timestamp(flavor: Flavor, column: impl IntoIden) -> ColumnDef {
+    ColumnDef::new(column).custom(flavor.timestamp_type()).not_null().take()
+}
