@@ -1,0 +1,104 @@
+//! Deleting: idempotent, complete, and nobody else's.
+
+use anyhow::ensure;
+use seabed_core::{AppendEvent, Error, Event, ExpectedRevision, State};
+
+use crate::Context;
+use crate::context::at_once;
+
+super::cases![
+    deleting_is_idempotent,
+    deleting_leaves_others_alone,
+    a_deleted_session_takes_no_events,
+    a_recreated_id_starts_empty,
+    a_stale_writer_of_a_recreated_id_is_told_so,
+    deletes_and_appends_leave_no_orphans,
+];
+
+async fn deleting_is_idempotent(context: Context) -> anyhow::Result<()> {
+    let key = context.session("alice").await?.key;
+    for _ in 0..2 {
+        context.service.delete_session(&key).await?;
+        ensure!(context.get(&key).await.is_err());
+    }
+    Ok(())
+}
+
+async fn deleting_leaves_others_alone(context: Context) -> anyhow::Result<()> {
+    let state = State::new().with("app:k", 1).with("user:k", 1);
+    let key = context.create(&context.key("alice", "s")?, state.clone()).await?.key;
+    let mut others = Vec::new();
+    for other in [context.key("bob", "s")?, context.key("alice", "other")?] {
+        context.create(&other, State::new()).await?;
+        context.append(&other, Event::new("user").with_id("same-id")).await?;
+        others.push(context.get(&other).await?);
+    }
+    context.append(&key, Event::new("user").with_id("same-id")).await?;
+    context.service.delete_session(&key).await?;
+    for other in others {
+        ensure!(context.get(&other.key).await? == other);
+    }
+    ensure!(context.service.get_user_state(&key.user()).await?.len() == 1);
+    ensure!(context.service.get_app_state(&key.app_name).await?.len() == 1);
+    Ok(())
+}
+
+async fn a_deleted_session_takes_no_events(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    context.service.delete_session(&session.key).await?;
+    let refused = context.append(&session.key, Event::new("user")).await;
+    ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    Ok(())
+}
+
+async fn a_recreated_id_starts_empty(context: Context) -> anyhow::Result<()> {
+    let key = context.create(&context.key("alice", "s")?, State::new().with("k", 1)).await?.key;
+    let event = Event::new("user").with_state_delta(State::new().with("l", 1));
+    context.append(&key, event.clone()).await?;
+    context.service.delete_session(&key).await?;
+    let recreated = context.create(&key, State::new()).await?;
+    ensure!(recreated.state.is_empty() && context.get(&key).await? == recreated);
+    ensure!(!context.append(&key, event).await?.is_replayed(), "an event of the deleted session is still there");
+    Ok(())
+}
+
+async fn a_stale_writer_of_a_recreated_id_is_told_so(context: Context) -> anyhow::Result<()> {
+    let old = context.create(&context.key("alice", "s")?, State::new()).await?;
+    context.service.delete_session(&old.key).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    context.create(&old.key, State::new()).await?;
+    let refused = context.append_at(&old.key, Event::new("user"), old.revision).await;
+    ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
+    Ok(())
+}
+
+/// Writers append, delete and create one session at once; then it is deleted and created, and must be empty.
+async fn deletes_and_appends_leave_no_orphans(context: Context) -> anyhow::Result<()> {
+    let key = context.create(&context.key("alice", "s")?, State::new()).await?.key;
+    let outcomes = at_once(24, |n| {
+        let (service, key) = (context.service.clone(), key.clone());
+        async move {
+            for _ in 0..5 {
+                let outcome = match n % 3 {
+                    0 => service.delete_session(&key).await,
+                    1 => service.create_session(crate::context::request(&key, State::new())).await.map(|_| ()),
+                    _ => {
+                        let append = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Any);
+                        service.append_event(append).await.map(|_| ())
+                    }
+                };
+                match outcome {
+                    Ok(()) | Err(Error::NotFound { .. } | Error::AlreadyExists { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+            Ok(())
+        }
+    })
+    .await;
+    outcomes.into_iter().collect::<Result<(), _>>()?;
+    context.service.delete_session(&key).await?;
+    ensure!(context.create(&key, State::new()).await?.state.is_empty());
+    ensure!(context.get(&key).await?.events.is_empty());
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The conveniences of `SessionServiceExt`.
+
+use anyhow::ensure;
+use futures_util::{StreamExt, TryStreamExt};
+use seabed_core::{
+    Appended, Error, Event, GetOrCreated, GetSession, ListEvents, ListSessions, SessionScope, SessionServiceExt, State,
+};
+
+use crate::Context;
+use crate::context::event_ids;
+
+super::cases![
+    get_or_create_creates_then_gets,
+    an_append_through_a_session_keeps_it_equal_to_the_store,
+    a_refused_append_leaves_the_session_as_it_was,
+    a_refreshed_session_has_what_others_appended,
+    a_refreshed_session_that_was_recreated_is_read_anew,
+    a_replay_through_a_session_misses_nothing_of_others,
+    streams_yield_everything_page_by_page,
+    a_stream_of_no_session_yields_one_error,
+];
+
+async fn get_or_create_creates_then_gets(context: Context) -> anyhow::Result<()> {
+    let key = context.key("alice", "s")?;
+    let created = context.service.get_or_create(key.clone(), State::new().with("k", 1)).await?;
+    ensure!(matches!(&created, GetOrCreated::Created(session) if session.state == State::new().with("k", 1)));
+    context.append(&key, Event::new("user")).await?;
+    let existing = context.service.get_or_create(key.clone(), State::new().with("k", 2)).await?;
+    ensure!(existing == GetOrCreated::Existing(context.get(&key).await?));
+    ensure!(existing.into_session().state == State::new().with("k", 1));
+    Ok(())
+}
+
+async fn an_append_through_a_session_keeps_it_equal_to_the_store(context: Context) -> anyhow::Result<()> {
+    let mut session = context.session("alice").await?;
+    for number in 0..3 {
+        let delta = State::new().with("n", number).with("user:n", number).with("app:n", number);
+        context.service.append(&mut session, Event::new("user").with_state_delta(delta)).await?;
+        ensure!(context.get(&session.key).await? == session);
+    }
+    let with_temp = Event::new("user").with_state_delta(State::new().with("temp:t", 1));
+    context.service.append(&mut session, with_temp).await?;
+    ensure!(session.state.decode::<u64>("temp:t")? == Some(1), "the running agent does not see its temp: key");
+    ensure!(context.get(&session.key).await?.events == session.events);
+    Ok(())
+}
+
+async fn a_refused_append_leaves_the_session_as_it_was(context: Context) -> anyhow::Result<()> {
+    let mut session = context.session("alice").await?;
+    let before = session.clone();
+    context.append(&session.key, Event::new("other")).await?;
+    let event = Event::new("user").with_state_delta(State::new().with("k", 1));
+    let refused = context.service.append(&mut session, event.clone()).await;
+    ensure!(matches!(refused, Err(Error::RevisionConflict { .. })) && session == before);
+    context.service.refresh(&mut session).await?;
+    context.service.append(&mut session, event).await?;
+    ensure!(context.get(&session.key).await? == session);
+    Ok(())
+}
+
+async fn a_refreshed_session_has_what_others_appended(context: Context) -> anyhow::Result<()> {
+    let key = context.session("alice").await?.key;
+    for id in ["old", "known"] {
+        context.append(&key, Event::new("user").with_id(id)).await?;
+    }
+    let only_newest = GetSession::new(key.clone()).with_num_recent_events(1);
+    let mut session = context.service.get_session(only_newest).await?.ok_or_else(|| anyhow::anyhow!("gone"))?;
+    context.append(&key, Event::new("user").with_id("new").with_state_delta(State::new().with("app:k", 1))).await?;
+    context.service.refresh(&mut session).await?;
+    ensure!(event_ids(&session) == ["known", "new"], "{:?}", event_ids(&session));
+    let stored = context.get(&key).await?;
+    ensure!(session.state == stored.state && session.revision == stored.revision);
+
+    let before = session.clone();
+    context.service.delete_session(&key).await?;
+    let gone = context.service.refresh(&mut session).await;
+    ensure!(matches!(gone, Err(Error::NotFound { .. })) && session == before);
+    Ok(())
+}
+
+async fn a_refreshed_session_that_was_recreated_is_read_anew(context: Context) -> anyhow::Result<()> {
+    let mut session = context.session("alice").await?;
+    context.service.append(&mut session, Event::new("user").with_id("old")).await?;
+    context.service.delete_session(&session.key).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    context.create(&session.key, State::new()).await?;
+    context.append(&session.key, Event::new("user").with_id("new")).await?;
+    context.service.refresh(&mut session).await?;
+    ensure!(event_ids(&session) == ["new"] && context.get(&session.key).await? == session);
+    Ok(())
+}
+
+/// The first reply is lost, another agent appends, and the call is repeated with the session as it was.
+async fn a_replay_through_a_session_misses_nothing_of_others(context: Context) -> anyhow::Result<()> {
+    let mut session = context.session("alice").await?;
+    let event = Event::new("user");
+    context.append_at(&session.key, event.clone(), session.revision).await?;
+    context.append(&session.key, Event::new("other").with_state_delta(State::new().with("k", 1))).await?;
+    ensure!(matches!(context.service.append(&mut session, event).await?, Appended::Replayed(_)));
+    ensure!(context.get(&session.key).await? == session);
+    Ok(())
+}
+
+async fn streams_yield_everything_page_by_page(context: Context) -> anyhow::Result<()> {
+    let key = context.session("alice").await?.key;
+    for number in 0..10 {
+        context.append(&key, Event::new("user").with_id(number.to_string())).await?;
+        context.session("alice").await?;
+    }
+    let events: Vec<_> =
+        context.service.stream_events(ListEvents::new(key.clone()).with_limit(3)).try_collect().await?;
+    ensure!(events.iter().map(|event| event.id.clone()).eq((0..10).map(|number| number.to_string())));
+    let request = ListSessions::new(SessionScope::User(key.user())).with_limit(4);
+    let sessions: Vec<_> = context.service.stream_sessions(request).try_collect().await?;
+    ensure!(sessions.len() == 11);
+    Ok(())
+}
+
+async fn a_stream_of_no_session_yields_one_error(context: Context) -> anyhow::Result<()> {
+    let items: Vec<_> =
+        context.service.stream_events(ListEvents::new(context.key("alice", "nothing")?)).collect().await;
+    ensure!(matches!(items.as_slice(), [Err(Error::NotFound { .. })]), "{items:?}");
+    Ok(())
+}

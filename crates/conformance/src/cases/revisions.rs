@@ -1,0 +1,71 @@
+//! Law 4: a stale writer is told so, and nothing of a refused append is stored.
+
+use anyhow::{Context as _, ensure};
+use seabed_core::{Error, Event, State};
+
+use crate::Context;
+
+super::cases![
+    stale_revision_conflicts,
+    a_refused_append_stores_nothing,
+    a_conflict_carries_the_actual_revision,
+    a_new_session_has_a_revision_to_append_at,
+    revisions_never_repeat_when_times_do,
+];
+
+async fn stale_revision_conflicts(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    context.append_at(&session.key, Event::new("first"), session.revision).await?;
+    let refused = context.append_at(&session.key, Event::new("second"), session.revision).await;
+    ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
+    Ok(())
+}
+
+async fn a_refused_append_stores_nothing(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    context.append(&session.key, Event::new("first")).await?;
+    let before = context.get(&session.key).await?;
+    let delta = State::new().with("k", 1).with("user:k", 1).with("app:k", 1);
+    let event = Event::new("second").with_state_delta(delta);
+    ensure!(context.append_at(&session.key, event.clone(), session.revision).await.is_err());
+    ensure!(context.get(&session.key).await? == before);
+    // Nor is its event id taken.
+    ensure!(!context.append_at(&session.key, event, before.revision).await?.is_replayed());
+    Ok(())
+}
+
+async fn a_conflict_carries_the_actual_revision(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    let actual_now = context.append(&session.key, Event::new("first")).await?.revision().context("not stored")?;
+    match context.append_at(&session.key, Event::new("second"), session.revision).await {
+        Err(Error::RevisionConflict { expected, actual, key }) => {
+            ensure!(expected == session.revision && actual == actual_now && *key == session.key);
+        }
+        other => anyhow::bail!("{other:?}"),
+    }
+    context.append_at(&session.key, Event::new("second"), actual_now).await?;
+    Ok(())
+}
+
+async fn a_new_session_has_a_revision_to_append_at(context: Context) -> anyhow::Result<()> {
+    let created = context.session("alice").await?;
+    let read = context.get(&created.key).await?;
+    ensure!(created == read, "what create returned is not what is stored: {created:?}, {read:?}");
+    context.append_at(&created.key, Event::new("user"), created.revision).await?;
+    Ok(())
+}
+
+/// Events at the very time of the creation, before it, and at each other's times.
+async fn revisions_never_repeat_when_times_do(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    let created = session.create_time.as_seconds();
+    let mut seen = vec![session.revision];
+    for seconds in [created - 0.000_002, created - 0.000_001, created, created, created - 1.0, created] {
+        let event = Event::new("user").with_timestamp(seconds);
+        let revision = context.append(&session.key, event).await?.revision().context("not stored")?;
+        ensure!(!seen.contains(&revision), "revision {revision} came twice");
+        seen.push(revision);
+    }
+    ensure!(seen[1..].is_sorted_by(|left, right| left < right), "{seen:?}");
+    Ok(())
+}

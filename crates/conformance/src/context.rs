@@ -1,0 +1,131 @@
+//! What a case works with.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use seabed_core::{
+    AppName, AppendEvent, Appended, CreateSession, Event, ExpectedRevision, GetSession, Revision, Session, SessionId,
+    SessionKey, SessionService, State, UserKey,
+};
+use tokio::task::JoinSet;
+
+use crate::{Opened, Target};
+
+/// A target, an app that no other case uses, and what cases say often.
+pub struct Context {
+    target: Target,
+    /// A service on the target.
+    pub service: Arc<dyn SessionService>,
+    /// The name of this case's app.
+    pub app: String,
+}
+
+impl Context {
+    pub(crate) fn new(target: Target, service: Arc<dyn SessionService>) -> Self {
+        let app = format!("app-{:016x}", fastrand::u64(..));
+        Self { target, service, app }
+    }
+
+    /// Another service on the same store.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn another_service(&self) -> anyhow::Result<Arc<dyn SessionService>> {
+        match self.target.open().await? {
+            Opened::Service(service) => Ok(service),
+            Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
+        }
+    }
+
+    /// This case's app.
+    ///
+    /// # Errors
+    /// Never: the name is made here.
+    pub fn app_name(&self) -> anyhow::Result<AppName> {
+        Ok(AppName::try_new(&self.app)?)
+    }
+
+    /// A user of this case's app.
+    ///
+    /// # Errors
+    /// When `user_id` is no id.
+    pub fn user(&self, user_id: &str) -> anyhow::Result<UserKey> {
+        Ok(UserKey::try_new(&self.app, user_id)?)
+    }
+
+    /// A session of this case's app.
+    ///
+    /// # Errors
+    /// When an id is none.
+    pub fn key(&self, user_id: &str, session_id: &str) -> anyhow::Result<SessionKey> {
+        Ok(SessionKey::try_new(&self.app, user_id, session_id)?)
+    }
+
+    /// A new session of `user_id` without state.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn session(&self, user_id: &str) -> anyhow::Result<Session> {
+        Ok(self.service.create_session(CreateSession::new(self.user(user_id)?)).await?)
+    }
+
+    /// A new session with an explicit id and state.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn create(&self, key: &SessionKey, state: State) -> seabed_core::Result<Session> {
+        self.service.create_session(request(key, state)).await
+    }
+
+    /// Appends whatever the session is at.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn append(&self, key: &SessionKey, event: Event) -> seabed_core::Result<Appended> {
+        self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await
+    }
+
+    /// Appends if the session is at `revision`.
+    ///
+    /// # Errors
+    /// Those of the service.
+    pub async fn append_at(&self, key: &SessionKey, event: Event, revision: Revision) -> seabed_core::Result<Appended> {
+        self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(revision))).await
+    }
+
+    /// The session with all events, which must exist.
+    ///
+    /// # Errors
+    /// Those of the service, and when there is no such session.
+    pub async fn get(&self, key: &SessionKey) -> anyhow::Result<Session> {
+        self.service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")
+    }
+}
+
+/// A request for a session with an explicit id and state.
+pub(crate) fn request(key: &SessionKey, state: State) -> CreateSession {
+    CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state)
+}
+
+/// A checked session id.
+pub(crate) fn session_id(id: &str) -> anyhow::Result<SessionId> {
+    Ok(SessionId::try_new(id)?)
+}
+
+/// Runs `count` tasks at once and gives what they return, in no order.
+pub(crate) async fn at_once<T, F>(count: usize, task: impl Fn(usize) -> F) -> Vec<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let mut tasks = JoinSet::new();
+    for number in 0..count {
+        tasks.spawn(task(number));
+    }
+    tasks.join_all().await
+}
+
+/// The ids of the events of a session, in order.
+pub(crate) fn event_ids(session: &Session) -> Vec<&str> {
+    session.events.iter().map(|event| event.id.as_str()).collect()
+}

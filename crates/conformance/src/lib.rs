@@ -1,0 +1,52 @@
+//! The laws of a session service, as a test suite that any implementation of
+//! [`SessionService`](seabed_core::SessionService) can run.
+//!
+//! One case has one name, and the name is the law it checks. A third party runs all of them so, in a test with
+//! `harness = false`:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use seabed_conformance::{Opened, Target};
+//! use seabed_core::MemorySessionService;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     let service = MemorySessionService::new();
+//!     seabed_conformance::run([Target::new("my_store", move || {
+//!         let service = service.clone();
+//!         async move { Ok(Opened::Service(Arc::new(service))) }
+//!     })])
+//! }
+//! ```
+//!
+//! Cases use apps of their own, so one database serves all of them, one after the other or at once. `cargo test --
+//! NAME` runs the cases whose name holds `NAME`.
+
+mod cases;
+mod context;
+mod target;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
+
+pub use context::Context;
+pub use target::{Opened, Target};
+
+/// Runs every case on every target, as the arguments of the command line say (those of `cargo test`).
+///
+/// # Panics
+/// When the operating system gives no threads to run on.
+pub fn run(targets: impl IntoIterator<Item = Target>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));
+    let trials = targets.into_iter().flat_map(|target| trials(&runtime, &target)).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Every case on `target`, named `target::case`, for suites that have cases of their own as well.
+pub fn trials(runtime: &Arc<Runtime>, target: &Target) -> Vec<Trial> {
+    cases::all().map(|(name, case)| target.trial(runtime, name, case)).collect()
+}

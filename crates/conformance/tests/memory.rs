@@ -1,0 +1,14 @@
+//! The reference model keeps the laws: also the shortest example of how to run the suite.
+
+use std::sync::Arc;
+
+use seabed_conformance::{Opened, Target};
+use seabed_core::MemorySessionService;
+
+fn main() -> std::process::ExitCode {
+    let service = MemorySessionService::new();
+    seabed_conformance::run([Target::new("memory", move || {
+        let service = service.clone();
+        async move { Ok(Opened::Service(Arc::new(service))) }
+    })])
+}
