@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use crate::{Opened, Target};
 
 /// A target, an app that no other case uses, and what cases say often.
-pub struct Context {
+pub(crate) struct Context {
     target: Target,
     /// A service on the target.
-    pub service: Arc<dyn SessionService>,
+    pub(crate) service: Arc<dyn SessionService>,
     /// The name of this case's app.
-    pub app: String,
+    pub(crate) app: String,
 }
 
 impl Context {
@@ -27,10 +27,7 @@ impl Context {
     }
 
     /// Another service on the same store.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub async fn another_service(&self) -> anyhow::Result<Arc<dyn SessionService>> {
+    pub(crate) async fn another_service(&self) -> anyhow::Result<Arc<dyn SessionService>> {
         match self.target.open().await? {
             Opened::Service(service) => Ok(service),
             Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
@@ -38,66 +35,42 @@ impl Context {
     }
 
     /// This case's app.
-    ///
-    /// # Errors
-    /// Never: the name is made here.
-    pub fn app_name(&self) -> anyhow::Result<AppName> {
+    pub(crate) fn app_name(&self) -> anyhow::Result<AppName> {
         Ok(AppName::try_new(&self.app)?)
     }
 
     /// A user of this case's app.
-    ///
-    /// # Errors
-    /// When `user_id` is no id.
-    pub fn user(&self, user_id: &str) -> anyhow::Result<UserKey> {
+    pub(crate) fn user(&self, user_id: &str) -> anyhow::Result<UserKey> {
         Ok(UserKey::try_new(&self.app, user_id)?)
     }
 
     /// A session of this case's app.
-    ///
-    /// # Errors
-    /// When an id is none.
-    pub fn key(&self, user_id: &str, session_id: &str) -> anyhow::Result<SessionKey> {
+    pub(crate) fn key(&self, user_id: &str, session_id: &str) -> anyhow::Result<SessionKey> {
         Ok(SessionKey::try_new(&self.app, user_id, session_id)?)
     }
 
     /// A new session of `user_id` without state.
-    ///
-    /// # Errors
-    /// Those of the service.
-    pub async fn session(&self, user_id: &str) -> anyhow::Result<Session> {
+    pub(crate) async fn session(&self, user_id: &str) -> anyhow::Result<Session> {
         Ok(self.service.create_session(CreateSession::new(self.user(user_id)?)).await?)
     }
 
     /// A new session with an explicit id and state.
-    ///
-    /// # Errors
-    /// Those of the service.
-    pub async fn create(&self, key: &SessionKey, state: State) -> seabed_core::Result<Session> {
+    pub(crate) async fn create(&self, key: &SessionKey, state: State) -> seabed_core::Result<Session> {
         self.service.create_session(request(key, state)).await
     }
 
     /// Appends whatever the session is at.
-    ///
-    /// # Errors
-    /// Those of the service.
-    pub async fn append(&self, key: &SessionKey, event: Event) -> seabed_core::Result<Appended> {
+    pub(crate) async fn append(&self, key: &SessionKey, event: Event) -> seabed_core::Result<Appended> {
         self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await
     }
 
     /// Appends if the session is at `revision`.
-    ///
-    /// # Errors
-    /// Those of the service.
-    pub async fn append_at(&self, key: &SessionKey, event: Event, revision: Revision) -> seabed_core::Result<Appended> {
+    pub(crate) async fn append_at(&self, key: &SessionKey, event: Event, revision: Revision) -> seabed_core::Result<Appended> {
         self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(revision))).await
     }
 
     /// The session with all events, which must exist.
-    ///
-    /// # Errors
-    /// Those of the service, and when there is no such session.
-    pub async fn get(&self, key: &SessionKey) -> anyhow::Result<Session> {
+    pub(crate) async fn get(&self, key: &SessionKey) -> anyhow::Result<Session> {
         self.service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")
     }
 }

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Cases use apps of their own, so one database serves all of them, one after the other or at once. `cargo test --
-//! NAME` runs the cases whose name holds `NAME`.
+//! NAME` runs the cases whose name holds `NAME`. A suite with cases of its own makes its trials out of [`cases()`].
 
 mod cases;
 mod context;
@@ -32,7 +32,8 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Trial};
 use tokio::runtime::Runtime;
 
-pub use context::Context;
+pub use cases::{Case, cases};
+use context::Context;
 pub use target::{Opened, Target};
 
 /// Runs every case on every target, as the arguments of the command line say (those of `cargo test`).
@@ -42,11 +43,13 @@ pub use target::{Opened, Target};
 pub fn run(targets: impl IntoIterator<Item = Target>) -> ExitCode {
     let arguments = Arguments::from_args();
     let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));
-    let trials = targets.into_iter().flat_map(|target| trials(&runtime, &target)).collect();
+    let mut trials = Vec::new();
+    for target in targets {
+        for case in cases() {
+            let (target, runtime) = (target.clone(), runtime.clone());
+            let name = format!("{}::{}", target.name(), case.name);
+            trials.push(Trial::ignorable_test(name, move || runtime.block_on(case.run(&target))));
+        }
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Every case on `target`, named `target::case`, for suites that have cases of their own as well.
-pub fn trials(runtime: &Arc<Runtime>, target: &Target) -> Vec<Trial> {
-    cases::all().map(|(name, case)| target.trial(runtime, name, case)).collect()
 }

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use libtest_mimic::{Completion, Failed, Trial};
 use seabed_core::SessionService;
-use tokio::runtime::Runtime;
-
-use crate::Context;
 
 /// What became of opening a target.
 pub enum Opened {
@@ -48,30 +44,4 @@ impl Target {
     pub async fn open(&self) -> anyhow::Result<Opened> {
         (self.open)().await
     }
-
-    /// One case on this target.
-    pub fn trial<F>(&self, runtime: &Arc<Runtime>, name: &str, case: impl Fn(Context) -> F + Send + 'static) -> Trial
-    where
-        F: Future<Output = anyhow::Result<()>>,
-    {
-        let (target, runtime) = (self.clone(), runtime.clone());
-        let name = format!("{}::{name}", self.name);
-        Trial::ignorable_test(name, move || {
-            runtime.block_on(async {
-                match target.open().await {
-                    Ok(Opened::Service(service)) => {
-                        case(Context::new(target.clone(), service)).await.map_err(failed)?;
-                        Ok(Completion::Completed)
-                    }
-                    Ok(Opened::Ignored(reason)) => Ok(Completion::ignored_with(reason)),
-                    Err(error) => Err(failed(error)),
-                }
-            })
-        })
-    }
-}
-
-/// The whole chain of causes, unlike an error's own `Display`.
-fn failed(error: impl Into<anyhow::Error>) -> Failed {
-    Failed::from(format!("{:?}", error.into()))
 }

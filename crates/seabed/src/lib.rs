@@ -78,7 +78,7 @@ pub use seabed_sqlite::{SqliteOptions, SqliteSessionService, SqliteSynchronous};
 
 /// The version of sea-orm whose types appear in this crate's interface.
 pub use sea_orm;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{DatabaseConnection, DbBackend};
 
 /// A session service of whatever backend.
 pub type DynSessionService = Arc<dyn SessionService>;

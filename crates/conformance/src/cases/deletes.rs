@@ -6,7 +6,7 @@ use seabed_core::{AppendEvent, Error, Event, ExpectedRevision, State};
 use crate::Context;
 use crate::context::at_once;
 
-super::cases![
+super::case_list![
     deleting_is_idempotent,
     deleting_leaves_others_alone,
     a_deleted_session_takes_no_events,

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::Context;
 use crate::context::event_ids;
 
-super::cases![
+super::case_list![
     events_with_one_timestamp_keep_append_order,
     skewed_clocks_keep_append_order,
     events_come_back_as_they_were_written,

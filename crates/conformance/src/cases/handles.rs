@@ -9,7 +9,7 @@ use seabed_core::{
 use crate::Context;
 use crate::context::event_ids;
 
-super::cases![
+super::case_list![
     get_or_create_creates_then_gets,
     an_append_through_a_session_keeps_it_equal_to_the_store,
     a_refused_append_leaves_the_session_as_it_was,

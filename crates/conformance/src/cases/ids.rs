@@ -6,7 +6,7 @@ use seabed_core::{AppName, Error, Event, SessionId, SessionKey, State, UserId};
 use crate::Context;
 use crate::context::{event_ids, session_id};
 
-super::cases![
+super::case_list![
     session_ids_that_look_alike_are_different,
     user_ids_that_look_alike_are_different,
     app_names_that_look_alike_are_different,

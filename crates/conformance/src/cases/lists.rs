@@ -9,7 +9,7 @@ use seabed_core::{
 
 use crate::Context;
 
-super::cases![
+super::case_list![
     sessions_of_a_user_are_listed_in_order,
     sessions_of_an_app_are_listed_across_users,
     listed_sessions_show_merged_state_and_no_events,

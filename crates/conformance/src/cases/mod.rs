@@ -12,21 +12,50 @@ mod revisions;
 mod state;
 
 use futures_util::future::LocalBoxFuture;
+use libtest_mimic::{Completion, Failed};
 
-use crate::Context;
+use crate::{Context, Opened, Target};
 
-type Case = (&'static str, fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>);
+/// A law, or a part of one, and how it is checked.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// The law as a sentence in snake case.
+    pub name: &'static str,
+    check: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
+}
+
+impl Case {
+    /// Checks the law on `target`, in an app of its own.
+    ///
+    /// # Errors
+    /// When the law does not hold, or the target cannot be opened. Some cases panic instead.
+    pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
+        match target.open().await.map_err(failed)? {
+            Opened::Ignored(reason) => Ok(Completion::ignored_with(reason)),
+            Opened::Service(service) => {
+                (self.check)(Context::new(target.clone(), service)).await.map_err(failed)?;
+                Ok(Completion::Completed)
+            }
+        }
+    }
+}
+
+/// The whole chain of causes, unlike an error's own `Display`.
+fn failed(error: anyhow::Error) -> Failed {
+    Failed::from(format!("{error:?}"))
+}
 
 /// Makes a list of cases out of functions of the same names.
-macro_rules! cases {
+macro_rules! case_list {
     ($($case:ident),* $(,)?) => {
-        pub(super) const CASES: &[$crate::cases::Case] =
-            &[$((stringify!($case), |context| Box::pin($case(context)))),*];
+        pub(super) const CASES: &[$crate::Case] =
+            &[$($crate::Case { name: stringify!($case), check: |context| Box::pin($case(context)) }),*];
     };
 }
-pub(crate) use cases;
+pub(crate) use case_list;
 
-pub(crate) fn all() -> impl Iterator<Item = Case> {
+/// Every case.
+pub fn cases() -> impl Iterator<Item = Case> {
     [
         races::CASES,
         events::CASES,

@@ -11,7 +11,7 @@ use seabed_core::{
 use crate::Context;
 use crate::context::{at_once, request};
 
-super::cases![
+super::case_list![
     concurrent_creates_of_a_new_app_all_succeed,
     concurrent_creates_of_one_new_user_all_succeed,
     concurrent_creates_through_several_services_all_succeed,

@@ -6,7 +6,7 @@ use seabed_core::{AppendEvent, Event, ExpectedRevision, GetSession, State};
 use crate::Context;
 use crate::context::event_ids;
 
-super::cases![
+super::case_list![
     one_read_is_one_snapshot,
     an_absent_session_is_none,
     recent_events_are_the_newest_in_order,

@@ -5,7 +5,7 @@ use seabed_core::{Error, Event, Json, State};
 
 use crate::Context;
 
-super::cases![
+super::case_list![
     times_that_no_server_holds_are_refused,
     json_that_not_every_backend_holds_is_refused,
     an_extra_key_that_doubles_a_field_is_refused,

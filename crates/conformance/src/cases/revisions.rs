@@ -5,7 +5,7 @@ use seabed_core::{Error, Event, State};
 
 use crate::Context;
 
-super::cases![
+super::case_list![
     stale_revision_conflicts,
     a_refused_append_stores_nothing,
     a_conflict_carries_the_actual_revision,

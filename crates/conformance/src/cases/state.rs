@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::Context;
 
-super::cases![
+super::case_list![
     state_is_shared_by_its_scope,
     initial_state_merges_into_what_is_there,
     nested_values_replace_and_nulls_stay,

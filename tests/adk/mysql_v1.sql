@@ -1,0 +1,6 @@
+CREATE TABLE adk_internal_metadata (`key` varchar(128) NOT NULL PRIMARY KEY, value varchar(256) NOT NULL);
+CREATE TABLE app_states (app_name varchar(128) NOT NULL PRIMARY KEY, state longtext NOT NULL, update_time datetime(6) NOT NULL);
+CREATE TABLE user_states (app_name varchar(128) NOT NULL, user_id varchar(128) NOT NULL, state longtext NOT NULL, update_time datetime(6) NOT NULL, PRIMARY KEY (app_name, user_id));
+CREATE TABLE sessions (app_name varchar(128) NOT NULL, user_id varchar(128) NOT NULL, id varchar(128) NOT NULL, state longtext NOT NULL, create_time datetime(6) NOT NULL, update_time datetime(6) NOT NULL, PRIMARY KEY (app_name, user_id, id));
+CREATE TABLE events (id varchar(128) NOT NULL, app_name varchar(128) NOT NULL, user_id varchar(128) NOT NULL, session_id varchar(128) NOT NULL, invocation_id varchar(256) NOT NULL, timestamp datetime(6) NOT NULL, event_data longtext, PRIMARY KEY (id, app_name, user_id, session_id), KEY idx_events_app_user_session_ts_id (app_name, user_id, session_id, timestamp DESC, id DESC), FOREIGN KEY (app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE);
+INSERT INTO adk_internal_metadata VALUES ('schema_version', '1')

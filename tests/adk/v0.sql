@@ -1,0 +1,1 @@
+CREATE TABLE events (id varchar(128) NOT NULL PRIMARY KEY, app_name varchar(128) NOT NULL, user_id varchar(128) NOT NULL, session_id varchar(128) NOT NULL, invocation_id varchar(256) NOT NULL, author varchar(256), actions varchar(256), timestamp timestamp NOT NULL)

@@ -1,0 +1,29 @@
+//! Servers in Docker containers.
+
+use testcontainers::core::IntoContainerPort;
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+
+use crate::server::ADMIN_PASSWORD;
+use crate::{Family, Kind};
+
+/// Starts a container of the official image, and gives the URL of its administrator. The server may not listen yet.
+pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericImage>, String)> {
+    let (image, tag) = kind.image();
+    let (port, variables) = match kind {
+        Kind::Postgres15 | Kind::Postgres18 => (5432, ["POSTGRES_PASSWORD"].as_slice()),
+        Kind::MySql9 => (3306, ["MYSQL_ROOT_PASSWORD"].as_slice()),
+        Kind::MariaDb => (3306, ["MARIADB_ROOT_PASSWORD"].as_slice()),
+    };
+    let image = GenericImage::new(image, tag).with_exposed_port(port.tcp());
+    let image = variables.iter().fold(image.into(), |image: testcontainers::ContainerRequest<_>, variable| {
+        image.with_env_var(*variable, ADMIN_PASSWORD)
+    });
+    let container = image.start().await?;
+    let address = format!("{}:{}", container.get_host().await?, container.get_host_port_ipv4(port.tcp()).await?);
+    let url = match kind.family() {
+        Family::Postgres => format!("postgres://postgres:{ADMIN_PASSWORD}@{address}/postgres"),
+        Family::MySql => format!("mysql://root:{ADMIN_PASSWORD}@{address}/mysql"),
+    };
+    Ok((container, url))
+}

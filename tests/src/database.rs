@@ -1,0 +1,137 @@
+//! A database of this test process alone.
+
+use seabed::sea_orm::{ConnectionTrait, DatabaseConnection};
+use url::Url;
+
+use crate::Family;
+
+/// The service's password: it holds what URLs must escape.
+const SERVICE_PASSWORD: &str = "p@ss:w/rd?#%";
+
+/// A new database, and two accounts: the server's administrator, and one that may only read and write rows.
+#[derive(Debug)]
+pub struct Database {
+    family: Family,
+    server_url: String,
+    name: String,
+}
+
+impl Database {
+    /// Makes a database with a name that nobody else has, without tables.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn create(family: Family, server_url: &str) -> anyhow::Result<Self> {
+        let name = format!("seabed_{:016x}", fastrand::u64(..));
+        let database = Self { family, server_url: server_url.to_owned(), name };
+        let name = &database.name;
+        // caching_sha2_password takes the long way, which needs TLS, when the server does not remember the account;
+        // FLUSH PRIVILEGES makes it forget.
+        database
+            .administrate(&match family {
+                Family::Postgres => vec![
+                    format!("CREATE DATABASE {name}"),
+                    format!("CREATE ROLE {name} LOGIN PASSWORD '{SERVICE_PASSWORD}'"),
+                ],
+                Family::MySql => vec![
+                    format!("CREATE DATABASE {name}"),
+                    format!("CREATE USER '{name}'@'%' IDENTIFIED BY '{SERVICE_PASSWORD}'"),
+                    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO '{name}'@'%'"),
+                    "FLUSH PRIVILEGES".to_owned(),
+                ],
+            })
+            .await?;
+        Ok(database)
+    }
+
+    /// Another database on the same server.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn another(&self) -> anyhow::Result<Self> {
+        Self::create(self.family, &self.server_url).await
+    }
+
+    /// The URL of the administrator, who may make tables.
+    ///
+    /// # Errors
+    /// When the server's URL is none.
+    pub fn admin_url(&self) -> anyhow::Result<String> {
+        let mut url = Url::parse(&self.server_url)?;
+        url.set_path(&self.name);
+        Ok(url.into())
+    }
+
+    /// The URL of the account that may only read and write rows.
+    ///
+    /// # Errors
+    /// When the server's URL is none.
+    pub fn service_url(&self) -> anyhow::Result<String> {
+        let mut url = Url::parse(&self.admin_url()?)?;
+        // `Url` escapes what must not stand in a password, but takes a percent sign for an escape.
+        let password = SERVICE_PASSWORD.replace('%', "%25");
+        let set = url.set_username(&self.name).and_then(|()| url.set_password(Some(&password)));
+        set.map_err(|()| anyhow::anyhow!("a URL without host"))?;
+        Ok(url.into())
+    }
+
+    /// The password in [`service_url`](Self::service_url), for tests that no error tells it.
+    pub fn service_password(&self) -> &'static str {
+        SERVICE_PASSWORD
+    }
+
+    /// A pool of the administrator's.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn admin(&self) -> anyhow::Result<DatabaseConnection> {
+        Ok(seabed::open(&self.admin_url()?).await?)
+    }
+
+    /// Makes the tables, and lets the service's account read and write their rows.
+    ///
+    /// # Errors
+    /// Those of the migration.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        seabed::migrate(&admin).await?;
+        self.grant(&admin).await?;
+        admin.close().await?;
+        Ok(())
+    }
+
+    /// Lets the service's account read and write the rows of the tables that are there.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn grant(&self, admin: &DatabaseConnection) -> anyhow::Result<()> {
+        if self.family == Family::Postgres {
+            let name = &self.name;
+            let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}");
+            admin.execute_unprepared(&grant).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops the database and the service's account.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        let name = &self.name;
+        self.administrate(&match self.family {
+            Family::Postgres => vec![format!("DROP DATABASE {name} WITH (FORCE)"), format!("DROP ROLE {name}")],
+            Family::MySql => vec![format!("DROP DATABASE {name}"), format!("DROP USER '{name}'@'%'")],
+        })
+        .await
+    }
+
+    async fn administrate(&self, statements: &[String]) -> anyhow::Result<()> {
+        let server = seabed::open(&self.server_url).await?;
+        for statement in statements {
+            server.execute_unprepared(statement).await?;
+        }
+        server.close().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,23 @@
+//! Finds, starts and stops the database servers that the tests run on.
+//!
+//! Each kind of server is looked for in this order:
+//!
+//! 1. a URL in the environment, of an account that may make databases and users (`SEABED_TEST_POSTGRES_15_URL`, …);
+//! 2. Docker, through testcontainers and the official images;
+//! 3. server programs on this machine, started on a data directory and a loopback port of their own;
+//! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` asks for it.
+//!
+//! One server of a kind serves a whole run. Each test process makes a database of its own on it, and an account that may
+//! only SELECT, INSERT, UPDATE and DELETE, which is the one that the service under test uses.
+
+mod container;
+mod database;
+mod kind;
+mod program;
+mod report;
+mod server;
+
+pub use database::Database;
+pub use kind::{Family, Kind};
+pub use report::Report;
+pub use server::{Servers, Unavailable};

@@ -1,0 +1,204 @@
+//! Servers that are installed on this machine, on a data directory and a loopback port of their own.
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::Kind;
+use crate::server::ADMIN_PASSWORD;
+
+/// A running server. Its supervisor ends it, and removes its data, when the pipe that this process holds is closed: on
+/// [`stop`](Program::stop), and also when this process is killed.
+#[derive(Debug)]
+pub(crate) struct Program {
+    supervisor: Child,
+    data: Option<TempDir>,
+}
+
+/// Runs "$2"… until standard input is closed, ends it with signal $0, and removes the folder $1.
+const SUPERVISE: &str = r#"folder=$1; shift; "$@" & cat; kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
+
+impl Program {
+    /// Starts the newest installed server that is of `kind`, and gives the URL of its administrator. The server may not
+    /// listen yet.
+    pub(crate) async fn start(kind: Kind) -> anyhow::Result<(Self, String)> {
+        match kind {
+            Kind::Postgres15 => Self::postgres(|version| (15..18).contains(&version)).await,
+            Kind::Postgres18 => Self::postgres(|version| version >= 18).await,
+            Kind::MySql9 => Self::mysql("mysqld", |version| version.contains("MySQL") || version.contains("Ver 9")).await,
+            Kind::MariaDb => Self::mysql("mariadbd", |version| version.contains("MariaDB")).await,
+        }
+        .with_context(|| format!("{} is not installed", kind.package()))
+    }
+
+    async fn postgres(fits: impl Fn(u32) -> bool) -> anyhow::Result<(Self, String)> {
+        let mut installed = Vec::new();
+        for program in candidates("postgres") {
+            let version = version(&program).await.unwrap_or_default();
+            let major = version.split(|c: char| !c.is_ascii_digit()).find_map(|word| word.parse().ok());
+            installed.extend(major.filter(|major| fits(*major)).map(|major: u32| (major, program)));
+        }
+        let (_, postgres) = installed.into_iter().max().context("no fitting program `postgres`")?;
+        let account = Account::of(&["postgres", "nobody"]);
+        let folder = account.folder()?;
+        let password = folder.path().join("password");
+        std::fs::write(&password, ADMIN_PASSWORD)?;
+        let data = folder.path().join("data");
+        let mut initialize = account.command(postgres.with_file_name("initdb"));
+        initialize.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
+        initialize.arg("--pwfile").arg(&password).arg("--pgdata").arg(&data);
+        run(initialize).await?;
+        let port = free_port()?;
+        let arguments = ["-h", "127.0.0.1", "-p", &port.to_string(), "-k"].map(PathBuf::from);
+        let arguments = arguments.into_iter().chain([folder.path().into(), "-D".into(), data]);
+        let program = account.supervise("QUIT", folder, &postgres, arguments)?;
+        Ok((program, format!("postgres://postgres:{ADMIN_PASSWORD}@127.0.0.1:{port}/postgres")))
+    }
+
+    async fn mysql(name: &str, fits: impl Fn(&str) -> bool) -> anyhow::Result<(Self, String)> {
+        let mut installed = None;
+        for program in candidates(name) {
+            if version(&program).await.is_ok_and(|version| fits(&version)) {
+                installed = Some(program);
+            }
+        }
+        let server = installed.with_context(|| format!("no fitting program `{name}`"))?;
+        let account = Account::of(&["mysql", "nobody"]);
+        let folder = account.folder()?;
+        let data = folder.path().join("data");
+        let datadir = format!("--datadir={}", data.display());
+        let mut initialize = if name == "mariadbd" {
+            let install = candidates("mariadb-install-db").into_iter().next().context("no `mariadb-install-db`")?;
+            let mut initialize = account.command(install);
+            initialize.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+            initialize
+        } else {
+            let mut initialize = account.command(server.clone());
+            initialize.args(["--no-defaults", "--initialize-insecure"]);
+            initialize
+        };
+        initialize.arg(&datadir);
+        run(initialize).await?;
+        let admin = folder.path().join("admin.sql");
+        std::fs::write(
+            &admin,
+            format!(
+                "CREATE USER 'admin'@'%' IDENTIFIED BY '{ADMIN_PASSWORD}';\n\
+                 GRANT ALL ON *.* TO 'admin'@'%' WITH GRANT OPTION;\n"
+            ),
+        )?;
+        let port = free_port()?;
+        let arguments = [
+            "--no-defaults".to_owned(),
+            datadir,
+            "--skip-name-resolve".to_owned(),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--port={port}"),
+            format!("--socket={}", folder.path().join("socket").display()),
+            format!("--pid-file={}", folder.path().join("pid").display()),
+            format!("--init-file={}", admin.display()),
+        ];
+        let program = account.supervise("KILL", folder, &server, arguments.into_iter().map(PathBuf::from))?;
+        Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
+    }
+
+    /// Ends the server and removes its data.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        drop(self.supervisor.stdin.take());
+        self.supervisor.wait().await?;
+        drop(self.data.take());
+        Ok(())
+    }
+}
+
+/// Who runs the server: PostgreSQL refuses root, so root becomes somebody else for it.
+struct Account(Option<&'static str>);
+
+impl Account {
+    fn of(preferred: &[&'static str]) -> Self {
+        let root = std::fs::read_to_string("/proc/self/status")
+            .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
+        let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let exists = |name: &&&str| accounts.lines().any(|line| line.starts_with(&format!("{name}:")));
+        Self(preferred.iter().find(exists).copied().filter(|_| root))
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        match self.0 {
+            Some(account) => {
+                let mut command = Command::new("runuser");
+                command.args(["-u", account, "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
+    }
+
+    /// A folder of the account's.
+    fn folder(&self) -> anyhow::Result<TempDir> {
+        let folder = tempfile::Builder::new().prefix("seabed-server-").tempdir()?;
+        if let Some(account) = self.0 {
+            let owned = std::process::Command::new("chown").arg(account).arg(folder.path()).status()?;
+            anyhow::ensure!(owned.success(), "chown failed");
+        }
+        Ok(folder)
+    }
+
+    fn supervise(
+        &self,
+        signal: &str,
+        folder: TempDir,
+        server: &Path,
+        arguments: impl Iterator<Item = PathBuf>,
+    ) -> anyhow::Result<Program> {
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        let supervisor = self
+            .command("sh")
+            .args(["-c", SUPERVISE, signal])
+            .arg(folder.path())
+            .arg(server)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir(folder.path())
+            .spawn()?;
+        Ok(Program { supervisor, data: Some(folder) })
+    }
+}
+
+/// Where a program may be: the search path, and Debian's folders off it.
+fn candidates(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from));
+    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+        folders.extend(versions.flatten().map(|version| version.path().join("bin")));
+    }
+    let mut programs: Vec<_> = folders.iter().filter_map(|folder| folder.join(name).canonicalize().ok()).collect();
+    programs.sort();
+    programs.dedup();
+    programs
+}
+
+async fn version(program: &Path) -> anyhow::Result<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn run(mut command: Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).current_dir("/").output().await?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

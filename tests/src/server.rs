@@ -1,0 +1,153 @@
+//! One server of each kind for a whole run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use seabed::sea_orm::{ConnectionTrait, Statement};
+use testcontainers::{ContainerAsync, GenericImage};
+use tokio::sync::OnceCell;
+
+use crate::program::Program;
+use crate::{Database, Kind, container};
+
+/// The administrator's password on servers that the harness starts.
+pub(crate) const ADMIN_PASSWORD: &str = "harness-admin";
+/// How long a server may take to start, on a slow machine.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Why there is no server of a kind.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    /// What was tried, and what to install.
+    pub reason: String,
+    /// Whether `SEABED_REQUIRE` asks for it, so that its cases fail.
+    pub required: bool,
+}
+
+/// The servers, each started when it is first asked for.
+#[derive(Debug)]
+pub struct Servers(HashMap<Kind, OnceCell<Result<Server, Unavailable>>>);
+
+#[derive(Debug)]
+struct Server {
+    version: String,
+    origin: Origin,
+    /// The database of this process.
+    database: Arc<Database>,
+}
+
+/// How a server was got, and what to stop.
+#[derive(Debug)]
+enum Origin {
+    Environment(String),
+    Container(Box<ContainerAsync<GenericImage>>),
+    Program(Program),
+}
+
+impl Default for Servers {
+    fn default() -> Self {
+        Self(Kind::ALL.map(|kind| (kind, OnceCell::new())).into())
+    }
+}
+
+impl Servers {
+    /// The database of this process on the server of `kind`.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when no such server can be had.
+    pub async fn database(&self, kind: Kind) -> Result<Arc<Database>, Unavailable> {
+        let server = self.0[&kind].get_or_init(|| async {
+            Server::find(kind).await.map_err(|error| Unavailable { reason: format!("{error:#}"), required: required(kind) })
+        });
+        server.await.as_ref().map(|server| server.database.clone()).map_err(Clone::clone)
+    }
+
+    /// Version and origin of the server of `kind`, if it was asked for.
+    pub fn describe(&self, kind: Kind) -> Option<(String, String)> {
+        Some(match self.0[&kind].get()? {
+            Ok(server) => (server.version.clone(), server.origin.describe(kind)),
+            Err(unavailable) => ("none".to_owned(), unavailable.reason.clone()),
+        })
+    }
+
+    /// Removes the databases of this process, and stops what was started.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed or stopped, after all others were.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        for server in self.0.into_values().filter_map(OnceCell::into_inner).flatten() {
+            let stopped = match server.origin {
+                Origin::Environment(_) => server.database.remove().await,
+                Origin::Container(container) => container.rm().await.map_err(Into::into),
+                Origin::Program(program) => program.stop().await,
+            };
+            outcome = outcome.and(stopped);
+        }
+        outcome
+    }
+}
+
+/// Whether `SEABED_REQUIRE` holds `all` or the name of `kind`, separated by commas.
+fn required(kind: Kind) -> bool {
+    let required = std::env::var("SEABED_REQUIRE").unwrap_or_default();
+    required.split(',').map(str::trim).any(|name| name == "all" || name == kind.name())
+}
+
+impl Server {
+    async fn find(kind: Kind) -> anyhow::Result<Self> {
+        let (origin, url) = if let Ok(url) = std::env::var(kind.variable()) {
+            (Origin::Environment(kind.variable()), url)
+        } else {
+            match container::start(kind).await {
+                Ok((container, url)) => (Origin::Container(Box::new(container)), url),
+                Err(docker) => {
+                    let started = Program::start(kind).await;
+                    let no_docker = || format!("no container either ({docker:#}), and no {}", kind.variable());
+                    let (program, url) = started.with_context(no_docker)?;
+                    (Origin::Program(program), url)
+                }
+            }
+        };
+        let version = wait_until_ready(&url).await.with_context(|| format!("{} did not start", kind.name()))?;
+        let database = Arc::new(Database::create(kind.family(), &url).await?);
+        Ok(Self { version, origin, database })
+    }
+}
+
+impl Origin {
+    fn describe(&self, kind: Kind) -> String {
+        match self {
+            Self::Environment(variable) => format!("URL in {variable}"),
+            Self::Container(_) => {
+                let (image, tag) = kind.image();
+                format!("Docker, image {image}:{tag}")
+            }
+            Self::Program(_) => "program of this machine".to_owned(),
+        }
+    }
+}
+
+/// Asks for the version until there is an answer.
+async fn wait_until_ready(url: &str) -> anyhow::Result<String> {
+    let started = Instant::now();
+    loop {
+        match version(url).await {
+            Ok(version) => return Ok(version),
+            Err(error) if started.elapsed() > START_TIMEOUT => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+async fn version(url: &str) -> anyhow::Result<String> {
+    let connection = seabed::open(url).await?;
+    let version = Statement::from_string(connection.get_database_backend(), "SELECT VERSION() AS version");
+    let row = connection.query_one_raw(version).await?.context("no version")?;
+    let version: String = row.try_get("", "version")?;
+    connection.close().await?;
+    let numbered = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    Ok(numbered.unwrap_or(&version).to_owned())
+}

@@ -1,0 +1,103 @@
+//! Connecting: what goes wrong is told with what to do, and without the password.
+
+use std::error::Error as _;
+
+use anyhow::{Context as _, ensure};
+use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
+
+use crate::fixture::Fixture;
+
+crate::database_cases![
+    a_missing_schema_is_told_with_what_to_do,
+    an_unknown_schema_version_is_refused_by_name,
+    a_wrong_password_is_refused_without_telling_it,
+    an_unreachable_server_is_unavailable,
+    urls_that_cannot_be_understood_are_invalid,
+    the_service_account_may_not_change_tables,
+];
+
+/// The whole chain of an error, in both of its forms.
+fn told(error: &Error) -> String {
+    let mut told = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        told += &format!(" {cause} {cause:?}");
+        source = cause.source();
+    }
+    told
+}
+
+async fn a_missing_schema_is_told_with_what_to_do(fixture: &Fixture) -> anyhow::Result<()> {
+    let error = seabed::connect(&fixture.service_url).await.err().context("connected without tables")?;
+    ensure!(error.backend_kind() == Some(BackendErrorKind::Schema), "{error:?}");
+    ensure!(error.to_string().contains("seabed-migrate up"), "{error}");
+    Ok(())
+}
+
+async fn an_unknown_schema_version_is_refused_by_name(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    drop(service);
+    fixture.execute("UPDATE adk_internal_metadata SET value = '7'").await?;
+    let service = seabed::connect(&fixture.service_url).await.err().context("connected to a schema of version 7")?;
+    fixture.execute("DROP TABLE seabed_migrations").await?;
+    let migration = seabed::migrate(&fixture.admin).await.err().context("migrated a schema of version 7")?;
+    for error in [service, migration] {
+        ensure!(error.backend_kind() == Some(BackendErrorKind::Schema), "{error:?}");
+        ensure!(error.to_string().contains("\"7\""), "{error}");
+    }
+    Ok(())
+}
+
+async fn a_wrong_password_is_refused_without_telling_it(fixture: &Fixture) -> anyhow::Result<()> {
+    let Some(database) = fixture.database() else { return Ok(()) };
+    let mut url = url::Url::parse(&fixture.service_url)?;
+    ensure!(url.set_password(Some("wrong-guess")).is_ok());
+    let error = seabed::connect(url.as_str()).await.err().context("connected with a wrong password")?;
+    ensure!(error.backend_kind() == Some(BackendErrorKind::Unexpected), "{error:?}");
+    ensure!(error.to_string().contains("password"), "{error}");
+    ensure!(!told(&error).contains("wrong-guess"), "the error tells the password: {}", told(&error));
+    if let Ok(options) = fixture.service_url.parse::<seabed::PostgresOptions>() {
+        ensure!(!format!("{options:?}").contains(database.service_password()));
+    }
+    Ok(())
+}
+
+async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Result<()> {
+    let url = if fixture.kind.is_some() {
+        let closed = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let mut url = url::Url::parse(&fixture.service_url)?;
+        ensure!(url.set_port(Some(closed)).is_ok());
+        url.to_string()
+    } else {
+        "sqlite:///no/such/folder/seabed.db".to_owned()
+    };
+    let error = seabed::connect(&url).await.err().context("connected to nothing")?;
+    ensure!(error.backend_kind() == Some(BackendErrorKind::Unavailable) && error.is_retryable(), "{error:?}");
+    if let Some(database) = fixture.database() {
+        ensure!(!told(&error).contains(database.service_password()));
+    }
+    Ok(())
+}
+
+async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Result<()> {
+    for url in ["", "secret", "oracle://u:secret@h/d", "postgres://u:secret@h:port/d", "mysql://u:secret@[/d", "sqlite:x?secret=1"] {
+        let error = seabed::connect(url).await.err().with_context(|| format!("connected to {url:?}"))?;
+        ensure!(matches!(error, Error::Invalid { field: "url", .. }), "{url}: {error:?}");
+        ensure!(!told(&error).contains("u:secret"), "{}", told(&error));
+    }
+    Ok(())
+}
+
+/// Law 8: the suite runs as an account that could not issue DDL if the service tried.
+async fn the_service_account_may_not_change_tables(fixture: &Fixture) -> anyhow::Result<()> {
+    use seabed::sea_orm::ConnectionTrait;
+    let service = fixture.migrated().await?;
+    service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?;
+    if fixture.database().is_some() {
+        let pool = seabed::open(&fixture.service_url).await?;
+        for ddl in ["CREATE TABLE t (a int)", "DROP TABLE events", "ALTER TABLE events ADD COLUMN a int"] {
+            ensure!(pool.execute_unprepared(ddl).await.is_err(), "the account may {ddl}");
+        }
+    }
+    Ok(())
+}

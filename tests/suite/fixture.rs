@@ -1,0 +1,96 @@
+//! A database of one case.
+
+use seabed::DynSessionService;
+use seabed::sea_orm::{ConnectionTrait, DatabaseConnection};
+use seabed_tests::{Database, Family, Kind};
+use tempfile::TempDir;
+
+use crate::targets::sqlite_url;
+
+/// A new database, and a pool of its administrator.
+pub(crate) struct Fixture {
+    pub(crate) admin: DatabaseConnection,
+    /// For the service: on servers, of an account that may only read and write rows.
+    pub(crate) service_url: String,
+    /// For migrations.
+    pub(crate) admin_url: String,
+    /// The kind of the server; `None` for SQLite.
+    pub(crate) kind: Option<Kind>,
+    store: Store,
+}
+
+enum Store {
+    Server(Database),
+    File(TempDir),
+}
+
+impl Fixture {
+    pub(crate) async fn on_server(kind: Kind, database: Database) -> anyhow::Result<Self> {
+        Ok(Self {
+            admin: database.admin().await?,
+            service_url: database.service_url()?,
+            admin_url: database.admin_url()?,
+            kind: Some(kind),
+            store: Store::Server(database),
+        })
+    }
+
+    pub(crate) async fn in_file() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let url = sqlite_url(&folder);
+        Ok(Self {
+            admin: seabed::open(&url).await?,
+            service_url: url.clone(),
+            admin_url: url,
+            kind: None,
+            store: Store::File(folder),
+        })
+    }
+
+    /// The server, if it is one.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        match &self.store {
+            Store::Server(database) => Some(database),
+            Store::File(_) => None,
+        }
+    }
+
+    /// The tables, the rights, and a service.
+    pub(crate) async fn migrated(&self) -> anyhow::Result<DynSessionService> {
+        seabed::migrate(&self.admin).await?;
+        self.service().await
+    }
+
+    /// A service on the tables that are there.
+    pub(crate) async fn service(&self) -> anyhow::Result<DynSessionService> {
+        if let Store::Server(database) = &self.store {
+            database.grant(&self.admin).await?;
+        }
+        Ok(seabed::connect(&self.service_url).await?)
+    }
+
+    /// Runs statements that are separated by semicolons at the ends of lines.
+    pub(crate) async fn execute(&self, statements: &str) -> anyhow::Result<()> {
+        for statement in statements.split(";\n") {
+            self.admin.execute_unprepared(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// What google-adk makes in an empty database of this kind.
+    pub(crate) fn adk_schema_v1(&self) -> &'static str {
+        match self.kind.map(Kind::family) {
+            Some(Family::Postgres) => include_str!("../adk/postgres_v1.sql"),
+            Some(Family::MySql) => include_str!("../adk/mysql_v1.sql"),
+            None => include_str!("../adk/sqlite_v1.sql"),
+        }
+    }
+
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        self.admin.close().await?;
+        match self.store {
+            Store::Server(database) => database.remove().await,
+            Store::File(folder) => Ok(folder.close()?),
+        }
+    }
+}

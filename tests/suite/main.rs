@@ -1,0 +1,98 @@
+//! Everything that runs on real databases: the conformance suite on seven targets, and the cases that need a database's
+//! own hands: processes, migrations, corrupt rows, connections, transactions.
+//!
+//! Run it with `cargo xtask test`, or `cargo test -p seabed-tests -- FILTER`.
+
+mod connections;
+mod fixture;
+mod migrations;
+mod processes;
+mod rows;
+mod targets;
+mod transactions;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use seabed_tests::Report;
+use tokio::runtime::Runtime;
+
+use fixture::Fixture;
+use targets::{Store, Stores};
+
+/// A case on a database of its own, which has no tables yet.
+type DatabaseCase = (&'static str, fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>);
+
+/// Makes a list of cases out of functions of the same names.
+macro_rules! database_cases {
+    ($($case:ident),* $(,)?) => {
+        pub(crate) const CASES: &[crate::DatabaseCase] =
+            &[$((stringify!($case), |fixture| Box::pin($case(fixture)))),*];
+    };
+}
+pub(crate) use database_cases;
+
+fn main() -> ExitCode {
+    let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));
+    if let Some(outcome) = processes::run_as_child(&runtime) {
+        return outcome;
+    }
+    let arguments = Arguments::from_args();
+    let stores = Arc::new(Stores::default());
+    let report = Report::default();
+    let mut trials = Vec::new();
+    for store in Store::ALL {
+        let target = stores.target(store);
+        for case in seabed_conformance::cases() {
+            let (runtime, target, report) = (runtime.clone(), target.clone(), report.clone());
+            let name = format!("{}::{}", store.name(), case.name);
+            trials.push(Trial::ignorable_test(name, move || {
+                report.count(store.name(), || runtime.block_on(case.run(&target)))
+            }));
+        }
+        let cases = [connections::CASES, migrations::CASES, processes::CASES, rows::CASES, transactions::CASES];
+        for (name, case) in cases.into_iter().flatten().filter(|_| store.is_shared_by_processes()) {
+            let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());
+            let name = format!("{}::{name}", store.name());
+            trials.push(Trial::ignorable_test(name, move || {
+                report.count(store.name(), || runtime.block_on(run_on_fixture(&stores, store, *case)))
+            }));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        println!("{}", stores.finish(&report));
+    }
+    let stopped = runtime.block_on(async move {
+        let stores = Arc::into_inner(stores);
+        match stores {
+            Some(stores) => stores.stop().await,
+            None => anyhow::bail!("a case still holds the servers"),
+        }
+    });
+    match stopped {
+        Ok(()) => conclusion.exit_code(),
+        Err(error) => {
+            eprintln!("a server could not be stopped: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_on_fixture(
+    stores: &Stores,
+    store: Store,
+    case: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
+) -> Result<Completion, Failed> {
+    let fixture = match stores.fixture(store).await {
+        Ok(fixture) => fixture,
+        Err(unavailable) if unavailable.required => return Err(unavailable.reason.into()),
+        Err(unavailable) => return Ok(Completion::ignored_with(unavailable.reason)),
+    };
+    let outcome = case(&fixture).await;
+    let removed = fixture.remove().await;
+    outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;
+    Ok(Completion::Completed)
+}

@@ -1,0 +1,80 @@
+//! Rows that cannot be decoded: named, and hiding no other.
+
+use anyhow::{Context as _, ensure};
+use seabed::{
+    AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents, ListSessions,
+    SessionId, SessionKey, SessionScope, State, UserKey,
+};
+
+use crate::fixture::Fixture;
+
+crate::database_cases![
+    a_corrupt_event_is_named_and_hides_no_other,
+    a_corrupt_session_is_named_and_hides_no_other,
+    a_corrupt_app_state_is_named_and_nothing_is_written,
+];
+
+async fn session(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
+    let request = CreateSession::new(UserKey::try_new("app", "alice")?).with_session_id(SessionId::try_new(id)?);
+    Ok(service.create_session(request.with_state(State::new().with("app:k", 1))).await?.key)
+}
+
+fn append(key: &SessionKey, event: Event) -> AppendEvent {
+    AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
+}
+
+/// That the error is of kind `Corrupt`, holds each of `words`, and no stored value.
+#[track_caller]
+fn expect_corrupt(error: &Error, words: &[&str]) -> anyhow::Result<()> {
+    let message = error.to_string();
+    ensure!(error.backend_kind() == Some(BackendErrorKind::Corrupt) && !error.is_retryable(), "{error:?}");
+    ensure!(words.iter().all(|word| message.contains(word)), "{message:?} does not name {words:?}");
+    ensure!(!message.contains("secret"), "{message:?} tells a stored value");
+    Ok(())
+}
+
+async fn a_corrupt_event_is_named_and_hides_no_other(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    for id in ["e1", "e2", "e3"] {
+        service.append_event(append(&key, Event::new("user").with_id(id))).await?;
+    }
+    fixture.execute("UPDATE events SET event_data = '{\"author\": {\"secret\": 1}}' WHERE id = 'e2'").await?;
+    let error = service.get_session(GetSession::new(key.clone())).await.err().context("a corrupt event was read")?;
+    expect_corrupt(&error, &["events.event_data", "e2", "alice"])?;
+    let page = service.list_events(ListEvents::new(key.clone())).await?;
+    let ids: Vec<_> = page.items.iter().map(|item| item.as_ref().ok().map(|event| event.id.as_str())).collect();
+    ensure!(ids == [Some("e1"), None, Some("e3")], "{ids:?}");
+    let error = page.items[1].as_ref().err().context("a corrupt event was read")?;
+    expect_corrupt(error, &["events.event_data", "e2"])?;
+    // The session still takes events.
+    service.append_event(append(&key, Event::new("user").with_id("e4"))).await?;
+    Ok(())
+}
+
+async fn a_corrupt_session_is_named_and_hides_no_other(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    for id in ["s1", "s2", "s3"] {
+        session(&service, id).await?;
+    }
+    fixture.execute("UPDATE sessions SET state = '[\"secret\"]' WHERE id = 's2'").await?;
+    let page = service.list_sessions(ListSessions::new(SessionScope::User(UserKey::try_new("app", "alice")?))).await?;
+    let (sessions, errors): (Vec<_>, Vec<_>) = page.items.into_iter().partition(Result::is_ok);
+    ensure!(sessions.len() == 2 && errors.len() == 1);
+    for error in errors.into_iter().filter_map(Result::err) {
+        expect_corrupt(&error, &["sessions.state", "s2"])?;
+    }
+    Ok(())
+}
+
+async fn a_corrupt_app_state_is_named_and_nothing_is_written(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    fixture.execute("UPDATE app_states SET state = '\"secret\"'").await?;
+    let event = Event::new("user").with_state_delta(State::new().with("app:k", 2));
+    let error = service.append_event(append(&key, event)).await.err().context("a corrupt state was merged into")?;
+    expect_corrupt(&error, &["app_states.state", "app"])?;
+    let page = service.list_events(ListEvents::new(key)).await?;
+    ensure!(page.items.is_empty(), "an event without its state was stored");
+    Ok(())
+}

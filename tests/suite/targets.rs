@@ -1,0 +1,160 @@
+//! The seven targets.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use seabed::{DynSessionService, MemorySessionService};
+use seabed_conformance::{Opened, Target};
+use seabed_tests::{Database, Kind, Report, Servers, Unavailable};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::fixture::Fixture;
+
+/// Where sessions are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Memory,
+    SqliteMemory,
+    SqliteFile,
+    Server(Kind),
+}
+
+impl Store {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::SqliteMemory,
+        Self::SqliteFile,
+        Self::Server(Kind::ALL[0]),
+        Self::Server(Kind::ALL[1]),
+        Self::Server(Kind::ALL[2]),
+        Self::Server(Kind::ALL[3]),
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::SqliteMemory => "sqlite_memory",
+            Self::SqliteFile => "sqlite_file",
+            Self::Server(kind) => kind.name(),
+        }
+    }
+
+    /// Whether several processes can work on it, so that it has cases of its own.
+    pub(crate) fn is_shared_by_processes(self) -> bool {
+        matches!(self, Self::SqliteFile | Self::Server(_))
+    }
+}
+
+/// The stores of this process, each made when it is first asked for.
+#[derive(Default)]
+pub(crate) struct Stores {
+    memory: MemorySessionService,
+    sqlite_memory: OnceCell<DynSessionService>,
+    sqlite_file: OnceCell<(TempDir, String)>,
+    servers: Servers,
+    migrated: [OnceCell<Arc<Database>>; Kind::ALL.len()],
+}
+
+impl Stores {
+    /// The conformance suite's view of `store`.
+    pub(crate) fn target(self: &Arc<Self>, store: Store) -> Target {
+        let stores = Arc::downgrade(self);
+        Target::new(store.name(), move || {
+            let stores = stores.upgrade();
+            async move {
+                let stores = stores.context("the run is over")?;
+                match stores.open(store).await {
+                    Ok(service) => Ok(Opened::Service(service)),
+                    Err(error) => match error.downcast::<Ignored>() {
+                        Ok(Ignored(reason)) => Ok(Opened::Ignored(reason)),
+                        Err(error) => Err(error),
+                    },
+                }
+            }
+        })
+    }
+
+    async fn open(&self, store: Store) -> anyhow::Result<DynSessionService> {
+        match store {
+            Store::Memory => Ok(Arc::new(self.memory.clone())),
+            Store::SqliteMemory => {
+                let service = self.sqlite_memory.get_or_try_init(|| async {
+                    let database = seabed::open("sqlite::memory:").await?;
+                    seabed::migrate(&database).await?;
+                    anyhow::Ok(seabed::from_connection(database).await?)
+                });
+                Ok(service.await?.clone())
+            }
+            Store::SqliteFile => {
+                let file = self.sqlite_file.get_or_try_init(|| async {
+                    let folder = tempfile::tempdir()?;
+                    let url = sqlite_url(&folder);
+                    let database = seabed::open(&url).await?;
+                    seabed::migrate(&database).await?;
+                    database.close().await?;
+                    anyhow::Ok((folder, url))
+                });
+                Ok(seabed::connect(&file.await?.1).await?)
+            }
+            Store::Server(kind) => {
+                let index = Kind::ALL.iter().position(|other| *other == kind).unwrap_or_default();
+                let database = self.migrated[index].get_or_try_init(|| async {
+                    let database = self.servers.database(kind).await.map_err(not_available)?;
+                    database.migrate().await?;
+                    anyhow::Ok(database)
+                });
+                // The account that may only read and write rows, and needs TLS on MySQL.
+                Ok(seabed::connect(&database.await?.service_url()?).await?)
+            }
+        }
+    }
+
+    /// A new database on `store`, without tables.
+    pub(crate) async fn fixture(&self, store: Store) -> Result<Fixture, Unavailable> {
+        let failed = |error: anyhow::Error| Unavailable { reason: format!("{error:#}"), required: true };
+        if let Store::Server(kind) = store {
+            let database = self.servers.database(kind).await?;
+            let database = database.another().await.map_err(failed)?;
+            return Fixture::on_server(kind, database).await.map_err(failed);
+        }
+        Fixture::in_file().await.map_err(failed)
+    }
+
+    /// The table of outcomes, also written to where `SEABED_TEST_REPORT` says.
+    pub(crate) fn finish(&self, report: &Report) -> String {
+        let table = report.table(&self.servers);
+        if let Ok(path) = std::env::var("SEABED_TEST_REPORT")
+            && let Err(error) = std::fs::write(&path, &table)
+        {
+            eprintln!("the report could not be written to {path}: {error}");
+        }
+        table
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.servers.stop().await
+    }
+}
+
+/// A target that cannot be had, and need not be.
+#[derive(Debug)]
+struct Ignored(String);
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Ignored {}
+
+fn not_available(unavailable: Unavailable) -> anyhow::Error {
+    if unavailable.required { anyhow::anyhow!(unavailable.reason) } else { Ignored(unavailable.reason).into() }
+}
+
+/// A database file in `folder`, made when it is missing.
+pub(crate) fn sqlite_url(folder: &TempDir) -> String {
+    format!("sqlite://{}?mode=rwc", folder.path().join("seabed.db").display())
+}
+

@@ -1,0 +1,143 @@
+//! Pools and transactions of the user's own.
+
+use anyhow::ensure;
+use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionOptions, TransactionTrait};
+use seabed::sql::{Dialect, SqlSessionService};
+use seabed::{
+    AppName, AppendEvent, Appended, CreateSession, Error, Event, ExpectedRevision, GetSession, SessionKey,
+    SessionService, State, UserKey,
+};
+use seabed_tests::{Family, Kind};
+use tokio::task::JoinSet;
+
+use crate::fixture::Fixture;
+
+crate::database_cases![
+    an_event_is_stored_with_the_transaction_of_its_caller,
+    a_refused_event_leaves_the_transaction_of_its_caller_usable,
+    a_pool_of_the_users_own_loses_no_race,
+    a_pool_of_another_database_is_refused,
+];
+
+/// Calls a function that is generic over the dialect with the fixture's.
+macro_rules! with_dialect {
+    ($fixture:expr, $function:ident) => {
+        match $fixture.kind.map(Kind::family) {
+            Some(Family::Postgres) => {
+                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+            }
+            Some(Family::MySql) => {
+                $function(seabed::MySqlSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+            }
+            None => $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await,
+        }
+    };
+}
+
+fn append(key: &SessionKey, event: Event) -> AppendEvent {
+    AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
+}
+
+fn options<D: Dialect>(_: &SqlSessionService<D>) -> TransactionOptions {
+    D::transaction_options()
+}
+
+async fn an_event_is_stored_with_the_transaction_of_its_caller(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        fixture.execute("CREATE TABLE orders (event_id varchar(64))").await?;
+        let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+        for commit in [false, true] {
+            let delta = State::new().with("k", 1).with("app:k", 1).with("user:k", 1);
+            let event = Event::new("user").with_state_delta(delta);
+            let transaction = fixture.admin.begin_with_options(options(&service)).await?;
+            service.append_event_in(&transaction, append(&key, event)).await?;
+            transaction.execute_unprepared("INSERT INTO orders VALUES ('e')").await?;
+            if commit { transaction.commit().await? } else { transaction.rollback().await? }
+            let session = service.get_session(GetSession::new(key.clone())).await?;
+            let session = session.ok_or_else(|| anyhow::anyhow!("the session is gone"))?;
+            let expected = if commit { (1, 3, 1) } else { (0, 0, 0) };
+            let stored = (session.events.len(), session.state.len(), count(&fixture.admin, "orders").await?);
+            ensure!(stored == expected, "{stored:?}");
+        }
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    with_dialect!(fixture, check)
+}
+
+async fn a_refused_event_leaves_the_transaction_of_its_caller_usable(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let session = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?;
+        let key = session.key.clone();
+        service.append_event(append(&key, Event::new("user").with_id("taken"))).await?;
+        let transaction = fixture.admin.begin_with_options(options(&service)).await?;
+        let stale = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(session.revision));
+        let reused = append(&key, Event::new("other").with_id("taken"));
+        let nowhere = append(&SessionKey::try_new("app", "alice", "nothing")?, Event::new("user"));
+        let refused = service.append_event_in(&transaction, stale).await;
+        ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
+        let refused = service.append_event_in(&transaction, reused).await;
+        ensure!(matches!(refused, Err(Error::EventIdReused { .. })), "{refused:?}");
+        let refused = service.append_event_in(&transaction, nowhere).await;
+        ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+        let stored = service.append_event_in(&transaction, append(&key, Event::new("user"))).await?;
+        ensure!(matches!(stored, Appended::Stored(_)));
+        transaction.commit().await?;
+        ensure!(count(&fixture.admin, "events").await? == 2);
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    with_dialect!(fixture, check)
+}
+
+/// sea-orm's own pool: REPEATABLE READ on MySQL, and no settings of Seabed's anywhere.
+async fn a_pool_of_the_users_own_loses_no_race(fixture: &Fixture) -> anyhow::Result<()> {
+    const TASKS: usize = 50;
+    seabed::migrate(&fixture.admin).await?;
+    let mut plain = seabed::sea_orm::ConnectOptions::new(fixture.admin_url.clone());
+    plain.max_connections(10);
+    let plain = seabed::sea_orm::Database::connect(plain).await?;
+    let service = seabed::from_connection(plain.clone()).await?;
+    let mut tasks = JoinSet::new();
+    for number in 0..TASKS {
+        let service = service.clone();
+        tasks.spawn(async move {
+            let user = UserKey::try_new("app", format!("user{}", number % 7))?;
+            let state = State::new().with(format!("app:a{number}"), 1).with(format!("user:a{number}"), 1);
+            let mut key = service.create_session(CreateSession::new(user).with_state(state)).await?.key;
+            if number % 2 == 0 {
+                key = SessionKey::try_new("app", "user0", "shared")?;
+                let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+                match service.create_session(create).await {
+                    Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+            let delta = State::new().with(format!("app:b{number}"), 1).with(format!("b{number}"), 1);
+            service.append_event(append(&key, Event::new("user").with_state_delta(delta))).await
+        });
+    }
+    for outcome in tasks.join_all().await {
+        outcome?;
+    }
+    ensure!(service.get_app_state(&AppName::try_new("app")?).await?.len() == 2 * TASKS);
+    let shared = GetSession::new(SessionKey::try_new("app", "user0", "shared")?);
+    ensure!(service.get_session(shared).await?.is_some_and(|session| session.events.len() == TASKS / 2));
+    plain.close().await?;
+    Ok(())
+}
+
+async fn a_pool_of_another_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    let other = if fixture.kind.map(Kind::family) == Some(Family::Postgres) {
+        seabed::MySqlSessionService::from_connection(fixture.admin.clone()).await.err()
+    } else {
+        seabed::PostgresSessionService::from_connection(fixture.admin.clone()).await.err()
+    };
+    ensure!(matches!(other, Some(Error::Invalid { field: "connection", .. })), "{other:?}");
+    Ok(())
+}
+
+async fn count(connection: &DatabaseConnection, table: &str) -> anyhow::Result<usize> {
+    let rows = Statement::from_string(connection.get_database_backend(), format!("SELECT 1 FROM {table}"));
+    Ok(connection.query_all_raw(rows).await?.len())
+}
