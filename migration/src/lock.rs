@@ -11,8 +11,9 @@ use crate::migration_error;
 
 /// PostgreSQL's advisory locks are numbers, shared by all users of a database: this one is "seabed" in ASCII.
 const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
-/// MySQL's named locks are the server's; the name holds the database's, shortened to what fits 64 characters.
-const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', MD5(DATABASE()))";
+/// MySQL's named locks are the server's; the name holds the database's, hashed to fit 64 characters. (MySQL 9.7 has no
+/// `MD5` any more.)
+const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', LEFT(SHA2(DATABASE(), 256), 40))";
 /// How long to wait for another migrator on MySQL, in seconds.
 const NAMED_LOCK_TIMEOUT: u32 = 120;
 

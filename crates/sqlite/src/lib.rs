@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
-use sea_orm::sqlx::{ConnectOptions as _, Connection, Error as SqlxError, Sqlite as Driver};
+use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
@@ -45,8 +45,9 @@ const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const CANTOPEN: u32 = 14;
 
+/// Whether the database is one in memory, told by the name that the driver gives to each `sqlite::memory:`.
 fn in_memory(driver: &SqliteConnectOptions) -> bool {
-    driver.to_url_lossy().query_pairs().any(|(key, value)| key == "mode" && value == "memory")
+    driver.get_filename().to_string_lossy().starts_with("file:sqlx-in-memory-")
 }
 
 #[async_trait]
@@ -97,8 +98,11 @@ impl Dialect for Sqlite {
     }
 
     fn driver_options(url: &str) -> Result<SqliteConnectOptions> {
-        let options: SqliteConnectOptions =
-            url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })?;
+        let invalid = |reason: String| Error::Invalid { field: "url", reason };
+        if url.contains("mode=memory") {
+            return Err(invalid("names a database in memory; use sqlite::memory:".to_owned()));
+        }
+        let options: SqliteConnectOptions = url.parse().map_err(|error: SqlxError| invalid(error.to_string()))?;
         let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
         Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
     }
