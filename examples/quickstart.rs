@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
             sessions.create_session(CreateSession::new(user).with_state(state)).await
         });
     }
-    let created = racers.join_all().await.into_iter().filter(Result::is_ok).count();
+    let created = racers.join_all().await.into_iter().flatten().count();
     let keys = sessions.get_app_state(&AppName::try_new(APP)?).await?.len();
     println!("   {created} of 100 sessions were created, and {keys} of 100 app keys are there.");
     println!("   (A SELECT followed by an INSERT lets one of them in: google/adk-python issue 4954.)\n");

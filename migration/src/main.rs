@@ -11,7 +11,7 @@ use seabed_migration::{MigrationStatus, StoredData, UpOptions};
 #[derive(Parser)]
 #[command(name = "seabed-migrate", version, arg_required_else_help = true)]
 struct Cli {
-    /// Where the database is: postgres://…, mysql://…, mariadb://… or sqlite://path
+    /// Where the database is: a URL that begins with postgres:, mysql:, mariadb: or sqlite:
     #[arg(long, global = true, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     #[command(subcommand)]

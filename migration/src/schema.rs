@@ -128,7 +128,7 @@ fn events(flavor: Flavor) -> TableCreateStatement {
         .col(id(Column::SessionId))
         .col(ColumnDef::new(Column::InvocationId).string_len(256).not_null())
         .col(timestamp(flavor, Column::Timestamp))
-        .col(&mut json(flavor, Column::EventData))
+        .col(json(flavor, Column::EventData))
         .primary_key(Index::create().col(Column::Id).col(Column::AppName).col(Column::UserId).col(Column::SessionId))
         .foreign_key(
             ForeignKey::create()

@@ -50,7 +50,7 @@ impl Kind {
     }
 
     /// Name and tag of the official image.
-    pub(crate) fn image(self) -> (&'static str, &'static str) {
+    pub fn image(self) -> (&'static str, &'static str) {
         match self {
             Self::Postgres15 => ("postgres", "15"),
             Self::Postgres18 => ("postgres", "18"),
@@ -60,7 +60,7 @@ impl Kind {
     }
 
     /// What to install where there is no Docker.
-    pub(crate) fn package(self) -> &'static str {
+    pub fn package(self) -> &'static str {
         match self {
             Self::Postgres15 => "postgresql (15 to 17)",
             Self::Postgres18 => "postgresql-18",

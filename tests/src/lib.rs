@@ -12,6 +12,7 @@
 
 mod container;
 mod database;
+mod installed;
 mod kind;
 mod program;
 mod report;

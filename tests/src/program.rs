@@ -9,8 +9,9 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::Kind;
+use crate::installed::candidates;
 use crate::server::ADMIN_PASSWORD;
+use crate::{Family, Kind};
 
 /// A running server. Its supervisor ends it, and removes its data, when the pipe that this process holds is closed: on
 /// [`stop`](Program::stop), and also when this process is killed.
@@ -24,26 +25,17 @@ pub(crate) struct Program {
 const SUPERVISE: &str = r#"folder=$1; shift; "$@" & cat; kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
 
 impl Program {
-    /// Starts the newest installed server that is of `kind`, and gives the URL of its administrator. The server may not
-    /// listen yet.
+    /// Starts the newest installed server of `kind`, and gives the URL of its administrator. The server may not listen
+    /// yet.
     pub(crate) async fn start(kind: Kind) -> anyhow::Result<(Self, String)> {
-        match kind {
-            Kind::Postgres15 => Self::postgres(|version| (15..18).contains(&version)).await,
-            Kind::Postgres18 => Self::postgres(|version| version >= 18).await,
-            Kind::MySql9 => Self::mysql("mysqld", |version| version.contains("MySQL") || version.contains("Ver 9")).await,
-            Kind::MariaDb => Self::mysql("mariadbd", |version| version.contains("MariaDB")).await,
+        let program = kind.program().with_context(|| format!("{} is not installed", kind.package()))?;
+        match kind.family() {
+            Family::Postgres => Self::postgres(&program).await,
+            Family::MySql => Self::mysql(&program, kind).await,
         }
-        .with_context(|| format!("{} is not installed", kind.package()))
     }
 
-    async fn postgres(fits: impl Fn(u32) -> bool) -> anyhow::Result<(Self, String)> {
-        let mut installed = Vec::new();
-        for program in candidates("postgres") {
-            let version = version(&program).await.unwrap_or_default();
-            let major = version.split(|c: char| !c.is_ascii_digit()).find_map(|word| word.parse().ok());
-            installed.extend(major.filter(|major| fits(*major)).map(|major: u32| (major, program)));
-        }
-        let (_, postgres) = installed.into_iter().max().context("no fitting program `postgres`")?;
+    async fn postgres(postgres: &Path) -> anyhow::Result<(Self, String)> {
         let account = Account::of(&["postgres", "nobody"]);
         let folder = account.folder()?;
         let password = folder.path().join("password");
@@ -56,29 +48,22 @@ impl Program {
         let port = free_port()?;
         let arguments = ["-h", "127.0.0.1", "-p", &port.to_string(), "-k"].map(PathBuf::from);
         let arguments = arguments.into_iter().chain([folder.path().into(), "-D".into(), data]);
-        let program = account.supervise("QUIT", folder, &postgres, arguments)?;
+        let program = account.supervise("QUIT", folder, postgres, arguments)?;
         Ok((program, format!("postgres://postgres:{ADMIN_PASSWORD}@127.0.0.1:{port}/postgres")))
     }
 
-    async fn mysql(name: &str, fits: impl Fn(&str) -> bool) -> anyhow::Result<(Self, String)> {
-        let mut installed = None;
-        for program in candidates(name) {
-            if version(&program).await.is_ok_and(|version| fits(&version)) {
-                installed = Some(program);
-            }
-        }
-        let server = installed.with_context(|| format!("no fitting program `{name}`"))?;
+    async fn mysql(server: &Path, kind: Kind) -> anyhow::Result<(Self, String)> {
         let account = Account::of(&["mysql", "nobody"]);
         let folder = account.folder()?;
         let data = folder.path().join("data");
         let datadir = format!("--datadir={}", data.display());
-        let mut initialize = if name == "mariadbd" {
+        let mut initialize = if kind == Kind::MariaDb {
             let install = candidates("mariadb-install-db").into_iter().next().context("no `mariadb-install-db`")?;
             let mut initialize = account.command(install);
             initialize.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
             initialize
         } else {
-            let mut initialize = account.command(server.clone());
+            let mut initialize = account.command(server);
             initialize.args(["--no-defaults", "--initialize-insecure"]);
             initialize
         };
@@ -103,7 +88,7 @@ impl Program {
             format!("--pid-file={}", folder.path().join("pid").display()),
             format!("--init-file={}", admin.display()),
         ];
-        let program = account.supervise("KILL", folder, &server, arguments.into_iter().map(PathBuf::from))?;
+        let program = account.supervise("KILL", folder, server, arguments.into_iter().map(PathBuf::from))?;
         Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
     }
 
@@ -170,25 +155,6 @@ impl Account {
             .spawn()?;
         Ok(Program { supervisor, data: Some(folder) })
     }
-}
-
-/// Where a program may be: the search path, and Debian's folders off it.
-fn candidates(name: &str) -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    folders.extend(["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from));
-    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
-        folders.extend(versions.flatten().map(|version| version.path().join("bin")));
-    }
-    let mut programs: Vec<_> = folders.iter().filter_map(|folder| folder.join(name).canonicalize().ok()).collect();
-    programs.sort();
-    programs.dedup();
-    programs
-}
-
-async fn version(program: &Path) -> anyhow::Result<String> {
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await?;
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 async fn run(mut command: Command) -> anyhow::Result<()> {

@@ -24,11 +24,7 @@ impl Report {
     ///
     /// # Errors
     /// Those of the case; a panic becomes a failure.
-    pub fn count(
-        &self,
-        target: &str,
-        case: impl FnOnce() -> Result<Completion, Failed>,
-    ) -> Result<Completion, Failed> {
+    pub fn count(&self, target: &str, case: impl FnOnce() -> Result<Completion, Failed>) -> Result<Completion, Failed> {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(case))
             .unwrap_or_else(|_| Err(Failed::from("the case panicked; see the message above")));
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use crate::{Database, Kind, container};
 /// The administrator's password on servers that the harness starts.
 pub(crate) const ADMIN_PASSWORD: &str = "harness-admin";
 /// How long a server may take to start, on a slow machine.
-const START_TIMEOUT: Duration = Duration::from_secs(180);
+const START_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Why there is no server of a kind.
 #[derive(Debug, Clone)]
@@ -59,7 +59,9 @@ impl Servers {
     /// [`Unavailable`] when no such server can be had.
     pub async fn database(&self, kind: Kind) -> Result<Arc<Database>, Unavailable> {
         let server = self.0[&kind].get_or_init(|| async {
-            Server::find(kind).await.map_err(|error| Unavailable { reason: format!("{error:#}"), required: required(kind) })
+            Server::find(kind)
+                .await
+                .map_err(|error| Unavailable { reason: format!("{error:#}"), required: required(kind) })
         });
         server.await.as_ref().map(|server| server.database.clone()).map_err(Clone::clone)
     }

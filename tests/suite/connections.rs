@@ -1,7 +1,5 @@
 //! Connecting: what goes wrong is told with what to do, and without the password.
 
-use std::error::Error as _;
-
 use anyhow::{Context as _, ensure};
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
 
@@ -18,13 +16,9 @@ crate::database_cases![
 
 /// The whole chain of an error, in both of its forms.
 fn told(error: &Error) -> String {
-    let mut told = format!("{error} {error:?}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        told += &format!(" {cause} {cause:?}");
-        source = cause.source();
-    }
-    told
+    let first: Option<&dyn std::error::Error> = Some(error);
+    let chain = std::iter::successors(first, |error| error.source());
+    chain.map(|error| format!("{error} {error:?}")).collect::<Vec<_>>().join(" ")
 }
 
 async fn a_missing_schema_is_told_with_what_to_do(fixture: &Fixture) -> anyhow::Result<()> {
@@ -80,7 +74,14 @@ async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Resu
 }
 
 async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Result<()> {
-    for url in ["", "secret", "oracle://u:secret@h/d", "postgres://u:secret@h:port/d", "mysql://u:secret@[/d", "sqlite:x?secret=1"] {
+    for url in [
+        "",
+        "secret",
+        "oracle://u:secret@h/d",
+        "postgres://u:secret@h:port/d",
+        "mysql://u:secret@[/d",
+        "sqlite:x?secret=1",
+    ] {
         let error = seabed::connect(url).await.err().with_context(|| format!("connected to {url:?}"))?;
         ensure!(matches!(error, Error::Invalid { field: "url", .. }), "{url}: {error:?}");
         ensure!(!told(&error).contains("u:secret"), "{}", told(&error));

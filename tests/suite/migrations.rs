@@ -60,10 +60,9 @@ async fn tables_that_google_adk_made_are_adopted(fixture: &Fixture) -> anyhow::R
 }
 
 async fn expect_refusal(fixture: &Fixture, word: &str) -> anyhow::Result<()> {
-    for refused in [
-        seabed::migrate(&fixture.admin).await.err(),
-        up_sql(&fixture.admin, UpOptions::default()).await.err(),
-    ] {
+    for refused in
+        [seabed::migrate(&fixture.admin).await.err(), up_sql(&fixture.admin, UpOptions::default()).await.err()]
+    {
         let error = refused.with_context(|| format!("migrated in spite of {word}"))?;
         ensure!(error.backend_kind() == Some(BackendErrorKind::Schema), "{error:?}");
         ensure!(error.to_string().contains(word), "{error}");

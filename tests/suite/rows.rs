@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, ensure};
 use seabed::{
-    AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents, ListSessions,
-    SessionId, SessionKey, SessionScope, State, UserKey,
+    AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
+    ListEvents, ListSessions, SessionId, SessionKey, SessionScope, State, UserKey,
 };
 
 use crate::fixture::Fixture;

@@ -157,4 +157,3 @@ fn not_available(unavailable: Unavailable) -> anyhow::Error {
 pub(crate) fn sqlite_url(folder: &TempDir) -> String {
     format!("sqlite://{}?mode=rwc", folder.path().join("seabed.db").display())
 }
-

@@ -24,12 +24,15 @@ macro_rules! with_dialect {
     ($fixture:expr, $function:ident) => {
         match $fixture.kind.map(Kind::family) {
             Some(Family::Postgres) => {
-                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture)
+                    .await
             }
             Some(Family::MySql) => {
                 $function(seabed::MySqlSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
             }
-            None => $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await,
+            None => {
+                $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+            }
         }
     };
 }
@@ -52,7 +55,11 @@ async fn an_event_is_stored_with_the_transaction_of_its_caller(fixture: &Fixture
             let transaction = fixture.admin.begin_with_options(options(&service)).await?;
             service.append_event_in(&transaction, append(&key, event)).await?;
             transaction.execute_unprepared("INSERT INTO orders VALUES ('e')").await?;
-            if commit { transaction.commit().await? } else { transaction.rollback().await? }
+            if commit {
+                transaction.commit().await?;
+            } else {
+                transaction.rollback().await?;
+            }
             let session = service.get_session(GetSession::new(key.clone())).await?;
             let session = session.ok_or_else(|| anyhow::anyhow!("the session is gone"))?;
             let expected = if commit { (1, 3, 1) } else { (0, 0, 0) };
@@ -74,12 +81,12 @@ async fn a_refused_event_leaves_the_transaction_of_its_caller_usable(fixture: &F
         let stale = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(session.revision));
         let reused = append(&key, Event::new("other").with_id("taken"));
         let nowhere = append(&SessionKey::try_new("app", "alice", "nothing")?, Event::new("user"));
-        let refused = service.append_event_in(&transaction, stale).await;
-        ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
-        let refused = service.append_event_in(&transaction, reused).await;
-        ensure!(matches!(refused, Err(Error::EventIdReused { .. })), "{refused:?}");
-        let refused = service.append_event_in(&transaction, nowhere).await;
-        ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+        let outcome = service.append_event_in(&transaction, stale).await;
+        ensure!(matches!(outcome, Err(Error::RevisionConflict { .. })), "{outcome:?}");
+        let outcome = service.append_event_in(&transaction, reused).await;
+        ensure!(matches!(outcome, Err(Error::EventIdReused { .. })), "{outcome:?}");
+        let outcome = service.append_event_in(&transaction, nowhere).await;
+        ensure!(matches!(outcome, Err(Error::NotFound { .. })), "{outcome:?}");
         let stored = service.append_event_in(&transaction, append(&key, Event::new("user"))).await?;
         ensure!(matches!(stored, Appended::Stored(_)));
         transaction.commit().await?;

@@ -65,7 +65,12 @@ impl Context {
     }
 
     /// Appends if the session is at `revision`.
-    pub(crate) async fn append_at(&self, key: &SessionKey, event: Event, revision: Revision) -> seabed_core::Result<Appended> {
+    pub(crate) async fn append_at(
+        &self,
+        key: &SessionKey,
+        event: Event,
+        revision: Revision,
+    ) -> seabed_core::Result<Appended> {
         self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(revision))).await
     }
 

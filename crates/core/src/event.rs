@@ -246,7 +246,7 @@ impl<'de> Deserialize<'de> for EventActions {
     }
 }
 
-/// Seconds read from the digits themselves: serde_json's own reading of a float may be off by its last bit.
+/// Seconds read from the digits themselves: `serde_json`'s own reading of a float may be off by its last bit.
 #[derive(Default)]
 struct Seconds(f64);
 

@@ -165,14 +165,15 @@ impl Number {
         if digits.is_empty() {
             return Self { negative: false, digits, exponent: None };
         }
-        let shift = (written.len() - written.trim_end_matches('0').len()) as i64 - fraction.len() as i64;
+        let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
+        let shift = length(&written) - length(written.trim_end_matches('0')) - length(fraction);
         // An exponent beyond 64 bits saturates: no column holds such a number anyway.
         let exponent = exponent.parse::<i64>().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
         Self { negative, digits, exponent: Some(exponent.saturating_add(shift)) }
     }
 }
 
-/// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond serde_json's
+/// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond `serde_json`'s
 /// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range.
 pub(crate) fn check_portable(text: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<Portable>(text).map(|_| ())

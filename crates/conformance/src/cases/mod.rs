@@ -30,10 +30,10 @@ impl Case {
     /// # Errors
     /// When the law does not hold, or the target cannot be opened. Some cases panic instead.
     pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
-        match target.open().await.map_err(failed)? {
+        match target.open().await.map_err(|error| failed(&error))? {
             Opened::Ignored(reason) => Ok(Completion::ignored_with(reason)),
             Opened::Service(service) => {
-                (self.check)(Context::new(target.clone(), service)).await.map_err(failed)?;
+                (self.check)(Context::new(target.clone(), service)).await.map_err(|error| failed(&error))?;
                 Ok(Completion::Completed)
             }
         }
@@ -41,7 +41,7 @@ impl Case {
 }
 
 /// The whole chain of causes, unlike an error's own `Display`.
-fn failed(error: anyhow::Error) -> Failed {
+fn failed(error: &anyhow::Error) -> Failed {
     Failed::from(format!("{error:?}"))
 }
 

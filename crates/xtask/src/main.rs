@@ -1,0 +1,47 @@
+//! `cargo xtask`: what CI and people call.
+
+mod servers;
+mod test;
+
+// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take minutes.
+#[path = "../../../tests/src/installed.rs"]
+#[allow(unreachable_pub, reason = "public in the harness")]
+mod installed;
+#[path = "../../../tests/src/kind.rs"]
+#[allow(dead_code, unreachable_pub, reason = "public in the harness, which uses all of it")]
+mod kind;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use kind::Kind;
+
+/// The commands of Seabed's workshop.
+#[derive(Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
+    Test {
+        /// Passed on to `cargo test --workspace`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Test { arguments } = Cli::parse().command;
+    match test::run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
