@@ -16,6 +16,7 @@ crate::database_cases![
     an_event_is_stored_with_the_transaction_of_its_caller,
     a_refused_event_leaves_the_transaction_of_its_caller_usable,
     a_pool_of_the_users_own_loses_no_race,
+    a_pool_without_foreign_keys_leaves_no_events_behind,
     a_pool_of_another_database_is_refused,
 ];
 
@@ -131,6 +132,25 @@ async fn a_pool_of_the_users_own_loses_no_race(fixture: &Fixture) -> anyhow::Res
     let shared = GetSession::new(SessionKey::try_new("app", "user0", "shared")?);
     ensure!(service.get_session(shared).await?.is_some_and(|session| session.events.len() == TASKS / 2));
     plain.close().await?;
+    Ok(())
+}
+
+/// SQLite cascades a delete only on connections that were told to.
+async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    let service = match fixture.service_url.parse::<seabed::SqliteOptions>() {
+        Ok(options) => {
+            let pool = options.with_driver(|driver| driver.foreign_keys(false)).open().await?;
+            seabed::from_connection(pool).await?
+        }
+        Err(_) => fixture.service().await?,
+    };
+    let key = SessionKey::try_new("app", "alice", "s")?;
+    let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+    service.create_session(create).await?;
+    service.append_event(append(&key, Event::new("user"))).await?;
+    service.delete_session(&key).await?;
+    ensure!(count(&fixture.admin, "events").await? == 0, "an event outlived its session");
     Ok(())
 }
 

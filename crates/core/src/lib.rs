@@ -20,6 +20,7 @@ mod key;
 mod memory;
 mod page;
 mod prepare;
+mod request;
 mod revision;
 mod service;
 mod service_ext;
@@ -34,10 +35,11 @@ pub use json::Json;
 pub use key::{AppName, SessionId, SessionKey, UserId, UserKey};
 pub use memory::MemorySessionService;
 pub use page::{EventCursor, Order, Page, SessionCursor};
-pub use revision::{ExpectedRevision, Revision};
-pub use service::{
-    AppendEvent, Appended, CreateSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope, SessionService,
+pub use request::{
+    AppendEvent, Appended, CreateSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope,
 };
+pub use revision::{ExpectedRevision, Revision};
+pub use service::SessionService;
 pub use service_ext::{GetOrCreated, SessionServiceExt};
 pub use session::Session;
 pub use state::{Scope, State};
