@@ -3,7 +3,9 @@
 use anyhow::{Context as _, ensure};
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
 
-use crate::fixture::Fixture;
+use seabed_tests::Kind;
+
+use crate::fixture::{Fixture, query_text};
 
 crate::database_cases![
     a_missing_schema_is_told_with_what_to_do,
@@ -12,6 +14,7 @@ crate::database_cases![
     an_unreachable_server_is_unavailable,
     urls_that_cannot_be_understood_are_invalid,
     the_service_account_may_not_change_tables,
+    connections_are_set_up_as_promised,
 ];
 
 /// The whole chain of an error, in both of its forms.
@@ -100,5 +103,37 @@ async fn the_service_account_may_not_change_tables(fixture: &Fixture) -> anyhow:
             ensure!(pool.execute_unprepared(ddl).await.is_err(), "the account may {ddl}");
         }
     }
+    Ok(())
+}
+
+async fn connections_are_set_up_as_promised(fixture: &Fixture) -> anyhow::Result<()> {
+    let pool = seabed::open(&fixture.service_url).await?;
+    let promised: &[(&str, &str)] = match fixture.kind {
+        Some(Kind::Postgres15 | Kind::Postgres18) => &[
+            ("current_setting('default_transaction_isolation')", "read committed"),
+            ("current_setting('application_name')", "seabed"),
+        ],
+        Some(Kind::MySql9) => &[
+            ("@@session.transaction_isolation", "READ-COMMITTED"),
+            ("@@session.time_zone", "+00:00"),
+            ("CAST(@@session.sql_mode LIKE '%STRICT_TRANS_TABLES%' AS CHAR)", "1"),
+        ],
+        Some(Kind::MariaDb) => &[
+            ("@@session.tx_isolation", "READ-COMMITTED"),
+            ("@@session.time_zone", "+00:00"),
+            ("CAST(@@session.sql_mode LIKE '%STRICT_TRANS_TABLES%' AS CHAR)", "1"),
+        ],
+        None => &[
+            ("(SELECT journal_mode FROM pragma_journal_mode)", "wal"),
+            ("(SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous)", "2"),
+            ("(SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys)", "1"),
+            ("(SELECT CAST(timeout AS TEXT) FROM pragma_busy_timeout)", "30000"),
+        ],
+    };
+    for (setting, expected) in promised {
+        let actual = query_text(&pool, &format!("SELECT {setting} AS text")).await?;
+        ensure!(actual == *expected, "{setting} is {actual}, not {expected}");
+    }
+    pool.close().await?;
     Ok(())
 }

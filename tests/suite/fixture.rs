@@ -1,7 +1,8 @@
 //! A database of one case.
 
+use anyhow::Context as _;
 use seabed::DynSessionService;
-use seabed::sea_orm::{ConnectionTrait, DatabaseConnection};
+use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed_tests::{Database, Family, Kind};
 use tempfile::TempDir;
 
@@ -77,6 +78,11 @@ impl Fixture {
         Ok(())
     }
 
+    /// The column `text` of the one row of a query.
+    pub(crate) async fn query_text(&self, query: &str) -> anyhow::Result<String> {
+        query_text(&self.admin, query).await
+    }
+
     /// What google-adk makes in an empty database of this kind.
     pub(crate) fn adk_schema_v1(&self) -> &'static str {
         match self.kind.map(Kind::family) {
@@ -93,4 +99,10 @@ impl Fixture {
             Store::File(folder) => Ok(folder.close()?),
         }
     }
+}
+
+/// The column `text` of the one row of a query on a pool.
+pub(crate) async fn query_text(pool: &DatabaseConnection, query: &str) -> anyhow::Result<String> {
+    let row = pool.query_one_raw(Statement::from_string(pool.get_database_backend(), query)).await?;
+    Ok(row.context("no row")?.try_get("", "text")?)
 }

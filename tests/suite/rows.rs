@@ -6,12 +6,15 @@ use seabed::{
     ListEvents, ListSessions, SessionId, SessionKey, SessionScope, State, UserKey,
 };
 
+use seabed_tests::{Family, Kind};
+
 use crate::fixture::Fixture;
 
 crate::database_cases![
     a_corrupt_event_is_named_and_hides_no_other,
     a_corrupt_session_is_named_and_hides_no_other,
     a_corrupt_app_state_is_named_and_nothing_is_written,
+    times_are_stored_as_google_adk_stores_them,
 ];
 
 async fn session(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
@@ -76,5 +79,20 @@ async fn a_corrupt_app_state_is_named_and_nothing_is_written(fixture: &Fixture) 
     expect_corrupt(&error, &["app_states.state", "app"])?;
     let page = service.list_events(ListEvents::new(key)).await?;
     ensure!(page.items.is_empty(), "an event without its state was stored");
+    Ok(())
+}
+
+/// On SQLite they are text, and google-adk takes `.5` for five microseconds.
+async fn times_are_stored_as_google_adk_stores_them(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    service.append_event(append(&key, Event::new("user").with_timestamp(1_763_900_000.5))).await?;
+    let text = match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => "to_char(timestamp, 'YYYY-MM-DD HH24:MI:SS.US')",
+        Some(Family::MySql) => "CAST(timestamp AS CHAR)",
+        None => "CAST(timestamp AS TEXT)",
+    };
+    let stored = fixture.query_text(&format!("SELECT {text} AS text FROM events")).await?;
+    ensure!(stored == "2025-11-23 12:13:20.500000", "{stored}");
     Ok(())
 }

@@ -1,11 +1,15 @@
 //! Pools and transactions of the user's own.
 
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
 use anyhow::ensure;
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionOptions, TransactionTrait};
-use seabed::sql::{Dialect, SqlSessionService};
+use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
-    AppName, AppendEvent, Appended, CreateSession, Error, Event, ExpectedRevision, GetSession, SessionKey,
-    SessionService, State, UserKey,
+    AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource,
+    SessionKey, SessionService, State, SystemClock, Timestamp, UserKey,
 };
 use seabed_tests::{Family, Kind};
 use tokio::task::JoinSet;
@@ -18,6 +22,8 @@ crate::database_cases![
     a_pool_of_the_users_own_loses_no_race,
     a_pool_without_foreign_keys_leaves_no_events_behind,
     a_pool_of_another_database_is_refused,
+    dropped_calls_leave_no_open_transaction,
+    an_injected_clock_and_id_source_are_used,
 ];
 
 /// Calls a function that is generic over the dialect with the fixture's.
@@ -162,6 +168,63 @@ async fn a_pool_of_another_database_is_refused(fixture: &Fixture) -> anyhow::Res
     };
     ensure!(matches!(other, Some(Error::Invalid { field: "connection", .. })), "{other:?}");
     Ok(())
+}
+
+/// Law 7 on a pool of one connection: whatever point a call is dropped at, what the next call is told is stored is
+/// there for everybody, and not in a transaction that was left open.
+async fn dropped_calls_leave_no_open_transaction(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let observer = fixture.service().await?;
+        let options = fixture.service_url.parse::<ConnectOptions<D>>()?.with_max_connections(1);
+        let service = SqlSessionService::<D>::connect_with(options).await?;
+        let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+        for polls in 0..40 {
+            let mut call = service.append_event(append(&key, Event::new("dropped")));
+            for _ in 0..polls {
+                if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_micros(300)).await;
+            }
+            drop(call);
+            let event = Event::new("kept");
+            let id = event.id.clone();
+            service.append_event(append(&key, event)).await?;
+            let seen = observer.get_session(GetSession::new(key.clone())).await?;
+            let seen = seen.is_some_and(|session| session.events.iter().any(|event| event.id == id));
+            ensure!(seen, "an acknowledged event is not there after a call was dropped at its poll {polls}");
+        }
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    with_dialect!(fixture, check)
+}
+
+async fn an_injected_clock_and_id_source_are_used(fixture: &Fixture) -> anyhow::Result<()> {
+    struct Fixed;
+    impl Clock for Fixed {
+        fn now(&self) -> Timestamp {
+            Timestamp::try_from_micros(1_000_000).unwrap_or(SystemClock.now())
+        }
+    }
+    impl IdSource for Fixed {
+        fn new_id(&self) -> String {
+            "the-next".to_owned()
+        }
+    }
+    async fn check<D: Dialect>(service: SqlSessionService<D>, _: &Fixture) -> anyhow::Result<()> {
+        let service = service.with_clock(Fixed).with_id_source(Fixed);
+        let session = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?;
+        ensure!(session.key.session_id.as_str() == "the-next" && session.create_time == Fixed.now());
+        let event = Event::from_sources("user", &Fixed, &Fixed);
+        let stored = service.append_event(append(&session.key, event)).await?.revision();
+        ensure!(stored.map(|revision| revision.timestamp()) == Some(Fixed.now().next()));
+        let read = service.get_session(GetSession::new(session.key)).await?;
+        ensure!(read.is_some_and(|read| read.create_time == Fixed.now() && read.events[0].id == "the-next"));
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    with_dialect!(fixture, check)
 }
 
 async fn count(connection: &DatabaseConnection, table: &str) -> anyhow::Result<usize> {

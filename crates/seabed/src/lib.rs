@@ -141,3 +141,8 @@ pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessio
         }),
     }
 }
+
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use seabed_core::{
-    AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetOrCreated, GetSession, SessionKey, SessionService,
-    SessionServiceExt, State,
+    AppName, AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetOrCreated, GetSession, SessionKey,
+    SessionService, SessionServiceExt, State, UserKey,
 };
 
 use crate::Context;
@@ -28,38 +28,55 @@ super::case_list![
 ];
 
 const TASKS: usize = 50;
+/// A race is run several times: who meets whom is up to chance.
+const ROUNDS: usize = 5;
+
+/// Has the service open its connections, so that what follows starts at once and does not queue for them.
+async fn warm_up(context: &Context) -> anyhow::Result<()> {
+    let app_name = context.app_name()?;
+    let reads = at_once(TASKS, |_| {
+        let (service, app_name) = (context.service.clone(), app_name.clone());
+        async move { service.get_app_state(&app_name).await }
+    });
+    Ok(reads.await.into_iter().try_for_each(|read| read.map(drop))?)
+}
 
 /// The reproduction of google/adk-python issue 4954: nothing of the app exists yet.
 async fn concurrent_creates_of_a_new_app_all_succeed(context: Context) -> anyhow::Result<()> {
-    let users = (0..TASKS).map(|n| context.user(&format!("user{n}"))).collect::<Result<Vec<_>, _>>()?;
-    let outcomes = at_once(TASKS, |n| {
-        let (service, user) = (context.service.clone(), users[n].clone());
-        let state = State::new().with(format!("app:key{n}"), n as u64);
-        async move { service.create_session(CreateSession::new(user).with_state(state)).await }
-    })
-    .await;
-    for outcome in outcomes {
-        outcome?;
+    warm_up(&context).await?;
+    for round in 0..ROUNDS {
+        let app = format!("{}-{round}", context.app);
+        create_at_once(&context, |n| UserKey::try_new(&app, format!("user{n}")), "app:").await?;
+        let state = context.service.get_app_state(&AppName::try_new(&app)?).await?;
+        ensure!(state.len() == TASKS, "{} of {TASKS} app keys are there", state.len());
     }
-    let state = context.service.get_app_state(&context.app_name()?).await?;
-    ensure!(state.len() == TASKS, "{} of {TASKS} app keys are there", state.len());
     Ok(())
 }
 
 async fn concurrent_creates_of_one_new_user_all_succeed(context: Context) -> anyhow::Result<()> {
-    let user = context.user("alice")?;
-    let outcomes = at_once(TASKS, |n| {
-        let (service, user) = (context.service.clone(), user.clone());
-        let state = State::new().with(format!("user:key{n}"), n as u64);
-        async move { service.create_session(CreateSession::new(user).with_state(state)).await }
-    })
-    .await;
-    for outcome in outcomes {
-        outcome?;
+    warm_up(&context).await?;
+    for round in 0..ROUNDS {
+        let user = context.user(&format!("user{round}"))?;
+        create_at_once(&context, |_| Ok(user.clone()), "user:").await?;
+        let state = context.service.get_user_state(&user).await?;
+        ensure!(state.len() == TASKS, "{} of {TASKS} user keys are there", state.len());
     }
-    let state = context.service.get_user_state(&user).await?;
-    ensure!(state.len() == TASKS, "{} of {TASKS} user keys are there", state.len());
     Ok(())
+}
+
+/// Creates sessions at once, each with a key of its own in the state that they share. All must succeed.
+async fn create_at_once(
+    context: &Context,
+    user: impl Fn(usize) -> seabed_core::Result<UserKey>,
+    prefix: &str,
+) -> anyhow::Result<()> {
+    let users = (0..TASKS).map(user).collect::<Result<Vec<_>, _>>()?;
+    let outcomes = at_once(TASKS, |n| {
+        let (service, user) = (context.service.clone(), users[n].clone());
+        let state = State::new().with(format!("{prefix}key{n}"), n as u64);
+        async move { service.create_session(CreateSession::new(user).with_state(state)).await }
+    });
+    Ok(outcomes.await.into_iter().try_for_each(|outcome| outcome.map(drop))?)
 }
 
 async fn concurrent_creates_through_several_services_all_succeed(context: Context) -> anyhow::Result<()> {
@@ -82,25 +99,26 @@ async fn concurrent_creates_through_several_services_all_succeed(context: Contex
 }
 
 async fn of_concurrent_creates_with_one_id_exactly_one_succeeds(context: Context) -> anyhow::Result<()> {
-    let key = context.key("alice", "the-one")?;
-    let outcomes = at_once(TASKS, |n| {
-        let (service, key) = (context.service.clone(), key.clone());
-        let state =
-            State::new().with("winner", n as u64).with(format!("app:key{n}"), 1).with(format!("user:key{n}"), 1);
-        async move { service.create_session(request(&key, state)).await }
-    })
-    .await;
-    let mut created = Vec::new();
-    for outcome in outcomes {
-        match outcome {
-            Ok(session) => created.push(session),
-            Err(Error::AlreadyExists { key: taken }) => ensure!(*taken == key),
-            Err(other) => return Err(other.into()),
+    warm_up(&context).await?;
+    for round in 0..ROUNDS {
+        let key = context.key(&format!("user{round}"), "the-one")?;
+        let outcomes = at_once(TASKS, |n| {
+            let (service, key) = (context.service.clone(), key.clone());
+            let state = State::new().with("winner", n as u64).with(format!("user:key{n}"), 1);
+            async move { service.create_session(request(&key, state)).await }
+        });
+        let mut created = Vec::new();
+        for outcome in outcomes.await {
+            match outcome {
+                Ok(session) => created.push(session),
+                Err(Error::AlreadyExists { key: taken }) => ensure!(*taken == key),
+                Err(other) => return Err(other.into()),
+            }
         }
+        ensure!(created.len() == 1, "{} calls created the one session", created.len());
+        let stored = context.get(&key).await?;
+        ensure!(stored.state == created[0].state, "a loser's state was written: {:?}", stored.state);
     }
-    ensure!(created.len() == 1, "{} calls created the one session", created.len());
-    let stored = context.get(&key).await?;
-    ensure!(stored.state == created[0].state, "a loser's state was written: {:?}", stored.state);
     Ok(())
 }
 
