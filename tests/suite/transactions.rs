@@ -187,6 +187,10 @@ async fn dropped_calls_leave_no_open_transaction(fixture: &Fixture) -> anyhow::R
                 tokio::time::sleep(Duration::from_micros(300)).await;
             }
             drop(call);
+            // The one connection serves this read when what was dropped has given it back.
+            service.get_session(GetSession::new(key.clone())).await?;
+            let open = open_transactions(fixture).await?;
+            ensure!(open == "0", "{open} transactions are open after a call was dropped at its poll {polls}");
             let event = Event::new("kept");
             let id = event.id.clone();
             service.append_event(append(&key, event)).await?;
@@ -198,6 +202,24 @@ async fn dropped_calls_leave_no_open_transaction(fixture: &Fixture) -> anyhow::R
     }
     seabed::migrate(&fixture.admin).await?;
     with_dialect!(fixture, check)
+}
+
+/// How many sessions of other connections to the fixture's database are in a transaction and do nothing, as text.
+async fn open_transactions(fixture: &Fixture) -> anyhow::Result<String> {
+    let count = match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => {
+            "SELECT CAST(COUNT(*) AS text) AS text FROM pg_stat_activity \
+             WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+        }
+        Some(Family::MySql) => {
+            "SELECT CAST(COUNT(*) AS CHAR) AS text FROM information_schema.innodb_trx \
+             JOIN information_schema.processlist ON id = trx_mysql_thread_id \
+             WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        }
+        // Nobody to ask; a connection that was left in a transaction refuses to begin the next.
+        None => return Ok("0".to_owned()),
+    };
+    fixture.query_text(count).await
 }
 
 async fn an_injected_clock_and_id_source_are_used(fixture: &Fixture) -> anyhow::Result<()> {

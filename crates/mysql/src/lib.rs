@@ -50,13 +50,8 @@ impl Dialect for MySql {
     }
 
     /// By the servers' error numbers: the SQLSTATE of most is HY000.
-    fn classify(error: &DbErr) -> BackendErrorKind {
-        let (DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-        else {
-            return BackendErrorKind::Unexpected;
-        };
+    fn classify(error: &RuntimeErr) -> BackendErrorKind {
+        let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
                 SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
@@ -93,7 +88,7 @@ impl Dialect for MySql {
     fn open_pool(options: MySqlOptions) -> DatabaseConnection {
         let pool = options.pool.sqlx_pool_options::<Driver>();
         let pool = pool.after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(|_| ()) })
+            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
         });
         pool.connect_lazy_with(options.driver).into()
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
-use sea_orm::sqlx::{Connection, Error as SqlxError, Postgres as Driver};
+use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result};
@@ -29,6 +29,10 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 /// What PostgreSQL does differently.
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
+
+/// Each statement sees what was committed before it, also where the database's default is another level. Not a startup
+/// parameter, for PgBouncer refuses those it does not know.
+const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'";
 
 #[async_trait]
 impl Dialect for Postgres {
@@ -51,13 +55,8 @@ impl Dialect for Postgres {
     }
 
     /// By SQLSTATE (PostgreSQL's appendix A).
-    fn classify(error: &DbErr) -> BackendErrorKind {
-        let (DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-        else {
-            return BackendErrorKind::Unexpected;
-        };
+    fn classify(error: &RuntimeErr) -> BackendErrorKind {
+        let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
                 SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
@@ -80,8 +79,6 @@ impl Dialect for Postgres {
     fn driver_options(url: &str) -> Result<PgConnectOptions> {
         let options: PgConnectOptions =
             url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })?;
-        // Each statement sees what was committed before it, also where the database's default is another.
-        let options = options.options([("default_transaction_isolation", "read committed")]);
         Ok(match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("seabed"),
@@ -101,6 +98,9 @@ impl Dialect for Postgres {
     }
 
     fn open_pool(options: PostgresOptions) -> DatabaseConnection {
-        options.pool.sqlx_pool_options::<Driver>().connect_lazy_with(options.driver).into()
+        let pool = options.pool.sqlx_pool_options::<Driver>().after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
+        });
+        pool.connect_lazy_with(options.driver).into()
     }
 }

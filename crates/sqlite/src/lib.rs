@@ -77,13 +77,8 @@ impl Dialect for Sqlite {
         }
     }
 
-    fn classify(error: &DbErr) -> BackendErrorKind {
-        let (DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-        else {
-            return BackendErrorKind::Unexpected;
-        };
+    fn classify(error: &RuntimeErr) -> BackendErrorKind {
+        let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else { return BackendErrorKind::Unexpected };
         let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
         match code & 0xff {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, TransactionOptions, Value};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
 
 use super::ConnectOptions;
 use crate::{BackendErrorKind, Result, Timestamp};
@@ -53,7 +53,7 @@ pub trait Dialect: Send + Sync + 'static {
 
     /// What a driver's error means. [`BackendErrorKind::Unexpected`] for all that needs no handling of its own; unique
     /// violations are told by sea-orm.
-    fn classify(error: &DbErr) -> BackendErrorKind;
+    fn classify(error: &RuntimeErr) -> BackendErrorKind;
 
     /// The driver's options for `url`, with what the algorithms want of a connection.
     ///

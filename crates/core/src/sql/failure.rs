@@ -11,7 +11,8 @@ pub(super) fn classify<D: Dialect>(error: &DbErr) -> BackendErrorKind {
         DbErr::ConnectionAcquire(ConnAcquireErr::Timeout | ConnAcquireErr::ConnectionClosed) => {
             BackendErrorKind::Unavailable
         }
-        _ => D::classify(error),
+        DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error) => D::classify(error),
+        _ => BackendErrorKind::Unexpected,
     }
 }
 
