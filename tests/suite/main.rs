@@ -23,13 +23,39 @@ use fixture::Fixture;
 use targets::{Store, Stores};
 
 /// A case on a database of its own, which has no tables yet.
-type DatabaseCase = (&'static str, fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>);
+#[derive(Clone, Copy)]
+struct DatabaseCase {
+    name: &'static str,
+    on: Where,
+    check: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
+}
+
+/// Which stores a case is about; on the others there is nothing to check, and it is not listed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Everywhere,
+    Servers,
+    Sqlite,
+}
+
+impl Where {
+    fn includes(self, store: Store) -> bool {
+        match store {
+            Store::Server(_) => self != Self::Sqlite,
+            Store::SqliteFile => self != Self::Servers,
+            Store::Memory | Store::SqliteMemory => false,
+        }
+    }
+}
 
 /// Makes a list of cases out of functions of the same names.
 macro_rules! database_cases {
-    ($($case:ident),* $(,)?) => {
-        pub(crate) const CASES: &[crate::DatabaseCase] =
-            &[$((stringify!($case), |fixture| Box::pin($case(fixture)))),*];
+    ($($on:ident: [$($case:ident),* $(,)?]),* $(,)?) => {
+        pub(crate) const CASES: &[crate::DatabaseCase] = &[$($(crate::DatabaseCase {
+            name: stringify!($case),
+            on: crate::Where::$on,
+            check: |fixture| Box::pin($case(fixture)),
+        }),*),*];
     };
 }
 pub(crate) use database_cases;
@@ -53,11 +79,11 @@ fn main() -> ExitCode {
             }));
         }
         let cases = [connections::CASES, migrations::CASES, processes::CASES, rows::CASES, transactions::CASES];
-        for (name, case) in cases.into_iter().flatten().filter(|_| store.is_shared_by_processes()) {
+        for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {
             let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());
-            let name = format!("{}::{name}", store.name());
+            let name = format!("{}::{}", store.name(), case.name);
             trials.push(Trial::ignorable_test(name, move || {
-                report.count(store.name(), || runtime.block_on(run_on_fixture(&stores, store, *case)))
+                report.count(store.name(), || runtime.block_on(run_on_fixture(&stores, store, case)))
             }));
         }
     }
@@ -81,17 +107,13 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run_on_fixture(
-    stores: &Stores,
-    store: Store,
-    case: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
-) -> Result<Completion, Failed> {
+async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Completion, Failed> {
     let fixture = match stores.fixture(store).await {
         Ok(fixture) => fixture,
         Err(unavailable) if unavailable.required => return Err(unavailable.reason.into()),
         Err(unavailable) => return Ok(Completion::ignored_with(unavailable.reason)),
     };
-    let outcome = case(&fixture).await;
+    let outcome = (case.check)(&fixture).await;
     let removed = fixture.remove().await;
     outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;
     Ok(Completion::Completed)

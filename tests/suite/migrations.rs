@@ -9,19 +9,23 @@ use seabed::{
 
 use crate::fixture::Fixture;
 
-crate::database_cases![
-    migrating_again_changes_nothing,
-    tables_that_google_adk_made_are_adopted,
-    schema_v0_is_refused_by_name,
-    an_unknown_layout_is_refused_by_name,
-    the_layout_of_the_sqlite_session_service_is_refused_by_name,
-    a_half_migrated_database_is_completed,
-    the_printed_statements_make_the_same_tables,
-    dropping_keeps_data_unless_told,
-    dropping_leaves_other_tables_alone,
-    refreshed_tables_are_empty,
-    the_update_time_index_is_an_option,
-];
+crate::database_cases! {
+    Everywhere: [
+        migrating_again_changes_nothing,
+        tables_that_google_adk_made_are_adopted,
+        schema_v0_is_refused_by_name,
+        an_unknown_layout_is_refused_by_name,
+        a_half_migrated_database_is_completed,
+        the_printed_statements_make_the_same_tables,
+        dropping_keeps_data_unless_told,
+        dropping_leaves_other_tables_alone,
+        refreshed_tables_are_empty,
+        the_update_time_index_is_an_option,
+    ],
+    Sqlite: [
+        the_layout_of_the_sqlite_session_service_is_refused_by_name,
+    ],
+}
 
 async fn add_session(fixture: &Fixture) -> anyhow::Result<SessionKey> {
     let service = fixture.service().await?;
@@ -82,10 +86,6 @@ async fn an_unknown_layout_is_refused_by_name(fixture: &Fixture) -> anyhow::Resu
 }
 
 async fn the_layout_of_the_sqlite_session_service_is_refused_by_name(fixture: &Fixture) -> anyhow::Result<()> {
-    if fixture.kind.is_some() {
-        // That service exists on SQLite only.
-        return Ok(());
-    }
     fixture.execute(include_str!("../adk/sqlite_session_service.sql")).await?;
     expect_refusal(fixture, "SqliteSessionService").await
 }

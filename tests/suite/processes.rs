@@ -10,12 +10,14 @@ use tokio::task::JoinSet;
 
 use crate::fixture::Fixture;
 
-crate::database_cases![
-    four_processes_create_sessions_of_one_new_app,
-    four_processes_create_sessions_of_one_new_user,
-    of_four_processes_that_create_one_id_one_succeeds,
-    ten_processes_migrate_at_once,
-];
+crate::database_cases! {
+    Everywhere: [
+        four_processes_create_sessions_of_one_new_app,
+        four_processes_create_sessions_of_one_new_user,
+        of_four_processes_that_create_one_id_one_succeeds,
+        ten_processes_migrate_at_once,
+    ],
+}
 
 const JOB: &str = "SEABED_TEST_CHILD_JOB";
 const URL: &str = "SEABED_TEST_CHILD_URL";

@@ -10,12 +10,14 @@ use seabed_tests::{Family, Kind};
 
 use crate::fixture::Fixture;
 
-crate::database_cases![
-    a_corrupt_event_is_named_and_hides_no_other,
-    a_corrupt_session_is_named_and_hides_no_other,
-    a_corrupt_app_state_is_named_and_nothing_is_written,
-    times_are_stored_as_google_adk_stores_them,
-];
+crate::database_cases! {
+    Everywhere: [
+        a_corrupt_event_is_named_and_hides_no_other,
+        a_corrupt_session_is_named_and_hides_no_other,
+        a_corrupt_app_state_is_named_and_nothing_is_written,
+        times_are_stored_as_google_adk_stores_them,
+    ],
+}
 
 async fn session(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
     let request = CreateSession::new(UserKey::try_new("app", "alice")?).with_session_id(SessionId::try_new(id)?);

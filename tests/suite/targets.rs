@@ -39,11 +39,6 @@ impl Store {
             Self::Server(kind) => kind.name(),
         }
     }
-
-    /// Whether several processes can work on it, so that it has cases of its own.
-    pub(crate) fn is_shared_by_processes(self) -> bool {
-        matches!(self, Self::SqliteFile | Self::Server(_))
-    }
 }
 
 /// The stores of this process, each made when it is first asked for.

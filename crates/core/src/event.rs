@@ -143,7 +143,8 @@ fn non_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-const EVENT_FIELDS: [&str; 13] = [
+/// The keys that fields are written to and, after them, those they are also read from.
+const EVENT_FIELDS: [&str; 18] = [
     "id",
     "invocation_id",
     "author",
@@ -157,9 +158,23 @@ const EVENT_FIELDS: [&str; 13] = [
     "interrupted",
     "long_running_tool_ids",
     "actions",
+    "invocationId",
+    "turnComplete",
+    "errorCode",
+    "errorMessage",
+    "longRunningToolIds",
 ];
-const ACTION_FIELDS: [&str; 5] =
-    ["state_delta", "artifact_delta", "transfer_to_agent", "escalate", "skip_summarization"];
+const ACTION_FIELDS: [&str; 9] = [
+    "state_delta",
+    "artifact_delta",
+    "transfer_to_agent",
+    "escalate",
+    "skip_summarization",
+    "stateDelta",
+    "artifactDelta",
+    "transferToAgent",
+    "skipSummarization",
+];
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

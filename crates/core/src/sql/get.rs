@@ -139,13 +139,13 @@ fn read(key: &SessionKey, rows: &[QueryResult]) -> Result<Option<Session>> {
     Ok(Some(Session {
         key: key.clone(),
         state: scoped.merged(),
-        events: events.into_iter().map(|(time, id, row)| event(key, &id, time, row, BODY)).collect::<Result<_>>()?,
+        events: events.into_iter().map(|(_, id, row)| event(key, &id, row, BODY)).collect::<Result<_>>()?,
         create_time: session_row.timestamp(row, CREATED, "create_time")?,
         revision: Revision::new(session_row.timestamp(row, UPDATED, "update_time")?),
     }))
 }
 
 /// The event of a row, or an error that names it.
-pub(super) fn event(key: &SessionKey, id: &str, time: Timestamp, row: &QueryResult, alias: &str) -> Result<Event> {
-    RowOf::new(events::Entity.table_name(), &EventName { id, session: key }).event(row, alias, id, time)
+pub(super) fn event(key: &SessionKey, id: &str, row: &QueryResult, alias: &str) -> Result<Event> {
+    RowOf::new(events::Entity.table_name(), &EventName { id, session: key }).event(row, alias, id)
 }

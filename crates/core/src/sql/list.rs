@@ -170,7 +170,7 @@ pub(super) async fn list_events<D: Dialect>(
     for row in &rows {
         let Some(event_id) = stored.get::<Option<String>>(row, "id", "id")? else { continue };
         let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
-        let event = event(key, &event_id, timestamp, row, "event_data");
+        let event = event(key, &event_id, row, "event_data");
         events.push((EventCursor { timestamp, event_id }, event));
     }
     Ok(Page::from_rows(events, request.limit))

@@ -40,16 +40,13 @@ impl<'a> RowOf<'a> {
         serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))
     }
 
-    /// The event of a row of `events`, which was stored under `timestamp`.
-    pub(super) fn event(&self, row: &QueryResult, alias: &str, id: &str, timestamp: Timestamp) -> Result<Event> {
+    /// The event of a row of `events`.
+    pub(super) fn event(&self, row: &QueryResult, alias: &str, id: &str) -> Result<Event> {
         let column = "event_data";
         let text: String = self.get(row, alias, column)?;
         let mut event: Event = serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))?;
-        // The columns are what the database keys and sorts by; a writer that left them out of the JSON is understood.
+        // The column is the key, as in google-adk: a writer may have left it out of the JSON.
         id.clone_into(&mut event.id);
-        if event.timestamp == 0.0 {
-            event.timestamp = timestamp.as_seconds();
-        }
         Ok(event)
     }
 }

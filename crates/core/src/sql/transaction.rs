@@ -1,7 +1,7 @@
 //! Running an operation: in its own task, so that a dropped future cannot interrupt it, and again when it met others.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{DatabaseTransaction, TransactionTrait};
@@ -13,16 +13,19 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// How often an operation is tried that meets deadlocks, serialization failures or a busy database.
 const TRIES: u32 = 10;
+/// No try begins later than this after the first: a lock that somebody holds for long is not waited for ten times.
+const TRY_WITHIN: Duration = Duration::from_secs(15);
 /// The wait before the second try; it doubles up to [`LONGEST_WAIT`], and each is cut by chance to between half and all.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Repeats `operation` while it ends in contention, which means that nothing of it was stored.
 pub(super) async fn retry<T, F: Future<Output = Result<T>>>(operation: impl Fn() -> F) -> Result<T> {
-    let mut wait = FIRST_WAIT;
+    let (mut wait, started) = (FIRST_WAIT, Instant::now());
     for _ in 1..TRIES {
         match operation().await {
-            Err(error) if error.backend_kind() == Some(BackendErrorKind::Contention) => {}
+            Err(error)
+                if error.backend_kind() == Some(BackendErrorKind::Contention) && started.elapsed() < TRY_WITHIN => {}
             outcome => return outcome,
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
