@@ -9,7 +9,7 @@ use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement, Transactio
 use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource,
-    SessionKey, SessionService, State, SystemClock, Timestamp, UserKey,
+    Revision, SessionKey, SessionService, State, SystemClock, Timestamp, UserKey,
 };
 use seabed_tests::{Family, Kind};
 use tokio::task::JoinSet;
