@@ -13,7 +13,7 @@ async fn main() -> anyhow::Result<()> {
     let database = seabed::open(&url).await?;
     seabed::migrate(&database).await?;
     let sessions = seabed::from_connection(database).await?;
-    println!("1. A new SQLite database with google-adk's four tables (schema v1).\n");
+    println!("1. A new SQLite database with google-adk's tables (schema v1).\n");
 
     println!(
         "2. The race: 100 tasks create a session of one new app at the same time, each with an app key of its own."

@@ -70,33 +70,56 @@ pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
 /// Those of [`migrate`].
 pub async fn up(connection: &DatabaseConnection, options: UpOptions) -> Result<()> {
     lock::run_locked(connection, move |transaction| {
-        Box::pin(async move {
-            Migrator::up(transaction, None).await.map_err(migration_error)?;
-            if options.update_time_index {
-                create_update_time_index(transaction).await.map_err(migration_error)?;
-            }
-            Ok(())
-        })
+        Box::pin(async move { up_locked(transaction, options).await.map_err(migration_error) })
     })
     .await
+}
+
+/// The ledger says what was run, not what is there: tables may have been dropped by hand, or moved on to a version that
+/// is not ours. So the layout is always looked at, and missing tables are always made.
+async fn up_locked(transaction: &DatabaseTransaction, options: UpOptions) -> Result<(), DbErr> {
+    let manager = SchemaManager::new(transaction);
+    layout::check(&manager).await?;
+    Migrator::up(transaction, None).await?;
+    let flavor = schema::Flavor::of(transaction).await?;
+    if schema::is_table_missing(&manager).await? {
+        execute(transaction, schema::create(flavor)).await?;
+    }
+    if options.update_time_index && !schema::has_update_time_index(&manager).await? {
+        execute(transaction, vec![schema::update_time_index(flavor)]).await?;
+    }
+    Ok(())
+}
+
+/// Drops the tables whether or not the ledger knows of them: those that google-adk made are not in it.
+async fn down_locked(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
+    execute(transaction, schema::drop(schema::Flavor::of(transaction).await?)).await?;
+    Migrator::uninstall(transaction).await
+}
+
+async fn execute(transaction: &DatabaseTransaction, statements: Vec<String>) -> Result<(), DbErr> {
+    for statement in statements {
+        transaction.execute_unprepared(&statement).await?;
+    }
+    Ok(())
 }
 
 /// Drops Seabed's tables and its ledger, and nothing else.
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) when a table holds a row and `stored_data` is [`StoredData::Keep`]; nothing is dropped
-/// then. Backend errors otherwise.
+/// then. Backend errors otherwise. Stop the services first: what they store between the look and the drop is not seen.
 pub async fn down(connection: &DatabaseConnection, stored_data: StoredData) -> Result<()> {
     lock::run_locked(connection, move |transaction| {
         Box::pin(async move {
             check_stored_data(transaction, stored_data).await?;
-            Migrator::reset(transaction).await.map_err(migration_error)
+            down_locked(transaction).await.map_err(migration_error)
         })
     })
     .await
 }
 
-/// Drops Seabed's tables and makes them anew.
+/// Drops Seabed's tables and makes them anew, with the index on `update_time` if they had it.
 ///
 /// # Errors
 /// Those of [`down`] and [`migrate`].
@@ -104,7 +127,10 @@ pub async fn refresh(connection: &DatabaseConnection, stored_data: StoredData) -
     lock::run_locked(connection, move |transaction| {
         Box::pin(async move {
             check_stored_data(transaction, stored_data).await?;
-            Migrator::refresh(transaction).await.map_err(migration_error)
+            let manager = SchemaManager::new(transaction);
+            let update_time_index = schema::has_update_time_index(&manager).await.map_err(migration_error)?;
+            down_locked(transaction).await.map_err(migration_error)?;
+            up_locked(transaction, UpOptions { update_time_index }).await.map_err(migration_error)
         })
     })
     .await
@@ -126,10 +152,9 @@ pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, Migr
 pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Result<Vec<String>> {
     let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
     let manager = SchemaManager::new(connection);
-    let pending = Migrator::get_pending_migrations_read_only(connection).await.map_err(migration_error)?;
+    layout::check(&manager).await.map_err(migration_error)?;
     let mut statements = Vec::new();
-    if !pending.is_empty() {
-        layout::check(&manager).await.map_err(migration_error)?;
+    if schema::is_table_missing(&manager).await.map_err(migration_error)? {
         statements.extend(schema::create(flavor));
     }
     if options.update_time_index && !schema::has_update_time_index(&manager).await.map_err(migration_error)? {
@@ -153,14 +178,6 @@ pub async fn down_sql(connection: &DatabaseConnection) -> Result<Vec<String>> {
 pub async fn refresh_sql(connection: &DatabaseConnection) -> Result<Vec<String>> {
     let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
     Ok([schema::drop(flavor), schema::create(flavor)].concat())
-}
-
-async fn create_update_time_index(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    if !schema::has_update_time_index(&SchemaManager::new(transaction)).await? {
-        let index = schema::update_time_index(schema::Flavor::of(transaction).await?);
-        transaction.execute_unprepared(&index).await?;
-    }
-    Ok(())
 }
 
 async fn check_stored_data(transaction: &DatabaseTransaction, stored_data: StoredData) -> Result<()> {
@@ -190,9 +207,14 @@ async fn check_empty<E: EntityTrait>(manager: &SchemaManager<'_>, table: E) -> R
 
 /// A migration's own refusals say what they mean; the driver's errors keep their source.
 fn migration_error(error: DbErr) -> Error {
-    match error {
-        DbErr::Migration(reason) | DbErr::Custom(reason) => BackendError::new(BackendErrorKind::Schema, reason),
-        error => BackendError::new(BackendErrorKind::Unexpected, "the database refused to migrate").with_source(error),
-    }
-    .into()
+    let (kind, message) = match &error {
+        DbErr::Migration(reason) | DbErr::Custom(reason) => {
+            return BackendError::new(BackendErrorKind::Schema, reason.as_str()).into();
+        }
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
+            (BackendErrorKind::Unavailable, "no connection to the database that is to be migrated")
+        }
+        _ => (BackendErrorKind::Unexpected, "the database refused to migrate"),
+    };
+    BackendError::new(kind, message).with_source(error).into()
 }

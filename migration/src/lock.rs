@@ -35,11 +35,12 @@ where
         let transaction = connection.begin_with_options(options).await.map_err(migration_error)?;
         lock(&transaction).await?;
         let done = work(&transaction).await;
-        unlock(&transaction).await.map_err(migration_error)?;
-        match done {
+        let unlocked = unlock(&transaction).await.map_err(migration_error);
+        match done.and(unlocked) {
             Ok(()) => transaction.commit().await.map_err(migration_error),
             Err(error) => {
-                transaction.rollback().await.map_err(migration_error)?;
+                // What went wrong first is what the caller wants to know.
+                let _: Result<(), DbErr> = transaction.rollback().await;
                 Err(error)
             }
         }

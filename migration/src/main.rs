@@ -81,8 +81,12 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let Some(url) = cli.database_url else {
         anyhow::bail!("no database: set DATABASE_URL or pass --database-url");
     };
-    let makes_tables = matches!(cli.command, Command::Up { dry_run: DryRun { dry_run: false }, .. });
-    let database = open(&url, makes_tables).await?;
+    let missing_file = match &cli.command {
+        Command::Up { dry_run: DryRun { dry_run: true }, .. } => MissingFile::StandIn,
+        Command::Up { .. } => MissingFile::Create,
+        _ => MissingFile::Refuse,
+    };
+    let database = open(&url, missing_file).await?;
     match cli.command {
         Command::Up { update_time_index, dry_run } => {
             let mut options = UpOptions::default();
@@ -135,8 +139,18 @@ fn print(statements: &[String]) {
     }
 }
 
-/// Opens the database that `url` is of; a missing SQLite file is made only when tables are.
-async fn open(url: &str, makes_tables: bool) -> anyhow::Result<DatabaseConnection> {
+/// What to do when the file of an SQLite database is not there.
+#[derive(Clone, Copy)]
+enum MissingFile {
+    Refuse,
+    /// Make it: tables follow.
+    Create,
+    /// Look at an empty database in memory instead.
+    StandIn,
+}
+
+/// Opens the database that `url` is of.
+async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
     #[cfg(feature = "postgres")]
     if seabed_postgres::Postgres::is_url(url) {
         return Ok(url.parse::<seabed_postgres::PostgresOptions>()?.open().await?);
@@ -148,7 +162,11 @@ async fn open(url: &str, makes_tables: bool) -> anyhow::Result<DatabaseConnectio
     #[cfg(feature = "sqlite")]
     if seabed_sqlite::Sqlite::is_url(url) {
         let options: ConnectOptions<seabed_sqlite::Sqlite> = url.parse()?;
-        let options = if makes_tables { options.with_driver(|driver| driver.create_if_missing(true)) } else { options };
+        let options = match missing_file {
+            MissingFile::Create => options.with_driver(|driver| driver.create_if_missing(true)),
+            MissingFile::StandIn if !options.driver.get_filename().exists() => "sqlite::memory:".parse()?,
+            _ => options,
+        };
         return Ok(options.open().await?);
     }
     anyhow::bail!("this is not a URL of a database that this build of seabed-migrate knows")

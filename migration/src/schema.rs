@@ -178,17 +178,30 @@ fn metadata(flavor: Flavor) -> Vec<String> {
     vec![table, backend.build(&row).to_string()]
 }
 
-/// The statements that drop the tables, dependents first.
-pub(crate) fn drop(flavor: Flavor) -> Vec<String> {
-    let tables = [
+/// The tables, dependents first.
+fn tables() -> [&'static str; 5] {
+    [
         adk_internal_metadata::Entity.table_name(),
         events::Entity.table_name(),
         sessions::Entity.table_name(),
         user_states::Entity.table_name(),
         app_states::Entity.table_name(),
-    ];
+    ]
+}
+
+pub(crate) async fn is_table_missing(manager: &SchemaManager<'_>) -> Result<bool, DbErr> {
+    for table in tables() {
+        if !manager.has_table(table).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The statements that drop the tables.
+pub(crate) fn drop(flavor: Flavor) -> Vec<String> {
     let backend = flavor.backend();
-    tables.map(|table| backend.build(Table::drop().table(Alias::new(table)).if_exists()).to_string()).into()
+    tables().map(|table| backend.build(Table::drop().table(Alias::new(table)).if_exists()).to_string()).into()
 }
 
 /// The statement that makes the index of [`UpOptions`](crate::UpOptions).

@@ -92,8 +92,12 @@ impl Servers {
     }
 }
 
-/// Whether `SEABED_REQUIRE` holds `all` or the name of `kind`, separated by commas.
+/// Whether `SEABED_REQUIRE` holds `all` or the name of `kind`, separated by commas, or there is a URL for it, which then
+/// must work.
 fn required(kind: Kind) -> bool {
+    if std::env::var_os(kind.variable()).is_some() {
+        return true;
+    }
     let required = std::env::var("SEABED_REQUIRE").unwrap_or_default();
     required.split(',').map(str::trim).any(|name| name == "all" || name == kind.name())
 }

@@ -20,6 +20,8 @@ crate::database_cases! {
         dropping_keeps_data_unless_told,
         dropping_leaves_other_tables_alone,
         refreshed_tables_are_empty,
+        missing_tables_are_made_whatever_the_ledger_says,
+        adopted_tables_are_dropped_and_refreshed_too,
         the_update_time_index_is_an_option,
     ],
     Sqlite: [
@@ -162,5 +164,28 @@ async fn the_update_time_index_is_an_option(fixture: &Fixture) -> anyhow::Result
         ensure!(up_sql(&fixture.admin, options).await?.len() == expected);
         up(&fixture.admin, options).await?;
     }
+    refresh(&fixture.admin, StoredData::Drop).await?;
+    ensure!(up_sql(&fixture.admin, options).await?.is_empty(), "the index was lost by a refresh");
     add_session(fixture).await.map(|_| ())
+}
+
+async fn missing_tables_are_made_whatever_the_ledger_says(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fixture.execute("DROP TABLE adk_internal_metadata;\nDROP TABLE events").await?;
+    ensure!(!up_sql(&fixture.admin, UpOptions::default()).await?.is_empty());
+    seabed::migrate(&fixture.admin).await?;
+    add_session(fixture).await.map(|_| ())
+}
+
+async fn adopted_tables_are_dropped_and_refreshed_too(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.execute(fixture.adk_schema_v1()).await?;
+    let key = add_session(fixture).await?;
+    refresh(&fixture.admin, StoredData::Drop).await?;
+    ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_none(), "a session outlived refresh");
+    down(&fixture.admin, StoredData::Keep).await?;
+    fixture.execute(fixture.adk_schema_v1()).await?;
+    add_session(fixture).await?;
+    down(&fixture.admin, StoredData::Drop).await?;
+    ensure!(fixture.execute("SELECT 1 FROM sessions").await.is_err(), "a table outlived down");
+    Ok(())
 }

@@ -69,11 +69,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether repeating the identical call may succeed and can do no harm.
+    /// Whether repeating the identical call may succeed.
     ///
-    /// True for contention, an unreachable server, and a commit whose outcome is unknown: appends are idempotent by
+    /// True for contention, an unreachable server, and a commit whose outcome is unknown. Appends are idempotent by
     /// event id, and so is a create with an explicit session id (its repetition answers [`Error::AlreadyExists`] if
-    /// the first try had succeeded). A create that leaves the id to the service would make a second session.
+    /// the first try had succeeded). After an unknown commit a create that leaves the id to the service may make a
+    /// second session, and a delete may delete what others have created anew meanwhile: give sessions their ids if you
+    /// repeat calls blindly.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Backend(error) if error.kind.is_retryable())
     }
@@ -141,12 +143,19 @@ impl std::fmt::Display for BackendErrorKind {
 }
 
 /// A failure of the database, of the connection to it, or of its content.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct BackendError {
     kind: BackendErrorKind,
     message: String,
     source: Option<Source>,
+}
+
+impl std::fmt::Debug for BackendError {
+    /// Without the source, in which a database may quote data.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackendError").field("kind", &self.kind).field("message", &self.message).finish_non_exhaustive()
+    }
 }
 
 impl BackendError {

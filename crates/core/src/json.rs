@@ -174,9 +174,38 @@ impl Number {
 }
 
 /// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond `serde_json`'s
-/// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range.
+/// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range or
+/// with more digits than `jsonb` keeps.
 pub(crate) fn check_portable(text: &str) -> Result<(), serde_json::Error> {
-    serde_json::from_str::<Portable>(text).map(|_| ())
+    serde_json::from_str::<Portable>(text)?;
+    match numbers(text).find(|number| !is_portable_number(number)) {
+        Some(_) => Err(de::Error::custom("a number of more than 1000 digits")),
+        None => Ok(()),
+    }
+}
+
+/// The numbers of a valid JSON text as they are written.
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    // Outside of strings, what is between structural characters and blanks is a number or a word.
+    let mut in_string = false;
+    let mut escaped = false;
+    text.split(move |character: char| {
+        if in_string {
+            in_string = escaped || character != '"';
+            escaped = !escaped && character == '\\';
+            return true;
+        }
+        in_string = character == '"';
+        in_string || "[]{},: \t\r\n".contains(character)
+    })
+    .filter(|token| token.starts_with(|first: char| first == '-' || first.is_ascii_digit()))
+}
+
+/// At most 1000 digits, spelled out; PostgreSQL's `numeric` keeps 16,383 behind the point.
+fn is_portable_number(number: &str) -> bool {
+    let exponent = number.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent);
+    let exponent = exponent.parse::<i64>().ok().map(i64::unsigned_abs);
+    exponent.is_some_and(|exponent| exponent.saturating_add(number.len() as u64) <= 1000)
 }
 
 struct Portable;
@@ -279,7 +308,8 @@ mod tests {
     #[test]
     fn what_some_backend_cannot_hold_is_refused() {
         assert!(check_portable(r#"{"a":[1,"\u0001",123456789012345678901234567890]}"#).is_ok());
-        for text in [r#""\u0000""#, r#"{"\u0000":1}"#, r#""\ud800""#, "1e400"] {
+        assert!(check_portable(r#"["\\\"1e-20000", {"-1e-9999": "1e-20000\\\\"}, 1e-300, -0.5]"#).is_ok());
+        for text in [r#""\u0000""#, r#"{"\u0000":1}"#, r#""\ud800""#, "1e400", "[1e-20000]", "{\"\\\"\":1e-999}"] {
             assert!(check_portable(text).is_err(), "{text}");
         }
         assert!(check_portable(&("[".repeat(127) + &"]".repeat(127))).is_ok());

@@ -24,7 +24,7 @@ use crate::{
 ///
 /// # Cancel safety
 /// The future of any operation may be dropped at any time: then everything of it is stored, or nothing, and no
-/// connection is left in a transaction.
+/// connection is left in a transaction. What had begun goes on: it may be stored after the drop, and after a later call.
 #[async_trait]
 pub trait SessionService: Send + Sync {
     /// Creates a session, and the rows of its app and user where they are missing.

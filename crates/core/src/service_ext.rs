@@ -93,7 +93,10 @@ pub trait SessionServiceExt: SessionService {
                 session.events.push(stored);
                 session.revision = revision;
             }
-            Appended::Replayed(_) => self.refresh(session).await?,
+            Appended::Replayed(_) => {
+                self.refresh(session).await?;
+                session.state.merge(event.actions.state_delta.only_temp());
+            }
             Appended::Partial => {}
         }
         Ok(appended)
@@ -101,8 +104,8 @@ pub trait SessionServiceExt: SessionService {
 
     /// Brings `session` up to date: adds the events it does not have yet, and takes over state and revision.
     ///
-    /// A session that was deleted and created anew meanwhile is read as a whole. Keys in the state that only lived in
-    /// `session`, such as `temp:` keys, are gone.
+    /// A session that was deleted and created anew meanwhile, or has no events yet, is read as a whole; one that was read
+    /// in part gets the events after those it has. `temp:` keys, which only live in `session`, stay.
     ///
     /// # Atomicity
     /// One snapshot.
@@ -124,13 +127,16 @@ pub trait SessionServiceExt: SessionService {
             let newer = whole.clone().with_after_timestamp(session.last_update_time().next());
             let read = self.get_session(newer).await?.ok_or_else(not_found)?;
             if read.create_time == session.create_time && read.revision >= session.revision {
+                let temp = session.state.only_temp();
                 session.state = read.state;
+                session.state.merge(temp);
                 session.events.extend(read.events);
                 session.revision = read.revision;
                 return Ok(());
             }
         }
-        let read = self.get_session(whole).await?.ok_or_else(not_found)?;
+        let mut read = self.get_session(whole).await?.ok_or_else(not_found)?;
+        read.state.merge(session.state.only_temp());
         *session = read;
         Ok(())
     }

@@ -108,10 +108,17 @@ impl State {
 
     /// What of it is stored: all but the `temp:` keys.
     pub(crate) fn without_temp(&self) -> Self {
-        self.iter()
-            .filter(|(key, _)| Scope::of(key).0 != Scope::Temp)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+        self.filtered(|scope| scope != Scope::Temp)
+    }
+
+    /// What of it only lives in memory.
+    pub(crate) fn only_temp(&self) -> Self {
+        self.filtered(|scope| scope == Scope::Temp)
+    }
+
+    fn filtered(&self, keep: impl Fn(Scope) -> bool) -> Self {
+        let kept = self.iter().filter(|(key, _)| keep(Scope::of(key).0));
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
 

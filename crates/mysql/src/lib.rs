@@ -12,6 +12,7 @@
 //! TLS is used where the server offers it, and required with `?ssl-mode=REQUIRED` (or `VERIFY_IDENTITY`) in the URL. An
 //! account with a password on MySQL 9 (`caching_sha2_password`) needs it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -54,15 +55,18 @@ impl Dialect for MySql {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
-                SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
+                // A certificate that does not hold is InvalidData, and will not hold the next time either.
+                SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,
             };
         };
         match error.try_downcast_ref::<MySqlDatabaseError>().map_or(0, MySqlDatabaseError::number) {
             // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD (MariaDB's snapshot isolation)
             1213 | 1205 | 1020 => BackendErrorKind::Contention,
-            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT
-            1040 | 1053 | 1927 | 4031 => BackendErrorKind::Unavailable,
+            // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED, ER_SERVER_SHUTDOWN,
+            // ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR (a Galera node that is
+            // not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is no longer the primary)
+            1040 | 1203 | 1226 | 1053 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
             // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR
             1146 | 1054 => BackendErrorKind::Schema,
             _ => BackendErrorKind::Unexpected,
@@ -81,8 +85,12 @@ impl Dialect for MySql {
     }
 
     async fn try_connection(driver: &MySqlConnectOptions) -> Result<(), DbErr> {
-        let connected = async { MySqlConnection::connect_with(driver).await?.close().await }.await;
-        connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+        let connected = async {
+            let mut connection = MySqlConnection::connect_with(driver).await?;
+            connection.execute(SESSION_SETTINGS).await?;
+            connection.close().await
+        };
+        connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
     }
 
     fn open_pool(options: MySqlOptions) -> DatabaseConnection {

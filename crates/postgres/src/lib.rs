@@ -11,6 +11,7 @@
 //!
 //! TLS is used where the server offers it, and required with `?sslmode=require` (or `verify-full`) in the URL.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -59,15 +60,17 @@ impl Dialect for Postgres {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
-                SqlxError::Io(_) | SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
+                // A certificate that does not hold is InvalidData, and will not hold the next time either.
+                SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,
             };
         };
         match error.code().as_deref().unwrap_or_default() {
             // serialization_failure, deadlock_detected, lock_not_available
             "40001" | "40P01" | "55P03" => BackendErrorKind::Contention,
-            // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout
-            "53300" | "57P01" | "57P02" | "57P03" | "57P05" => BackendErrorKind::Unavailable,
+            // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout,
+            // idle_in_transaction_session_timeout, read_only_sql_transaction (a server that is no longer the primary)
+            "53300" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006" => BackendErrorKind::Unavailable,
             // connection exceptions
             code if code.starts_with("08") => BackendErrorKind::Unavailable,
             // undefined_table, undefined_column, invalid_schema_name
@@ -93,8 +96,12 @@ impl Dialect for Postgres {
     }
 
     async fn try_connection(driver: &PgConnectOptions) -> Result<(), DbErr> {
-        let connected = async { PgConnection::connect_with(driver).await?.close().await }.await;
-        connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+        let connected = async {
+            let mut connection = PgConnection::connect_with(driver).await?;
+            connection.execute(SESSION_SETTINGS).await?;
+            connection.close().await
+        };
+        connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
     }
 
     fn open_pool(options: PostgresOptions) -> DatabaseConnection {

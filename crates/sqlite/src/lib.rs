@@ -15,7 +15,8 @@
 //! ```
 //!
 //! The file must exist unless the URL ends in `?mode=rwc`. A database in memory (`sqlite::memory:`) lives as long as its
-//! pool.
+//! pool, so open it with [`ConnectOptions::open`], make its tables, and go on with
+//! [`from_connection`](SqlSessionService::from_connection).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,9 +41,10 @@ pub struct Sqlite;
 
 /// How long a statement waits for writers of other processes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_CANTOPEN`: primary result codes, the low byte of what SQLite reports.
+/// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_PROTOCOL` (a race for the WAL's locks), `SQLITE_CANTOPEN`: primary result codes, the low byte of what SQLite reports.
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
+const PROTOCOL: u32 = 15;
 const CANTOPEN: u32 = 14;
 
 /// Whether the database is one in memory, told by the name that the driver gives to each `sqlite::memory:`.
@@ -82,7 +84,7 @@ impl Dialect for Sqlite {
         let SqlxError::Database(error) = &**error else { return BackendErrorKind::Unexpected };
         let code: u32 = error.code().and_then(|code| code.parse().ok()).unwrap_or_default();
         match code & 0xff {
-            BUSY | LOCKED => BackendErrorKind::Contention,
+            BUSY | LOCKED | PROTOCOL => BackendErrorKind::Contention,
             CANTOPEN => BackendErrorKind::Unavailable,
             // SQLite has no code of its own for these.
             _ if error.message().starts_with("no such table") || error.message().starts_with("no such column") => {
@@ -98,6 +100,11 @@ impl Dialect for Sqlite {
             return Err(invalid("names a database in memory; use sqlite::memory:".to_owned()));
         }
         let options: SqliteConnectOptions = url.parse().map_err(|error: SqlxError| invalid(error.to_string()))?;
+        let name = options.get_filename().to_string_lossy();
+        if name.is_empty() || name.starts_with("file:") && !in_memory(&options) {
+            // Each connection would get a database of its own.
+            return Err(invalid("names no file; use sqlite://path or sqlite::memory:".to_owned()));
+        }
         let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
         Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
     }

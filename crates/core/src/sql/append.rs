@@ -1,7 +1,7 @@
 //! `append_event`: under the lock of the session row, replay check, revision check, event, state.
 
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, SqlErr, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
@@ -13,7 +13,7 @@ use super::shared_state::{Key, json_value};
 use crate::entity::{events, sessions};
 use crate::prepare::NewEvent;
 use crate::revision::stored_timestamp;
-use crate::{Appended, Error, Json, Result, Revision};
+use crate::{Appended, Error, Result, Revision};
 
 const OPERATION: &str = "append_event";
 
@@ -22,6 +22,8 @@ pub(in crate::sql) struct Statements<D> {
     lock_session: Prepared<D>,
     /// Reads the event that is stored under an id.
     event_by_id: Prepared<D>,
+    /// The same, and whatever the transaction's snapshot is.
+    lock_event_by_id: Prepared<D>,
     insert_event: Prepared<D>,
     /// Moves the session's clock on.
     write_time: Prepared<D>,
@@ -73,6 +75,7 @@ impl<D: Dialect> Statements<D> {
         Self {
             lock_session: Prepared::new(&lock_session),
             event_by_id: Prepared::new(&event_by_id),
+            lock_event_by_id: Prepared::new(event_by_id.clone().lock_exclusive()),
             insert_event: Prepared::new(&insert_event),
             write_time: Prepared::new(&write_time),
             write_state: Prepared::new(&write_state),
@@ -97,13 +100,8 @@ pub(super) async fn append_event<D: Dialect>(
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
     let update_time = session.timestamp(&row, "update_time", "update_time")?;
 
-    let by_id = session_key_values(key).chain([Value::from(new.id.as_str())]);
-    if let Some(row) = transaction.query_one_raw(statements.event_by_id.bind(by_id)).await.map_err(failed)? {
-        let event = EventName { id: &new.id, session: key };
-        let stored = RowOf::new(events::Entity.table_name(), &event);
-        let text: String = stored.get(&row, "event_data", "event_data")?;
-        new.check_replay(&Json::parse(text).map_err(|error| stored.corrupt("event_data", error))?)?;
-        return Ok(Appended::Replayed(Revision::new(stored.timestamp(&row, "timestamp", "timestamp")?)));
+    if let Some(replayed) = replayed(&statements.event_by_id, transaction, new).await? {
+        return Ok(replayed);
     }
     new.check_revision(Revision::new(update_time))?;
 
@@ -120,7 +118,16 @@ pub(super) async fn append_event<D: Dialect>(
         D::timestamp(timestamp),
         new.event_data.as_str().into(),
     ]);
-    transaction.execute_raw(statements.insert_event.bind(event)).await.map_err(failed)?;
+    if let Err(error) = transaction.execute_raw(statements.insert_event.bind(event)).await {
+        // In a transaction of the caller's at REPEATABLE READ on MySQL, the look above sees no event that was stored after
+        // the transaction's first read. A locking read does.
+        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+            && let Some(replayed) = replayed(&statements.lock_event_by_id, transaction, new).await?
+        {
+            return Ok(replayed);
+        }
+        return Err(failed(error));
+    }
     let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
     let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
     transaction.execute_raw(write.bind(values)).await.map_err(failed)?;
@@ -134,4 +141,20 @@ pub(super) async fn append_event<D: Dialect>(
         shared.user.merge(transaction, &user, &new.delta.user, new.now, OPERATION).await?;
     }
     Ok(Appended::Stored(Revision::new(timestamp)))
+}
+
+/// The outcome for an event whose id is taken: it was stored before, or another was.
+async fn replayed<D: Dialect>(
+    event_by_id: &Prepared<D>,
+    transaction: &DatabaseTransaction,
+    new: &NewEvent,
+) -> Result<Option<Appended>> {
+    let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
+    let row = transaction.query_one_raw(event_by_id.bind(values)).await;
+    let Some(row) = row.map_err(|error| statement_error::<D>(OPERATION, error))? else { return Ok(None) };
+    let event = EventName { id: &new.id, session: &new.key };
+    let stored = RowOf::new(events::Entity.table_name(), &event);
+    let text: String = stored.get(&row, "event_data", "event_data")?;
+    new.check_replay(&stored.decode(&text, "event_data")?)?;
+    Ok(Some(Appended::Replayed(Revision::new(stored.timestamp(&row, "timestamp", "timestamp")?))))
 }

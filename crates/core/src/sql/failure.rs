@@ -8,9 +8,7 @@ use crate::{BackendError, BackendErrorKind, Error};
 /// What a driver's error means, for errors of every driver and of the pool.
 pub(super) fn classify<D: Dialect>(error: &DbErr) -> BackendErrorKind {
     match error {
-        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout | ConnAcquireErr::ConnectionClosed) => {
-            BackendErrorKind::Unavailable
-        }
+        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => BackendErrorKind::Unavailable,
         DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error) => D::classify(error),
         _ => BackendErrorKind::Unexpected,
     }
@@ -26,15 +24,16 @@ pub(super) fn statement_error<D: Dialect>(operation: &str, error: DbErr) -> Erro
     BackendError::new(kind, format!("{operation} on {:?}{advice}", D::BACKEND)).with_source(error).into()
 }
 
-/// The error of a COMMIT of `operation`: unless the database answered that it refused, nobody knows.
+/// The error of a COMMIT of `operation`. A conflict is told to whom it rolls back; after any other error nobody knows, and
+/// repeating the call is safe.
 pub(super) fn commit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     match classify::<D>(&error) {
-        BackendErrorKind::Unavailable => BackendError::new(
+        BackendErrorKind::Contention => statement_error::<D>(operation, error),
+        _ => BackendError::new(
             BackendErrorKind::CommitUnknown,
-            format!("the connection to {:?} broke during the commit of {operation}", D::BACKEND),
+            format!("the commit of {operation} on {:?} ended in an error", D::BACKEND),
         )
         .with_source(error)
         .into(),
-        _ => statement_error::<D>(operation, error),
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use sea_orm::prelude::DateTime;
 use sea_orm::{QueryResult, TryGetable};
+use serde::de::DeserializeOwned;
 
 use crate::{BackendError, Event, Result, SessionKey, State, Timestamp};
 
@@ -33,18 +34,26 @@ impl<'a> RowOf<'a> {
         self.get::<DateTime>(row, alias, column).map(Timestamp::from_naive_utc)
     }
 
+    /// The value of JSON text. What serde says of it may quote it, so only the kind and the place of the fault are told.
+    pub(super) fn decode<T: DeserializeOwned>(&self, text: &str, column: &str) -> Result<T> {
+        serde_json::from_str(text).map_err(|error| {
+            let place = format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
+            self.corrupt(column, place)
+        })
+    }
+
     /// A state column.
     pub(super) fn state(&self, row: &QueryResult, alias: &str) -> Result<State> {
         let column = "state";
         let text: String = self.get(row, alias, column)?;
-        serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))
+        self.decode(&text, column)
     }
 
     /// The event of a row of `events`.
     pub(super) fn event(&self, row: &QueryResult, alias: &str, id: &str) -> Result<Event> {
         let column = "event_data";
         let text: String = self.get(row, alias, column)?;
-        let mut event: Event = serde_json::from_str(&text).map_err(|error| self.corrupt(column, error))?;
+        let mut event: Event = self.decode(&text, column)?;
         // The column is the key, as in google-adk: a writer may have left it out of the JSON.
         id.clone_into(&mut event.id);
         Ok(event)

@@ -71,8 +71,9 @@ impl<D: Dialect> SqlSessionService<D> {
         Self::from_connection(options.open().await?).await
     }
 
-    /// Uses a pool that you have. The laws hold on it as well, if slower where its connections are not set up as
-    /// [`connect`](Self::connect) does it.
+    /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
+    /// SERIALIZABLE, writers that meet on one row fail each other, and may end in
+    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, as it is by default.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
@@ -144,17 +145,17 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        retry(|| get::get_session(&self.inner, &request)).await
+        retry(|| true, || get::get_session(&self.inner, &request)).await
     }
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         request.check()?;
-        retry(|| list::list_sessions(&self.inner, &request)).await
+        retry(|| true, || list::list_sessions(&self.inner, &request)).await
     }
 
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
         request.check()?;
-        retry(|| list::list_events(&self.inner, &request)).await
+        retry(|| true, || list::list_events(&self.inner, &request)).await
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
@@ -173,10 +174,10 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
-        retry(|| shared_state::get_user_state(&self.inner, key)).await
+        retry(|| true, || shared_state::get_user_state(&self.inner, key)).await
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
-        retry(|| shared_state::get_app_state(&self.inner, app_name)).await
+        retry(|| true, || shared_state::get_app_state(&self.inner, app_name)).await
     }
 }

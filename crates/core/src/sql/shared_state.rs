@@ -13,7 +13,7 @@ use super::prepared::{Prepared, slot};
 use super::rows::RowOf;
 use super::service::Inner;
 use crate::entity::{app_states, user_states};
-use crate::{AppName, Json, Result, State, Timestamp, UserKey};
+use crate::{AppName, BackendError, BackendErrorKind, Json, Result, State, Timestamp, UserKey};
 
 pub(in crate::sql) struct Statements<D> {
     pub(super) app: Table<D>,
@@ -111,7 +111,11 @@ impl<D: Dialect> Table<D> {
                 transaction.execute_raw(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
             }
         }
-        let mut state = self.state(transaction, &self.lock, key, operation).await?.unwrap_or_default();
+        let Some(mut state) = self.state(transaction, &self.lock, key, operation).await? else {
+            // Somebody deleted the row since: merging into nothing would lose the delta.
+            let message = format!("the row of {key} disappeared during {operation}");
+            return Err(BackendError::new(BackendErrorKind::Contention, message).into());
+        };
         if !delta.is_empty() {
             state.merge(delta.clone());
             let values = [json_value(&state)?, D::timestamp(now)];

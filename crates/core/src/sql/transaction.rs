@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sea_orm::{DatabaseTransaction, TransactionTrait};
+use tokio::sync::oneshot;
 
 use super::Dialect;
 use super::failure::{commit_error, statement_error};
@@ -19,13 +20,18 @@ const TRY_WITHIN: Duration = Duration::from_secs(15);
 const FIRST_WAIT: Duration = Duration::from_millis(2);
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
-/// Repeats `operation` while it ends in contention, which means that nothing of it was stored.
-pub(super) async fn retry<T, F: Future<Output = Result<T>>>(operation: impl Fn() -> F) -> Result<T> {
+/// Repeats `operation` while it ends in contention, which means that nothing of it was stored, and is still `wanted`.
+pub(super) async fn retry<T, F: Future<Output = Result<T>>>(
+    wanted: impl Fn() -> bool,
+    operation: impl Fn() -> F,
+) -> Result<T> {
     let (mut wait, started) = (FIRST_WAIT, Instant::now());
     for _ in 1..TRIES {
         match operation().await {
             Err(error)
-                if error.backend_kind() == Some(BackendErrorKind::Contention) && started.elapsed() < TRY_WITHIN => {}
+                if error.backend_kind() == Some(BackendErrorKind::Contention)
+                    && started.elapsed() < TRY_WITHIN
+                    && wanted() => {}
             outcome => return outcome,
         }
         tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -35,7 +41,8 @@ pub(super) async fn retry<T, F: Future<Output = Result<T>>>(operation: impl Fn()
 }
 
 /// Runs `operation` in a transaction of its own, in a task of its own: dropping the caller's future neither leaves a
-/// pooled connection inside a transaction (sqlx 0.9.0 does when `begin` is dropped midway) nor stops what has begun.
+/// pooled connection inside a transaction (sqlx 0.9.0 does when `begin` is dropped midway) nor tears what has begun. What
+/// has not begun by then, or would have to begin again, is given up.
 pub(super) async fn run<D, R, T>(
     inner: Arc<Inner<D>>,
     name: &'static str,
@@ -47,13 +54,19 @@ where
     R: Send + Sync + 'static,
     T: Send + 'static,
 {
-    let task = tokio::spawn(async move {
+    let (caller, outcome) = oneshot::channel();
+    tokio::spawn(async move {
         let _turn = if D::SINGLE_WRITER { Some(inner.writer.lock().await) } else { None };
-        retry(|| run_once(&inner, name, &request, operation)).await
+        if !caller.is_closed() {
+            let wanted = || !caller.is_closed();
+            let outcome = retry(wanted, || run_once(&inner, name, &request, operation)).await;
+            // Nobody is told when the caller went away meanwhile.
+            let _: Result<(), Result<T>> = caller.send(outcome);
+        }
     });
-    task.await.unwrap_or_else(|panic| {
+    outcome.await.unwrap_or_else(|_| {
         let message = format!("{name} was interrupted: the runtime is shutting down, or a bug");
-        Err(BackendError::new(BackendErrorKind::CommitUnknown, message).with_source(panic).into())
+        Err(BackendError::new(BackendErrorKind::CommitUnknown, message).into())
     })
 }
 
