@@ -20,6 +20,7 @@ use crate::fixture::Fixture;
 crate::database_cases! {
     Servers: [
         a_replay_in_an_old_snapshot_of_its_caller_is_told,
+        a_delta_is_not_merged_into_a_row_that_is_gone,
     ],
     Everywhere: [
         an_event_is_stored_with_the_transaction_of_its_caller,
@@ -126,6 +127,30 @@ async fn a_replay_in_an_old_snapshot_of_its_caller_is_told(fixture: &Fixture) ->
         let refused = service.append_event_in(&transaction, append(&key, other)).await;
         ensure!(matches!(refused, Err(Error::EventIdReused { .. })), "{refused:?}");
         transaction.commit().await?;
+        plain.close().await?;
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    with_dialect!(fixture, check)
+}
+
+/// Somebody cleans up by hand while a transaction still sees the row.
+async fn a_delta_is_not_merged_into_a_row_that_is_gone(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+        let plain = seabed::sea_orm::Database::connect(&fixture.admin_url).await?;
+        let transaction = plain.begin().await?;
+        ensure!(count(&transaction, "app_states").await? == 1);
+        fixture.execute("DELETE FROM app_states").await?;
+        let event = Event::new("user").with_state_delta(State::new().with("app:k", 1));
+        match service.append_event_in(&transaction, append(&key, event)).await {
+            Ok(_) => {
+                transaction.commit().await?;
+                let state = service.get_app_state(&key.app_name).await?;
+                ensure!(state == State::new().with("k", 1), "an acknowledged delta is lost: {state:?}");
+            }
+            Err(error) => ensure!(error.is_retryable(), "{error:?}"),
+        }
         plain.close().await?;
         Ok(())
     }
