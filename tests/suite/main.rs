@@ -13,6 +13,7 @@ mod transactions;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -29,6 +30,9 @@ struct DatabaseCase {
     on: Where,
     check: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
 }
+
+/// No case takes a tenth of it; it only turns one that hangs into a failure.
+const CASE_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// Which stores a case is about; on the others there is nothing to check, and it is not listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +117,8 @@ async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> R
         Err(unavailable) if unavailable.required => return Err(unavailable.reason.into()),
         Err(unavailable) => return Ok(Completion::ignored_with(unavailable.reason)),
     };
-    let outcome = (case.check)(&fixture).await;
+    let outcome = tokio::time::timeout(CASE_TIMEOUT, (case.check)(&fixture)).await;
+    let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the case hangs")));
     let removed = fixture.remove().await;
     outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;
     Ok(Completion::Completed)

@@ -149,7 +149,10 @@ async fn a_delta_is_not_merged_into_a_row_that_is_gone(fixture: &Fixture) -> any
                 let state = service.get_app_state(&key.app_name).await?;
                 ensure!(state == State::new().with("k", 1), "an acknowledged delta is lost: {state:?}");
             }
-            Err(error) => ensure!(error.is_retryable(), "{error:?}"),
+            Err(error) => {
+                ensure!(error.is_retryable(), "{error:?}");
+                transaction.rollback().await?;
+            }
         }
         plain.close().await?;
         Ok(())
