@@ -11,6 +11,8 @@
 //!
 //! TLS is used where the server offers it, and required with `?sslmode=require` (or `verify-full`) in the URL.
 
+mod statements;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, Grouping, SingleStatements, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result};
 
 /// A session service on PostgreSQL.
@@ -41,10 +43,15 @@ impl Dialect for Postgres {
 
     const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const BACKEND: DbBackend = DbBackend::Postgres;
+    const GROUPING: Grouping = Grouping { groups: 4, strangers: true };
 
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
+    }
+
+    fn single_statements() -> Option<SingleStatements> {
+        Some(SingleStatements { append: statements::append(), create: statements::create() })
     }
 
     fn read_json(column: Expr) -> Expr {

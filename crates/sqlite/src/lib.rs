@@ -27,7 +27,7 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
-use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, Grouping, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
 
 /// A session service on SQLite.
@@ -58,7 +58,9 @@ impl Dialect for Sqlite {
 
     const URL_SCHEMES: &'static [&'static str] = &["sqlite"];
     const BACKEND: DbBackend = DbBackend::Sqlite;
-    const SINGLE_WRITER: bool = true;
+    /// SQLite lets one writer in at a time. Writers of one service wait in this process, where waiting is fair and costs
+    /// nothing, and share the next commit.
+    const GROUPING: Grouping = Grouping { groups: 1, strangers: true };
 
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());

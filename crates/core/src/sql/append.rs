@@ -1,29 +1,28 @@
-//! `append_event`: under the lock of the session row, replay check, revision check, event, state.
+//! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, SqlErr, Value};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
-use super::prepared::{Prepared, slot};
+use super::prepared::{Prepared, insert_is_new, slot};
 use super::rows::{EventName, RowOf};
 use super::service::Inner;
-use super::shared_state::{Key, json_value};
+use super::shared_state::{Deltas, Touch, json_value};
 use crate::entity::{events, sessions};
 use crate::prepare::NewEvent;
 use crate::revision::stored_timestamp;
-use crate::{Appended, Error, Result, Revision};
+use crate::{Appended, BackendError, BackendErrorKind, Error, Result, Revision};
 
 const OPERATION: &str = "append_event";
 
 pub(in crate::sql) struct Statements<D> {
     /// Reads the session row and locks it until the transaction ends.
     lock_session: Prepared<D>,
-    /// Reads the event that is stored under an id.
-    event_by_id: Prepared<D>,
-    /// The same, and whatever the transaction's snapshot is.
-    lock_event_by_id: Prepared<D>,
+    /// Reads the event that is stored under an id, whatever the snapshot of a caller's transaction is.
+    lock_event: Prepared<D>,
+    /// Stores the event, unless its id is taken.
     insert_event: Prepared<D>,
     /// Moves the session's clock on.
     write_time: Prepared<D>,
@@ -41,14 +40,15 @@ impl<D: Dialect> Statements<D> {
             .and_where(session_key_condition())
             .lock_exclusive()
             .take();
-        let event_by_id = Query::select()
+        let lock_event = Query::select()
             .column(Event::Timestamp)
             .expr_as(D::read_json(Expr::col(Event::EventData)), Event::EventData)
             .from(events::Entity)
             .and_where(event_key_condition())
             .and_where(Expr::col(Event::Id).eq(slot()))
+            .lock_exclusive()
             .take();
-        let insert_event = Query::insert()
+        let mut insert_event = Query::insert()
             .into_table(events::Entity)
             .columns([
                 Event::AppName,
@@ -61,6 +61,8 @@ impl<D: Dialect> Statements<D> {
             ])
             .values_panic([slot(), slot(), slot(), slot(), slot(), slot(), D::write_json(slot())])
             .take();
+        let event_key = [Event::Id, Event::AppName, Event::UserId, Event::SessionId];
+        D::insert_if_absent(&mut insert_event, event_key.map(IntoIden::into_iden).into());
         let write_time = Query::update()
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
@@ -74,8 +76,7 @@ impl<D: Dialect> Statements<D> {
             .take();
         Self {
             lock_session: Prepared::new(&lock_session),
-            event_by_id: Prepared::new(&event_by_id),
-            lock_event_by_id: Prepared::new(event_by_id.clone().lock_exclusive()),
+            lock_event: Prepared::new(&lock_event),
             insert_event: Prepared::new(&insert_event),
             write_time: Prepared::new(&write_time),
             write_state: Prepared::new(&write_state),
@@ -83,10 +84,27 @@ impl<D: Dialect> Statements<D> {
     }
 }
 
+/// Appends an event in a transaction of the caller's.
+pub(super) async fn append_event<D: Dialect>(
+    inner: &Inner<D>,
+    transaction: &DatabaseTransaction,
+    new: &NewEvent,
+) -> Result<Appended> {
+    let appended = store_event(inner, transaction, new).await?;
+    if !appended.is_replayed() {
+        let mut deltas = Deltas::default();
+        deltas.add(&new.key, &new.delta, new.now, Touch::Changed);
+        deltas.merge(&inner.shared_state, transaction, OPERATION).await?;
+    }
+    Ok(appended)
+}
+
+/// Stores the event and what it changes in its session, but not in app and user state.
+///
 /// The lock on the session row makes appends to one session follow each other, so what is read under it is what the
 /// writes below change. Refusals come before the first write: nothing of a refused append is stored, in a caller's own
 /// transaction either.
-pub(super) async fn append_event<D: Dialect>(
+pub(super) async fn store_event<D: Dialect>(
     inner: &Inner<D>,
     transaction: &DatabaseTransaction,
     new: &NewEvent,
@@ -99,11 +117,10 @@ pub(super) async fn append_event<D: Dialect>(
     let session = RowOf::new(sessions::Entity.table_name(), key);
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
     let update_time = session.timestamp(&row, "update_time", "update_time")?;
-
-    if let Some(replayed) = replayed(&statements.event_by_id, transaction, new).await? {
-        return Ok(replayed);
+    if let Err(conflict) = new.check_revision(Revision::new(update_time)) {
+        // The session may have moved on by this very event.
+        return replayed(statements, transaction, new).await?.ok_or(conflict);
     }
-    new.check_revision(Revision::new(update_time))?;
 
     let timestamp = stored_timestamp(new.timestamp, create_time, update_time);
     let mut state = None;
@@ -118,39 +135,26 @@ pub(super) async fn append_event<D: Dialect>(
         D::timestamp(timestamp),
         new.event_data.as_str().into(),
     ]);
-    if let Err(error) = transaction.execute_raw(statements.insert_event.bind(event)).await {
-        // In a transaction of the caller's at REPEATABLE READ on MySQL, the look above sees no event that was stored after
-        // the transaction's first read. A locking read does.
-        if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
-            && let Some(replayed) = replayed(&statements.lock_event_by_id, transaction, new).await?
-        {
-            return Ok(replayed);
-        }
-        return Err(failed(error));
+    if !insert_is_new(transaction, statements.insert_event.bind(event)).await.map_err(failed)? {
+        return replayed(statements, transaction, new).await?.ok_or_else(|| {
+            let message = format!("event {:?} disappeared during {OPERATION}", new.id);
+            BackendError::new(BackendErrorKind::Contention, message).into()
+        });
     }
     let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
     let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
     transaction.execute_raw(write.bind(values)).await.map_err(failed)?;
-
-    let shared = &inner.shared_state;
-    if !new.delta.app.is_empty() {
-        shared.app.merge(transaction, &Key::App(&key.app_name), &new.delta.app, new.now, OPERATION).await?;
-    }
-    if !new.delta.user.is_empty() {
-        let user = Key::User(&key.app_name, &key.user_id);
-        shared.user.merge(transaction, &user, &new.delta.user, new.now, OPERATION).await?;
-    }
     Ok(Appended::Stored(Revision::new(timestamp)))
 }
 
 /// The outcome for an event whose id is taken: it was stored before, or another was.
 async fn replayed<D: Dialect>(
-    event_by_id: &Prepared<D>,
+    statements: &Statements<D>,
     transaction: &DatabaseTransaction,
     new: &NewEvent,
 ) -> Result<Option<Appended>> {
     let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
-    let row = transaction.query_one_raw(event_by_id.bind(values)).await;
+    let row = transaction.query_one_raw(statements.lock_event.bind(values)).await;
     let Some(row) = row.map_err(|error| statement_error::<D>(OPERATION, error))? else { return Ok(None) };
     let event = EventName { id: &new.id, session: &new.key };
     let stored = RowOf::new(events::Entity.table_name(), &event);

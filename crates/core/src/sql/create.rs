@@ -1,13 +1,13 @@
 //! `create_session`: the session row decides who wins, then the rows it shares with others are made or merged into.
 
-use sea_orm::sea_query::Query;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, SqlErr, Value};
+use sea_orm::sea_query::{IntoIden, Query};
+use sea_orm::{ConnectionTrait, Statement, Value};
 
 use super::Dialect;
-use super::failure::statement_error;
-use super::prepared::{Prepared, slot};
+use super::failure::{autocommit_error, statement_error};
+use super::prepared::{Prepared, insert_is_new, slot};
 use super::service::Inner;
-use super::shared_state::{Key, json_value};
+use super::shared_state::json_value;
 use crate::entity::sessions;
 use crate::prepare::NewSession;
 use crate::{Error, Result, Session};
@@ -21,7 +21,7 @@ pub(in crate::sql) struct Statements<D> {
 impl<D: Dialect> Statements<D> {
     pub(super) fn new() -> Self {
         use sessions::Column;
-        let insert = Query::insert()
+        let mut insert = Query::insert()
             .into_table(sessions::Entity)
             .columns([
                 Column::AppName,
@@ -33,33 +33,53 @@ impl<D: Dialect> Statements<D> {
             ])
             .values_panic([slot(), slot(), slot(), D::write_json(slot()), slot(), slot()])
             .take();
+        let key = [Column::AppName, Column::UserId, Column::Id];
+        D::insert_if_absent(&mut insert, key.map(IntoIden::into_iden).into());
         Self { insert_session: Prepared::new(&insert) }
     }
 }
 
-/// A plain insert, for only its unique violation tells on every database who came first: MySQL reports an ignored row as
-/// inserted. It goes first, so that rows are locked in the same order as by an append.
-pub(super) async fn create_session<D: Dialect>(
+/// Makes the session row. It goes first, so that rows are locked in the same order as by an append; its app's and
+/// user's rows are the caller's business.
+pub(super) async fn insert_session<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     new: &NewSession,
-) -> Result<Session> {
+) -> Result<()> {
+    match insert_is_new(transaction, insert_statement(inner, new)?).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::already_exists(&new.key)),
+        Err(error) => Err(statement_error::<D>(OPERATION, error)),
+    }
+}
+
+/// A session whose app and user have their rows, and that brings no state for them, is one row that commits by itself.
+/// `None` when it takes more, and nothing was written.
+pub(super) async fn create_beside_existing<D: Dialect>(
+    inner: &Inner<D>,
+    new: &NewSession,
+) -> Result<Option<Session>> {
+    if !(inner.fast && new.state.app.is_empty() && new.state.user.is_empty()) {
+        return Ok(None);
+    }
+    let Some((app, user)) = inner.shared_state.existing(&inner.connection, &new.key, OPERATION).await? else {
+        return Ok(None);
+    };
+    match insert_is_new(&inner.connection, insert_statement(inner, new)?).await {
+        Ok(true) => Ok(Some(new.to_session(app, user))),
+        Ok(false) => Err(Error::already_exists(&new.key)),
+        Err(error) => Err(autocommit_error::<D>(OPERATION, error)),
+    }
+}
+
+fn insert_statement<D: Dialect>(inner: &Inner<D>, new: &NewSession) -> Result<Statement> {
     let (key, time) = (&new.key, D::timestamp(new.create_time));
-    let insert = inner.create.insert_session.bind([
+    Ok(inner.create.insert_session.bind([
         Value::from(key.app_name.as_str()),
         key.user_id.as_str().into(),
         key.session_id.as_str().into(),
         json_value(&new.state.session)?,
         time.clone(),
         time,
-    ]);
-    transaction.execute_raw(insert).await.map_err(|error| match error.sql_err() {
-        Some(SqlErr::UniqueConstraintViolation(_)) => Error::already_exists(key),
-        _ => statement_error::<D>(OPERATION, error),
-    })?;
-    let shared = &inner.shared_state;
-    let (app_key, user_key) = (Key::App(&key.app_name), Key::User(&key.app_name, &key.user_id));
-    let app = shared.app.merge(transaction, &app_key, &new.state.app, new.create_time, OPERATION).await?;
-    let user = shared.user.merge(transaction, &user_key, &new.state.user, new.create_time, OPERATION).await?;
-    Ok(new.to_session(app, user))
+    ]))
 }

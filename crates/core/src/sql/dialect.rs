@@ -1,11 +1,43 @@
 //! The seam between the portable algorithms and a database.
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, Expr, InsertStatement};
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
 
 use super::ConnectOptions;
 use crate::{BackendErrorKind, Result, Timestamp};
+
+/// Which waiting writes of one service are committed together. A write that finds nobody before it goes at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Grouping {
+    /// How many groups may be under way at once; writes beyond wait, and gather.
+    pub groups: usize,
+    /// Whether writes that touch none of the same rows share a group. Otherwise a group is made of those that waited for
+    /// one row.
+    pub strangers: bool,
+}
+
+/// Statements that do a whole operation, for any number of writes to different sessions at once. The database must run
+/// each as one atomic statement.
+///
+/// Every parameter but the last is an array with an element for each write; the last is the number of writes. A write that
+/// the statement leaves out, because its session is locked, missing or at another revision, or because the event is there,
+/// is then settled by the portable algorithm; it must be left out as a whole.
+#[derive(Debug, Clone)]
+pub struct SingleStatements {
+    /// `append_event`.
+    ///
+    /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time (timestamp),
+    /// event JSON, expected revision (text of a timestamp, empty for any), session delta, app delta, user delta (JSON
+    /// objects as text), time of the service's clock (timestamp). Rows: number of the write, stored timestamp.
+    pub append: WithQuery,
+    /// `create_session`.
+    ///
+    /// Parameters: number of the write (int), app, user, session, session state, app state, user state (JSON objects as
+    /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as text,
+    /// null where the statement could not see them.
+    pub create: WithQuery,
+}
 
 /// What one database does differently. A dialect constructs and classifies; it runs no statement of an operation.
 #[async_trait]
@@ -24,12 +56,22 @@ pub trait Dialect: Send + Sync + 'static {
     /// sea-orm's name of the database.
     const BACKEND: DbBackend;
 
-    /// Whether the database lets one writer in at a time. Writers of one service then queue in this process, where
-    /// waiting is fair and costs nothing, rather than in the database.
-    const SINGLE_WRITER: bool = false;
+    /// Which waiting writes of one service share a commit.
+    const GROUPING: Grouping;
 
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
+
+    /// Makes `insert` leave a row alone that has the same `key` already, and tell so: no row is affected, or it fails
+    /// with a unique violation, where a database cannot count (MySQL reports an ignored row as inserted).
+    fn insert_if_absent(insert: &mut InsertStatement, key: Vec<DynIden>) {
+        Self::insert_or_ignore(insert, key);
+    }
+
+    /// Creates and appends in one statement each, where the database can change several tables at once.
+    fn single_statements() -> Option<SingleStatements> {
+        None
+    }
 
     /// A JSON column as text.
     fn read_json(column: Expr) -> Expr {

@@ -37,3 +37,13 @@ pub(super) fn commit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
         .into(),
     }
 }
+
+/// The error of a statement of `operation` that commits by itself: when the connection broke, nobody knows. One that
+/// never got a connection stored nothing.
+pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
+    let sent = matches!(error, DbErr::Exec(_) | DbErr::Query(_));
+    match classify::<D>(&error) {
+        BackendErrorKind::Unavailable if sent => commit_error::<D>(operation, error),
+        _ => statement_error::<D>(operation, error),
+    }
+}

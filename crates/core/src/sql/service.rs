@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{DatabaseConnection, DatabaseTransaction};
-use tokio::sync::Mutex;
 
-use super::transaction::{retry, run};
-use super::{ConnectOptions, Dialect, append, create, delete, get, list, schema, shared_state};
+use super::group::run;
+use super::queue::{Policy, Queue};
+use super::retry::retry;
+use super::write::Write;
+use super::{ConnectOptions, Dialect, append, create, delete, get, list, schema, shared_state, single};
 use crate::prepare::{NewEvent, NewSession};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
@@ -31,13 +33,41 @@ pub struct SqlSessionService<D> {
 /// What the operations work with.
 pub(super) struct Inner<D> {
     pub(super) connection: DatabaseConnection,
-    /// Held by the one writer of a [`Dialect::SINGLE_WRITER`].
-    pub(super) writer: Mutex<()>,
+    /// Whether operations may take a shorter way than the portable algorithm.
+    pub(super) fast: bool,
+    pub(super) queue: Queue,
+    pub(super) single: Option<single::Statements<D>>,
     pub(super) append: append::Statements<D>,
     pub(super) create: create::Statements<D>,
     pub(super) delete: delete::Statements<D>,
     pub(super) get: get::Statements<D>,
     pub(super) shared_state: shared_state::Statements<D>,
+}
+
+/// How many writes a group holds at most: enough that a commit hardly counts, few enough that nobody waits for long.
+const GROUP_SIZE: usize = 64;
+
+impl<D: Dialect> Inner<D> {
+    fn new(connection: DatabaseConnection, fast: bool) -> Self {
+        let single = single::Statements::new().filter(|_| fast);
+        let policy = Policy {
+            grouping: D::GROUPING,
+            size: if fast { GROUP_SIZE } else { 1 },
+            uniform: single.is_some(),
+            claims: fast,
+        };
+        Self {
+            connection,
+            fast,
+            queue: Queue::new(policy),
+            single,
+            append: append::Statements::new(),
+            create: create::Statements::new(),
+            delete: delete::Statements::new(),
+            get: get::Statements::new(),
+            shared_state: shared_state::Statements::new(),
+        }
+    }
 }
 
 impl<D> Clone for SqlSessionService<D> {
@@ -84,16 +114,18 @@ impl<D: Dialect> SqlSessionService<D> {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
         schema::check::<D>(&connection).await?;
-        let inner = Inner {
-            connection,
-            writer: Mutex::default(),
-            append: append::Statements::new(),
-            create: create::Statements::new(),
-            delete: delete::Statements::new(),
-            get: get::Statements::new(),
-            shared_state: shared_state::Statements::new(),
-        };
-        Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner: Arc::new(inner) })
+        let inner = Arc::new(Inner::new(connection, true));
+        Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
+    }
+
+    /// The same service with or without its fast paths; with them by default.
+    ///
+    /// Without, every write is a transaction of its own and runs the portable algorithm, the same on every database,
+    /// statement by statement. The laws and the outcomes are the same; it is there to find out whether a fast path is to
+    /// blame for something.
+    pub fn with_fast_paths(mut self, fast: bool) -> Self {
+        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), fast));
+        self
     }
 
     /// The same service on another clock.
@@ -138,46 +170,37 @@ impl<D: Dialect> SqlSessionService<D> {
 impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn create_session(&self, request: CreateSession) -> Result<Session> {
         let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
-        run(self.inner.clone(), "create_session", new, |inner, transaction, new| {
-            Box::pin(create::create_session(inner, transaction, new))
-        })
-        .await
+        run(&self.inner, new, Write::Create).await
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        retry(|| true, || get::get_session(&self.inner, &request)).await
+        retry(|| get::get_session(&self.inner, &request)).await
     }
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         request.check()?;
-        retry(|| true, || list::list_sessions(&self.inner, &request)).await
+        retry(|| list::list_sessions(&self.inner, &request)).await
     }
 
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
         request.check()?;
-        retry(|| true, || list::list_events(&self.inner, &request)).await
+        retry(|| list::list_events(&self.inner, &request)).await
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
         let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
-        run(self.inner.clone(), "append_event", new, |inner, transaction, new| {
-            Box::pin(append::append_event(inner, transaction, new))
-        })
-        .await
+        run(&self.inner, new, Write::Append).await
     }
 
     async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        run(self.inner.clone(), "delete_session", key.clone(), |inner, transaction, key| {
-            Box::pin(delete::delete_session(inner, transaction, key))
-        })
-        .await
+        run(&self.inner, key.clone(), Write::Delete).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
-        retry(|| true, || shared_state::get_user_state(&self.inner, key)).await
+        retry(|| shared_state::get_user_state(&self.inner, key)).await
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
-        retry(|| true, || shared_state::get_app_state(&self.inner, app_name)).await
+        retry(|| shared_state::get_app_state(&self.inner, app_name)).await
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The two tables differ in their name and in one key column; the algorithm is written once, over [`Table`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Query, SelectStatement, UnionType};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, Value};
 
 use super::Dialect;
@@ -13,20 +14,50 @@ use super::prepared::{Prepared, slot};
 use super::rows::RowOf;
 use super::service::Inner;
 use crate::entity::{app_states, user_states};
-use crate::{AppName, BackendError, BackendErrorKind, Json, Result, State, Timestamp, UserKey};
+use crate::state::ScopedState;
+use crate::{AppName, BackendError, BackendErrorKind, Json, Result, SessionKey, State, Timestamp, UserId, UserKey};
+
+/// What the column is called that tells the rows of two tables apart.
+const TABLE: &str = "table_name";
 
 pub(in crate::sql) struct Statements<D> {
-    pub(super) app: Table<D>,
-    pub(super) user: Table<D>,
+    app: Table<D>,
+    user: Table<D>,
+    /// Reads the states of an app and of one of its users, with the names of their tables.
+    both: Prepared<D>,
 }
 
 impl<D: Dialect> Statements<D> {
     pub(super) fn new() -> Self {
         use {app_states::Column as App, user_states::Column as User};
-        Self {
-            app: Table::new(app_states::Entity, &[App::AppName], App::State, App::UpdateTime),
-            user: Table::new(user_states::Entity, &[User::AppName, User::UserId], User::State, User::UpdateTime),
+        let app = Table::new(app_states::Entity, &[App::AppName], App::State, App::UpdateTime);
+        let user = Table::new(user_states::Entity, &[User::AppName, User::UserId], User::State, User::UpdateTime);
+        let named = |table: &Table<D>, mut select: SelectStatement| {
+            select.expr_as(Expr::cust(format!("'{}'", table.name)), Alias::new(TABLE)).take()
+        };
+        let both = named(&app.0, app.1).union(UnionType::All, named(&user.0, user.1)).take();
+        Self { app: app.0, user: user.0, both: Prepared::new(&both) }
+    }
+
+    /// The states of a session's app and user, if both have a row.
+    pub(super) async fn existing(
+        &self,
+        connection: &impl ConnectionTrait,
+        key: &SessionKey,
+        operation: &str,
+    ) -> Result<Option<(State, State)>> {
+        let (app_key, user_key) = (Key::app(key), Key::user(key));
+        let rows = connection.query_all_raw(self.both.bind(app_key.values().chain(user_key.values()))).await;
+        let (mut app, mut user) = (None, None);
+        for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
+            let table: String = RowOf::new(self.app.name, &app_key).get(&row, TABLE, TABLE)?;
+            if table == self.app.name {
+                app = Some(RowOf::new(self.app.name, &app_key).state(&row, "state")?);
+            } else {
+                user = Some(RowOf::new(self.user.name, &user_key).state(&row, "state")?);
+            }
         }
+        Ok(app.zip(user))
     }
 }
 
@@ -44,7 +75,8 @@ pub(super) struct Table<D> {
 }
 
 impl<D: Dialect> Table<D> {
-    fn new<E, C>(table: E, key: &[C], state: C, update_time: C) -> Self
+    /// The table, and its read as sea-query's.
+    fn new<E, C>(table: E, key: &[C], state: C, update_time: C) -> (Self, SelectStatement)
     where
         E: EntityTrait,
         C: IntoIden + Copy,
@@ -64,13 +96,14 @@ impl<D: Dialect> Table<D> {
             .value(update_time, slot())
             .and_where(by_key())
             .take();
-        Self {
+        let table = Self {
             name: table.table_name(),
             lock: Prepared::new(read.clone().lock_exclusive()),
             read: Prepared::new(&read),
             insert_or_ignore: Prepared::new(&insert),
             write: Prepared::new(&write),
-        }
+        };
+        (table, read)
     }
 
     /// The state of the row, if there is one.
@@ -90,11 +123,11 @@ impl<D: Dialect> Table<D> {
 
     /// Makes the row where it is missing, merges `delta` into it, and returns its state.
     ///
-    /// A row that exists is locked only to change it, and found by a look that locks nothing: an insert-or-ignore
+    /// A row that exists is locked only to change it, and else found by a look that locks nothing: an insert-or-ignore
     /// alone would queue all creates of an app on MySQL, where its no-op update locks the row. The look may miss a row
     /// that was made meanwhile; the insert-or-ignore then waits for its maker, and the locking read after it sees what
     /// was committed, whatever the isolation level.
-    pub(super) async fn merge(
+    async fn merge(
         &self,
         transaction: &DatabaseTransaction,
         key: &Key<'_>,
@@ -103,15 +136,14 @@ impl<D: Dialect> Table<D> {
         operation: &str,
     ) -> Result<State> {
         let failed = |error| statement_error::<D>(operation, error);
-        match self.state(transaction, &self.read, key, operation).await? {
-            Some(state) if delta.is_empty() => return Ok(state),
-            Some(_) => {}
-            None => {
-                let values = key.values().chain([Value::from("{}"), D::timestamp(now)]);
-                transaction.execute_raw(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
-            }
+        let look = if delta.is_empty() { &self.read } else { &self.lock };
+        let mut found = self.state(transaction, look, key, operation).await?;
+        if found.is_none() {
+            let values = key.values().chain([Value::from("{}"), D::timestamp(now)]);
+            transaction.execute_raw(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
+            found = self.state(transaction, &self.lock, key, operation).await?;
         }
-        let Some(mut state) = self.state(transaction, &self.lock, key, operation).await? else {
+        let Some(mut state) = found else {
             // Somebody deleted the row since: merging into nothing would lose the delta.
             let message = format!("the row of {key} disappeared during {operation}");
             return Err(BackendError::new(BackendErrorKind::Contention, message).into());
@@ -125,13 +157,68 @@ impl<D: Dialect> Table<D> {
     }
 }
 
-/// The key of a row of shared state.
-pub(super) enum Key<'a> {
-    App(&'a AppName),
-    User(&'a AppName, &'a crate::UserId),
+/// What writes that are committed together do to shared rows: one change a row, in the order in which rows are locked.
+#[derive(Default)]
+pub(super) struct Deltas<'a>(BTreeMap<Key<'a>, (State, Timestamp)>);
+
+/// Which rows a write touches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touch {
+    /// Those of its app and its user: they must exist.
+    Both,
+    /// Those that it changes.
+    Changed,
 }
 
-impl Key<'_> {
+impl<'a> Deltas<'a> {
+    /// Adds what a write to session `key` at `now` does.
+    pub(super) fn add(&mut self, key: &'a SessionKey, delta: &ScopedState, now: Timestamp, touch: Touch) {
+        for (row, delta) in [(Key::app(key), &delta.app), (Key::user(key), &delta.user)] {
+            if touch == Touch::Both || !delta.is_empty() {
+                let (state, time) = self.0.entry(row).or_insert_with(|| (State::new(), now));
+                state.merge(delta.clone());
+                *time = now.max(*time);
+            }
+        }
+    }
+
+    /// Merges the changes into the rows, and returns the states they have then.
+    pub(super) async fn merge<D: Dialect>(
+        self,
+        tables: &Statements<D>,
+        transaction: &DatabaseTransaction,
+        operation: &str,
+    ) -> Result<BTreeMap<Key<'a>, State>> {
+        let mut states = BTreeMap::new();
+        for (key, (delta, now)) in self.0 {
+            let table = match key {
+                Key::App(_) => &tables.app,
+                Key::User(..) => &tables.user,
+            };
+            states.insert(key, table.merge(transaction, &key, &delta, now, operation).await?);
+        }
+        Ok(states)
+    }
+}
+
+/// The key of a row of shared state. They sort in the order in which rows are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key<'a> {
+    App(&'a AppName),
+    User(&'a AppName, &'a UserId),
+}
+
+impl<'a> Key<'a> {
+    /// The row of a session's app.
+    pub(super) fn app(session: &'a SessionKey) -> Self {
+        Self::App(&session.app_name)
+    }
+
+    /// The row of a session's user.
+    pub(super) fn user(session: &'a SessionKey) -> Self {
+        Self::User(&session.app_name, &session.user_id)
+    }
+
     fn values(&self) -> impl Iterator<Item = Value> + use<> {
         let (app_name, user_id) = match self {
             Self::App(app_name) => (app_name, None),

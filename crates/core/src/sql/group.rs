@@ -1,0 +1,175 @@
+//! Running writes: in tasks of their own, so that a dropped future cannot interrupt them, in groups that share a commit,
+//! and again when they met others.
+
+use std::sync::Arc;
+
+use sea_orm::{DatabaseTransaction, TransactionTrait};
+use tokio::sync::oneshot;
+
+use super::failure::{commit_error, statement_error};
+use super::queue::Claimed;
+use super::retry::Tries;
+use super::service::Inner;
+use super::shared_state::{Deltas, Key, Touch};
+use super::write::{Call, Write};
+use super::{Dialect, append, create, delete};
+use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// Hands a write on to the queue and waits for its outcome. A write whose caller has gone before its turn is given up; one
+/// that has begun goes on.
+pub(super) async fn run<D: Dialect, R, T>(
+    inner: &Arc<Inner<D>>,
+    request: R,
+    write: fn(Call<R, T>) -> Write,
+) -> Result<T> {
+    let (call, outcome) = Call::new(request);
+    let write = write(call);
+    let operation = write.operation();
+    if inner.queue.accept(write).await {
+        tokio::spawn(work(inner.clone()));
+    }
+    outcome.await.unwrap_or_else(|oneshot::error::RecvError { .. }| {
+        let message = format!("{operation} was interrupted: the runtime is shutting down, or a bug");
+        Err(BackendError::new(BackendErrorKind::CommitUnknown, message).into())
+    })
+}
+
+/// Runs group after group until none can go.
+async fn work<D: Dialect>(inner: Arc<Inner<D>>) {
+    let Some(mut slot) = inner.queue.slot() else { return };
+    while let Some((group, others_wait)) = slot.take() {
+        if others_wait {
+            tokio::spawn(work_too(inner.clone()));
+        }
+        execute(&inner, group).await;
+    }
+}
+
+/// [`work`], by a name that does not make its type contain itself.
+fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> futures_util::future::BoxFuture<'static, ()> {
+    Box::pin(work(inner))
+}
+
+async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
+    // Rows are locked in one order everywhere. The order of arrival stays within a session.
+    group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
+    let at_once = match &inner.single {
+        Some(single) => {
+            single.execute(inner, &mut group).await;
+            true
+        }
+        None => false,
+    };
+    if !at_once && group.len() > 1 && together(inner, &mut group).await.is_err() {
+        // Nothing of the group was stored, and one of it may be to blame: each for itself.
+        group.iter_mut().for_each(|claimed| claimed.write.forget_outcome());
+    }
+    for claimed in group {
+        if claimed.write.has_outcome() {
+            claimed.write.tell();
+        } else if at_once {
+            // Whatever this one has to wait for, the next group does not.
+            tokio::spawn(settle(inner.clone(), claimed));
+        } else {
+            alone(inner, claimed).await;
+        }
+    }
+}
+
+/// [`alone`], beside the groups; then goes on with what waited for the rows.
+async fn settle<D: Dialect>(inner: Arc<Inner<D>>, claimed: Claimed) {
+    alone(&inner, claimed).await;
+    work_too(inner).await;
+}
+
+/// Runs a write in a transaction of its own, again while it meets others and its caller is there, and tells the outcome.
+async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed) {
+    let mut tries = Tries::new();
+    while let Err(error) = together(inner, std::slice::from_mut(&mut claimed)).await {
+        if !(claimed.write.is_wanted() && tries.again(&error).await) {
+            claimed.write.fail(error);
+            break;
+        }
+    }
+    claimed.write.tell();
+}
+
+/// Runs the writes in one transaction. After an error nothing of them is stored, or an outcome says that nobody knows.
+async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed]) -> Result<()> {
+    let operation = group.first().map_or("a write", |first| first.write.operation());
+    if let [Claimed { write: Write::Create(call), .. }] = group
+        && let Some(created) = create::create_beside_existing(inner, &call.request).await?
+    {
+        call.outcome = Some(Ok(created));
+        return Ok(());
+    }
+    let begun = inner.connection.begin_with_options(D::transaction_options()).await;
+    let transaction = begun.map_err(|error| statement_error::<D>(operation, error))?;
+    let outcome = write_all(inner, &transaction, group, operation).await;
+    if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
+        // What went wrong is what the callers want to know; a connection that cannot roll back is closed by the pool.
+        let _: Result<(), Error> = transaction.rollback().await.map_err(|error| statement_error::<D>(operation, error));
+        return outcome;
+    }
+    let Err(error) = transaction.commit().await else { return Ok(()) };
+    let told = commit_error::<D>(operation, error.clone());
+    if told.backend_kind() != Some(BackendErrorKind::CommitUnknown) {
+        return Err(told);
+    }
+    for Claimed { write, .. } in group {
+        write.fail(commit_error::<D>(write.operation(), error.clone()));
+    }
+    Ok(())
+}
+
+/// The rows of each write alone first, then app state, then user state, so that no lock is waited for out of order.
+async fn write_all<D: Dialect>(
+    inner: &Inner<D>,
+    transaction: &DatabaseTransaction,
+    group: &mut [Claimed],
+    operation: &str,
+) -> Result<()> {
+    let mut deltas = Deltas::default();
+    let mut created = Vec::new();
+    for Claimed { write, .. } in group {
+        match write {
+            Write::Create(Call { request, outcome, .. }) => {
+                let request = &*request;
+                match create::insert_session(inner, transaction, request).await {
+                    Ok(()) => {
+                        deltas.add(&request.key, &request.state, request.create_time, Touch::Both);
+                        created.push((request, outcome));
+                    }
+                    Err(error) => *outcome = Some(Err(refusal(error)?)),
+                }
+            }
+            Write::Append(Call { request, outcome, .. }) => {
+                match append::store_event(inner, transaction, request).await {
+                    Ok(appended) => {
+                        if !appended.is_replayed() {
+                            deltas.add(&request.key, &request.delta, request.now, Touch::Changed);
+                        }
+                        *outcome = Some(Ok(appended));
+                    }
+                    Err(error) => *outcome = Some(Err(refusal(error)?)),
+                }
+            }
+            Write::Delete(Call { request, outcome, .. }) => {
+                delete::delete_session(inner, transaction, request).await?;
+                *outcome = Some(Ok(()));
+            }
+        }
+    }
+    let states = deltas.merge(&inner.shared_state, transaction, operation).await?;
+    for (new, outcome) in created {
+        let state = |key: Key<'_>| states.get(&key).cloned().unwrap_or_default();
+        let (app, user) = (state(Key::app(&new.key)), state(Key::user(&new.key)));
+        *outcome = Some(Ok(new.to_session(app, user)));
+    }
+    Ok(())
+}
+
+/// An error that says why nothing of a write is stored, and leaves the transaction as it was; any other ends it.
+fn refusal(error: Error) -> Result<Error> {
+    if error.backend_kind().is_some() { Err(error) } else { Ok(error) }
+}

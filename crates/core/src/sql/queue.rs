@@ -1,0 +1,174 @@
+//! Writes that wait, and the groups in which they go on.
+//!
+//! A write waits here while all the groups that may be under way are, or while one of them holds a row that it needs.
+//! What has gathered meanwhile is committed together: that is how SQLite's one writer, a hot row, and a busy server
+//! serve more callers than they could make commits. A write that meets nobody goes at once and alone.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Grouping;
+use super::write::{Row, Write};
+
+/// How many writes wait at most; further callers wait for room.
+const ROOM: usize = 1024;
+
+/// How writes are put into groups.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Policy {
+    pub(super) grouping: Grouping,
+    /// How many writes a group holds at most.
+    pub(super) size: usize,
+    /// A group holds writes of one kind, to different sessions.
+    pub(super) uniform: bool,
+    /// Writes to one row follow each other here, and not only in the database.
+    pub(super) claims: bool,
+}
+
+pub(super) struct Queue {
+    policy: Policy,
+    state: Arc<Mutex<State>>,
+    room: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    /// How many groups are under way.
+    groups: usize,
+    /// The rows that writes under way lock, and how many of those writes each has.
+    claimed: HashMap<Row, usize>,
+}
+
+struct Waiting {
+    write: Write,
+    rows: Vec<Row>,
+    _room: OwnedSemaphorePermit,
+}
+
+/// A write under way. Its rows are claimed until it is dropped.
+pub(super) struct Claimed {
+    pub(super) write: Write,
+    _claim: Claim,
+}
+
+/// Keeps other groups from rows.
+pub(super) struct Claim {
+    rows: Vec<Row>,
+    state: Arc<Mutex<State>>,
+}
+
+/// A group that may be under way.
+pub(super) struct Slot<'a> {
+    queue: &'a Queue,
+    released: bool,
+}
+
+/// No change of the state can panic halfway, so a poisoned one is whole.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Queue {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, state: Arc::default(), room: Arc::new(Semaphore::new(ROOM)) }
+    }
+
+    /// Accepts a write, and says whether a group could take it now.
+    ///
+    /// When the future is dropped, the write is not accepted.
+    pub(super) async fn accept(&self, write: Write) -> bool {
+        // The semaphore is never closed.
+        let Ok(room) = self.room.clone().acquire_owned().await else { return false };
+        let rows = if self.policy.claims { write.rows() } else { Vec::new() };
+        let mut state = lock(&self.state);
+        let could_go =
+            state.groups < self.policy.grouping.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
+        state.waiting.push_back(Waiting { write, rows, _room: room });
+        could_go
+    }
+
+    /// A place for one more group, unless as many as may be are under way.
+    pub(super) fn slot(&self) -> Option<Slot<'_>> {
+        let mut state = lock(&self.state);
+        (state.groups < self.policy.grouping.groups).then(|| {
+            state.groups += 1;
+            Slot { queue: self, released: false }
+        })
+    }
+}
+
+impl Slot<'_> {
+    /// The next group, and whether others still wait. `None` when no write can go now: the slot is given up in the same
+    /// moment, so whoever accepts a write after that knows to look for a slot.
+    pub(super) fn take(&mut self) -> Option<(Vec<Claimed>, bool)> {
+        let mut state = lock(&self.queue.state);
+        let group = state.take(self.queue.policy);
+        if group.is_empty() {
+            state.groups -= 1;
+            self.released = true;
+            return None;
+        }
+        for row in group.iter().flat_map(|waiting| &waiting.rows) {
+            *state.claimed.entry(row.clone()).or_default() += 1;
+        }
+        let claimed = group.into_iter().map(|Waiting { write, rows, .. }| {
+            let claim = Claim { rows, state: self.queue.state.clone() };
+            Claimed { write, _claim: claim }
+        });
+        Some((claimed.collect(), !state.waiting.is_empty()))
+    }
+}
+
+impl State {
+    fn take(&mut self, policy: Policy) -> Vec<Waiting> {
+        self.waiting.retain(|waiting| waiting.write.is_wanted());
+        let mut group: Vec<Waiting> = Vec::new();
+        let mut held: HashSet<Row> = HashSet::new();
+        // Sessions whose turn has not come: a later write to one must not overtake.
+        let mut passed: HashSet<Row> = HashSet::new();
+        let mut at = 0;
+        while at < self.waiting.len() && group.len() < policy.size {
+            let Waiting { write, rows, .. } = &self.waiting[at];
+            let session = Row::Session(write.key().clone());
+            let is_free = !passed.contains(&session) && !rows.iter().any(|row| self.claimed.contains_key(row));
+            let joins = group.first().is_none_or(|first| {
+                let is_related = policy.grouping.strangers || rows.iter().any(|row| held.contains(row));
+                let is_alike = first.write.operation() == write.operation() && !held.contains(&session);
+                is_related && (is_alike || !policy.uniform)
+            });
+            if is_free && joins {
+                held.extend(rows.iter().cloned());
+                group.extend(self.waiting.remove(at));
+            } else {
+                passed.insert(session);
+                at += 1;
+            }
+        }
+        group
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if !self.released {
+            lock(&self.queue.state).groups -= 1;
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        for row in self.rows.drain(..) {
+            if let Some(count) = state.claimed.get_mut(&row) {
+                *count -= 1;
+                if *count == 0 {
+                    state.claimed.remove(&row);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! `create_session` and `append_event` as one statement each.
+//!
+//! PostgreSQL runs the parts of a `WITH` that change tables on one snapshot and as one statement: all or nothing. Reading
+//! what another part wrote goes through its `RETURNING`; that also decides the order in which they run and lock: sessions,
+//! then app state, then user state.
+
+use sea_orm::{EntityName, EntityTrait};
+use sea_orm::sea_query::{
+    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior, LockType,
+    OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, WithClause, WithQuery,
+};
+use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::sql::Dialect;
+
+use crate::Postgres;
+
+/// The parts of the statements.
+const INPUT: &str = "input";
+const LOCKED: &str = "locked";
+const MOVED: &str = "moved";
+const STORED: &str = "stored";
+const CREATED: &str = "created";
+const MERGED_APP: &str = "merged_app";
+const MADE_APP: &str = "made_app";
+const MERGED_USER: &str = "merged_user";
+const MADE_USER: &str = "made_user";
+
+/// What a write brings; the columns of `input`.
+const NUMBER: &str = "number";
+const APP: &str = "app";
+const USER: &str = "user";
+const SESSION: &str = "session";
+const EVENT: &str = "event";
+const INVOCATION: &str = "invocation";
+const OWN_TIME: &str = "own_time";
+const EVENT_DATA: &str = "event_data";
+const EXPECTED: &str = "expected";
+const STATE: &str = "state";
+const APP_DELTA: &str = "app_delta";
+const USER_DELTA: &str = "user_delta";
+const NOW: &str = "now";
+/// When the event is stored, but for the step past the creation of its session.
+const TIME: &str = "time";
+
+/// How a column of the input comes out of an array.
+#[derive(Clone, Copy)]
+enum Kind {
+    Integer,
+    Text,
+    Json,
+    Time,
+    /// Text of a timestamp, empty for none.
+    TimeOrNone,
+}
+
+/// The columns that every input has first.
+const KEY: [(&str, Kind); 4] =
+    [(NUMBER, Kind::Integer), (APP, Kind::Text), (USER, Kind::Text), (SESSION, Kind::Text)];
+
+/// The writes, a row each.
+///
+/// The limit is their number and cuts nothing off: it makes the planner expect one row, and so look each session up in
+/// the index. Expecting as many as arrays usually have, it would read all of a table that was small when it planned.
+fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
+    let mut select = Query::select();
+    for (name, kind) in KEY.into_iter().chain(columns) {
+        let elements = |array: &'static str| Expr::from(Func::cust("unnest").arg(Expr::value("").cast_as(array)));
+        let column = match kind {
+            Kind::Integer => elements("int[]"),
+            Kind::Text => elements("varchar[]"),
+            Kind::Json => elements("text[]").cast_as("jsonb"),
+            Kind::Time => elements("timestamp[]"),
+            Kind::TimeOrNone => {
+                Expr::from(Func::cust("nullif").arg(elements("text[]")).arg(Expr::cust("''"))).cast_as("timestamp")
+            }
+        };
+        select.expr_as(column, name);
+    }
+    // Any number: it becomes a parameter.
+    select.limit(0);
+    part(INPUT, select.take())
+}
+
+fn part(name: &'static str, statement: impl Into<SubQueryStatement>) -> CommonTableExpression {
+    CommonTableExpression::new().table_name(name).query(statement).to_owned()
+}
+
+fn of(part: &'static str, column: &'static str) -> Expr {
+    Expr::col((part, column))
+}
+
+/// Whether a row of `sessions` or `events` is of the session that a write of `part` is about.
+fn is_of_session<C: IntoColumnRef>([app_name, user_id, session_id]: [C; 3], part: &'static str) -> Expr {
+    let is = |column: C, written| Expr::col(column).eq(of(part, written));
+    is(app_name, APP).and(is(user_id, USER)).and(is(session_id, SESSION))
+}
+
+/// Inserts what `from` selects, an expression for each column.
+fn insert_from<C: IntoIden>(
+    table: impl EntityTrait,
+    columns: impl IntoIterator<Item = (C, Expr)>,
+    mut from: SelectStatement,
+) -> InsertStatement {
+    let (columns, expressions): (Vec<C>, Vec<Expr>) = columns.into_iter().unzip();
+    let mut insert = Query::insert();
+    insert.into_table(table).columns(columns);
+    insert.select_from(from.exprs(expressions).take()).expect("an expression for each column");
+    insert
+}
+
+/// A state, once it is sure to be an object, which is all that `||` merges as we mean it. Anything else ends the statement, and
+/// the portable algorithm then names the row; the message is what the server's log shows, and holds no value.
+fn object(state: impl Fn() -> Expr) -> Expr {
+    let kind = || Expr::from(Func::cust("jsonb_typeof").arg(state()));
+    let fail = Expr::cust_with_exprs("to_jsonb(CAST($1 || ' is no object' AS integer))", [kind()]);
+    Expr::case(kind().eq(Expr::cust("'object'")), state()).finally(fail).into()
+}
+
+fn a_microsecond_after(time: Expr) -> Expr {
+    time.add(Expr::cust("interval '1 microsecond'"))
+}
+
+/// Appends events to the sessions that are free, at the expected revision, and without an event of that id.
+///
+/// Sessions that somebody holds are left out, so that the writes of a group do not wait for each other's sessions.
+pub(crate) fn append() -> WithQuery {
+    use {events::Column as Event, sessions::Column as Session};
+    let input = input([
+        (EVENT, Kind::Text),
+        (INVOCATION, Kind::Text),
+        (OWN_TIME, Kind::Time),
+        (EVENT_DATA, Kind::Json),
+        (EXPECTED, Kind::TimeOrNone),
+        (STATE, Kind::Json),
+        (APP_DELTA, Kind::Json),
+        (USER_DELTA, Kind::Json),
+        (NOW, Kind::Time),
+    ]);
+    let session_key = [Session::AppName, Session::UserId, Session::Id].map(|column| (sessions::Entity, column));
+    let session = Query::select()
+        .columns([Session::CreateTime, Session::UpdateTime])
+        .from(sessions::Entity)
+        .and_where(is_of_session(session_key, INPUT))
+        .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
+        .take();
+    let event = Query::select()
+        .expr(Expr::cust("1"))
+        .from(events::Entity)
+        .and_where(Expr::col((events::Entity, Event::Id)).eq(of(INPUT, EVENT)))
+        .and_where(is_of_session(
+            [Event::AppName, Event::UserId, Event::SessionId].map(|column| (events::Entity, column)),
+            INPUT,
+        ))
+        .take();
+    // The first half of the clock of a session (`stored_timestamp` in seabed-core).
+    let (created, updated) = (|| Expr::col((SESSION, Session::CreateTime)), || Expr::col((SESSION, Session::UpdateTime)));
+    let has_later_events = updated().ne(created()).and(of(INPUT, OWN_TIME).lte(updated()));
+    let time = Expr::case(has_later_events, a_microsecond_after(updated())).finally(of(INPUT, OWN_TIME));
+    let locked = Query::select()
+        .expr(Expr::cust("input.*"))
+        .expr(created())
+        .expr_as(time, TIME)
+        .from(INPUT)
+        .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
+        .and_where(of(INPUT, EXPECTED).is_null().or(of(INPUT, EXPECTED).eq(updated())))
+        .and_where(Expr::exists(event).not())
+        .take();
+    // The second half. A state that stays is not written again: it may be large, and then stored apart from the row.
+    let created = || Expr::col((LOCKED, Session::CreateTime));
+    let time = Expr::case(of(LOCKED, TIME).eq(created()), a_microsecond_after(created())).finally(of(LOCKED, TIME));
+    let state = || Expr::col((sessions::Entity, Session::State));
+    let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
+        .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
+    let moved = Query::update()
+        .table(sessions::Entity)
+        .value(Session::UpdateTime, time)
+        .value(Session::State, state)
+        .from(LOCKED)
+        .and_where(is_of_session(session_key, LOCKED))
+        .returning(
+            Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]),
+        )
+        .take();
+    let moved_time = || Expr::col((MOVED, Session::UpdateTime));
+    let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
+    let stored = insert_from(
+        events::Entity,
+        [
+            (Event::AppName, of(LOCKED, APP)),
+            (Event::UserId, of(LOCKED, USER)),
+            (Event::SessionId, of(LOCKED, SESSION)),
+            (Event::Id, of(LOCKED, EVENT)),
+            (Event::InvocationId, of(LOCKED, INVOCATION)),
+            (Event::Timestamp, moved_time()),
+            (Event::EventData, of(LOCKED, EVENT_DATA)),
+        ],
+        of_moved(),
+    );
+    WithClause::new()
+        .cte(input)
+        .cte(part(LOCKED, locked))
+        .cte(part(MOVED, moved))
+        .cte(part(STORED, stored))
+        .cte(part(MERGED_APP, merge_app(of_moved(), LOCKED)))
+        .cte(part(MERGED_USER, merge_user(of_moved(), LOCKED, MERGED_APP)))
+        .to_owned()
+        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time()).from(MOVED).take())
+}
+
+fn is_same_write(left: &'static str, right: &'static str) -> Expr {
+    of(left, NUMBER).eq(of(right, NUMBER))
+}
+
+/// Merges the app deltas of `writes`, which selects rows of `part`, into the rows they are about; those without keys touch
+/// none.
+fn merge_app(writes: SelectStatement, part: &'static str) -> InsertStatement {
+    use app_states::Column;
+    merge(app_states::Entity, [(Column::AppName, APP)], APP_DELTA, Column::State, Column::UpdateTime, writes, part)
+}
+
+/// The same for user deltas, once part `before` has locked the rows of apps.
+fn merge_user(mut writes: SelectStatement, part: &'static str, before: &str) -> InsertStatement {
+    use user_states::Column;
+    let key = [(Column::AppName, APP), (Column::UserId, USER)];
+    writes.and_where(Expr::cust(format!("(SELECT count(*) FROM {before}) >= 0")));
+    merge(user_states::Entity, key, USER_DELTA, Column::State, Column::UpdateTime, writes, part)
+}
+
+fn merge<E, C, const N: usize>(
+    table: E,
+    key: [(C, &'static str); N],
+    delta: &'static str,
+    state: C,
+    update_time: C,
+    mut writes: SelectStatement,
+    part: &'static str,
+) -> InsertStatement
+where
+    E: EntityTrait,
+    C: IntoIden + Copy,
+{
+    // One change for each row, the later writes winning, and rows in one order everywhere.
+    writes.from_function(Func::cust("jsonb_each").arg(of(part, delta)), "pair");
+    for (_, written) in key {
+        writes.group_by_col((part, written)).order_by((part, written), Order::Asc);
+    }
+    let merged = Expr::cust(format!("jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
+    let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
+    let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
+    let mut insert = insert_from(table, columns, writes);
+    insert.on_conflict(
+            OnConflict::columns(key.map(|(column, _)| column))
+                .value(state, Expr::cust_with_exprs("$1 || $2", [object(|| Expr::col((table, state))), Expr::col(("excluded", state))]))
+                .update_column(update_time)
+                .to_owned(),
+        );
+    insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
+}
+
+/// Makes the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged` into.
+fn make<E, C, const N: usize>(
+    table: E,
+    key: [(C, &'static str); N],
+    state: C,
+    update_time: C,
+    merged: &'static str,
+    mut writes: SelectStatement,
+) -> InsertStatement
+where
+    E: EntityTrait,
+    C: IntoIden + Copy,
+{
+    let mut is_merged = Query::select();
+    is_merged.expr(Expr::cust("1")).from(merged);
+    for (column, written) in key {
+        is_merged.and_where(Expr::col((merged, column)).eq(of(INPUT, written)));
+        writes.group_by_col((INPUT, written)).order_by((INPUT, written), Order::Asc);
+    }
+    writes.and_where(Expr::exists(is_merged).not());
+    let columns = key.into_iter().map(|(column, written)| (column, of(INPUT, written)));
+    let columns = columns.chain([(state, Expr::cust("'{}'::jsonb")), (update_time, of(INPUT, NOW).max())]);
+    let mut insert = insert_from(table, columns, writes);
+    Postgres::insert_or_ignore(&mut insert, key.map(|(column, _)| column.into_iden()).into());
+    insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
+}
+
+/// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
+pub(crate) fn create() -> WithQuery {
+    use {app_states::Column as App, sessions::Column as Session, user_states::Column as User};
+    let input =
+        input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
+    let session_key = [Session::AppName, Session::UserId, Session::Id];
+    let mut created = insert_from(
+        sessions::Entity,
+        [
+            (Session::AppName, of(INPUT, APP)),
+            (Session::UserId, of(INPUT, USER)),
+            (Session::Id, of(INPUT, SESSION)),
+            (Session::State, of(INPUT, STATE)),
+            (Session::CreateTime, of(INPUT, NOW)),
+            (Session::UpdateTime, of(INPUT, NOW)),
+        ],
+        Query::select().from(INPUT).take(),
+    );
+    Postgres::insert_or_ignore(&mut created, session_key.map(IntoIden::into_iden).into());
+    created.returning(Returning::new().columns(session_key));
+    let is_created = || is_of_session(session_key.map(|column| (CREATED, column)), INPUT);
+    let of_created = || Query::select().from(CREATED).from(INPUT).and_where(is_created()).take();
+    let made_app = make(app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
+    let user_key = [(User::AppName, APP), (User::UserId, USER)];
+    let made_user = make(user_states::Entity, user_key, User::State, User::UpdateTime, MERGED_USER, of_created());
+    // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none yet.
+    let (app_table, user_table) = (app_states::Entity.table_name(), user_states::Entity.table_name());
+    let app = |part: &'static str| Expr::col((part, App::AppName)).eq(of(INPUT, APP));
+    let user = |part: &'static str| {
+        Expr::col((part, User::AppName)).eq(of(INPUT, APP)).and(Expr::col((part, User::UserId)).eq(of(INPUT, USER)))
+    };
+    let select = of_created()
+        .expr(of(INPUT, NUMBER))
+        .expr(seen([(MERGED_APP, App::State), (app_table, App::State), (MADE_APP, App::State)]))
+        .expr(seen([(MERGED_USER, User::State), (user_table, User::State), (MADE_USER, User::State)]))
+        .left_join(MERGED_APP, app(MERGED_APP))
+        .left_join(MADE_APP, app(MADE_APP))
+        .left_join(app_states::Entity, app(app_table))
+        .left_join(MERGED_USER, user(MERGED_USER))
+        .left_join(MADE_USER, user(MADE_USER))
+        .left_join(user_states::Entity, user(user_table))
+        .take();
+    WithClause::new()
+        .cte(input)
+        .cte(part(CREATED, created))
+        .cte(part(MERGED_APP, merge_app(of_created(), INPUT)))
+        .cte(part(MADE_APP, made_app))
+        .cte(part(MERGED_USER, merge_user(of_created(), INPUT, MADE_APP)))
+        .cte(part(MADE_USER, made_user))
+        .to_owned()
+        .query(select)
+}
+
+/// The first of these that is there, as text.
+fn seen<C: IntoIden + Copy>(states: [(&'static str, C); 3]) -> Expr {
+    object(|| Func::coalesce(states.map(|(part, state)| Expr::col((part, state)))).into()).cast_as("text")
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::sea_query::PostgresQueryBuilder;
+
+    #[test]
+    fn show() {
+        println!("{}\n\n{}", super::append().build(PostgresQueryBuilder).0, super::create().build(PostgresQueryBuilder).0);
+    }
+}
