@@ -15,10 +15,12 @@ mod database;
 mod installed;
 mod kind;
 mod program;
+mod proxy;
 mod report;
 mod server;
 
 pub use database::Database;
 pub use kind::{Family, Kind};
+pub use proxy::{Proxy, Traffic};
 pub use report::Report;
 pub use server::{Servers, Unavailable};

@@ -7,6 +7,7 @@ mod connections;
 mod fixture;
 mod migrations;
 mod processes;
+mod round_trips;
 mod rows;
 mod targets;
 mod transactions;
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
                 report.count(store.name(), || runtime.block_on(case.run(&target)))
             }));
         }
-        let cases = [connections::CASES, migrations::CASES, processes::CASES, rows::CASES, transactions::CASES];
+        let cases = [connections::CASES, migrations::CASES, processes::CASES, round_trips::CASES, rows::CASES, transactions::CASES];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {
             let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());
             let name = format!("{}::{}", store.name(), case.name);

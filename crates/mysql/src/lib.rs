@@ -64,6 +64,8 @@ impl Dialect for MySql {
             return match **error {
                 // A certificate that does not hold is InvalidData, and will not hold the next time either.
                 SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
+                // An answer that was cut off.
+                SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,
             };
         };
@@ -101,9 +103,19 @@ impl Dialect for MySql {
     }
 
     fn open_pool(options: MySqlOptions) -> DatabaseConnection {
+        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
         let pool = options.pool.sqlx_pool_options::<Driver>();
         let pool = pool.after_connect(|connection, _| {
             Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
+        });
+        let pool = pool.before_acquire(move |connection, is| {
+            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
+            Box::pin(async move {
+                if test {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
         });
         pool.connect_lazy_with(options.driver).into()
     }

@@ -17,11 +17,13 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
+use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict, Values};
+use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
-use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, Grouping, SingleStatements, SqlSessionService};
+use sea_orm::sqlx::{self, AssertSqlSafe, Connection, Error as SqlxError, Executor, Postgres as Driver};
+use sea_orm::{ConnAcquireErr, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
+use sea_query_sqlx::SqlxValues;
+use seabed_core::sql::{ConnectOptions, Dialect, Grouping, KeptConnection, SingleStatements, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result};
 
 /// A session service on PostgreSQL.
@@ -37,6 +39,35 @@ pub struct Postgres;
 /// parameter, for PgBouncer refuses those it does not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'";
 
+/// A connection of a pool of the driver's.
+struct Kept {
+    connection: PoolConnection<Driver>,
+    can_linger: bool,
+}
+
+#[async_trait]
+impl KeptConnection for Kept {
+    async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let values = SqlxValues(statement.values.unwrap_or_else(|| Values(Vec::new())));
+        let rows = sqlx::query_with(AssertSqlSafe(statement.sql), values).fetch_all(&mut *self.connection).await;
+        let rows = rows.map_err(|error| DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))?;
+        Ok(rows.into_iter().map(QueryResult::from).collect())
+    }
+
+    fn can_linger(&self) -> bool {
+        self.can_linger
+    }
+}
+
+/// The pool's error, as sea-orm tells it.
+fn not_acquired(error: SqlxError) -> DbErr {
+    match error {
+        SqlxError::PoolTimedOut => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
+        SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
+        error => DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))),
+    }
+}
+
 #[async_trait]
 impl Dialect for Postgres {
     type Driver = PgConnectOptions;
@@ -51,7 +82,18 @@ impl Dialect for Postgres {
     }
 
     fn single_statements() -> Option<SingleStatements> {
-        Some(SingleStatements { append: statements::append(), create: statements::create() })
+        Some(SingleStatements {
+            append: statements::append(),
+            create: statements::create(),
+            take_connection: |connection| {
+                Box::pin(async move {
+                    let pool = connection.get_postgres_connection_pool();
+                    let can_linger = pool.options().get_max_connections() > 1;
+                    let connection = pool.acquire().await.map_err(not_acquired)?;
+                    Ok(Box::new(Kept { connection, can_linger }) as Box<dyn KeptConnection>)
+                })
+            },
+        })
     }
 
     fn read_json(column: Expr) -> Expr {
@@ -69,6 +111,8 @@ impl Dialect for Postgres {
             return match **error {
                 // A certificate that does not hold is InvalidData, and will not hold the next time either.
                 SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
+                // An answer that was cut off.
+                SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,
             };
         };
@@ -112,8 +156,19 @@ impl Dialect for Postgres {
     }
 
     fn open_pool(options: PostgresOptions) -> DatabaseConnection {
-        let pool = options.pool.sqlx_pool_options::<Driver>().after_connect(|connection, _| {
+        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
+        let pool = options.pool.sqlx_pool_options::<Driver>();
+        let pool = pool.after_connect(|connection, _| {
             Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
+        });
+        let pool = pool.before_acquire(move |connection, is| {
+            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
+            Box::pin(async move {
+                if test {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
         });
         pool.connect_lazy_with(options.driver).into()
     }

@@ -1,7 +1,8 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
 use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, Value};
+use sea_orm::prelude::DateTime;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, QueryResult, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
@@ -24,6 +25,8 @@ pub(in crate::sql) struct Statements<D> {
     lock_event: Prepared<D>,
     /// Stores the event, unless its id is taken.
     insert_event: Prepared<D>,
+    /// Reads the session's clock and the event that is stored under an id, and locks nothing.
+    explain: Prepared<D>,
     /// Moves the session's clock on.
     write_time: Prepared<D>,
     /// Moves the session's clock on and replaces its state.
@@ -47,6 +50,23 @@ impl<D: Dialect> Statements<D> {
             .and_where(event_key_condition())
             .and_where(Expr::col(Event::Id).eq(slot()))
             .lock_exclusive()
+            .take();
+        let explain = Query::select()
+            .column((sessions::Entity, Session::UpdateTime))
+            .column((events::Entity, Event::Timestamp))
+            .expr_as(D::read_json(Expr::col((events::Entity, Event::EventData))), Event::EventData)
+            .from(sessions::Entity)
+            .left_join(
+                events::Entity,
+                Expr::col((events::Entity, Event::Id))
+                    .eq(slot())
+                    .and(same(Event::AppName, Session::AppName))
+                    .and(same(Event::UserId, Session::UserId))
+                    .and(same(Event::SessionId, Session::Id)),
+            )
+            .and_where(Expr::col((sessions::Entity, Session::AppName)).eq(slot()))
+            .and_where(Expr::col((sessions::Entity, Session::UserId)).eq(slot()))
+            .and_where(Expr::col((sessions::Entity, Session::Id)).eq(slot()))
             .take();
         let mut insert_event = Query::insert()
             .into_table(events::Entity)
@@ -77,11 +97,31 @@ impl<D: Dialect> Statements<D> {
         Self {
             lock_session: Prepared::new(&lock_session),
             lock_event: Prepared::new(&lock_event),
+            explain: Prepared::new(&explain),
             insert_event: Prepared::new(&insert_event),
             write_time: Prepared::new(&write_time),
             write_state: Prepared::new(&write_state),
         }
     }
+}
+
+fn same(event: events::Column, session: sessions::Column) -> Expr {
+    Expr::col((events::Entity, event)).equals((sessions::Entity, session))
+}
+
+/// Why an event was not appended, in one look that locks nothing; `None` when it could be by now, or has to wait.
+pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Result<Option<Appended>> {
+    let statements = &inner.append;
+    let values = [Value::from(new.id.as_str())].into_iter().chain(session_key_values(&new.key));
+    let row = inner.connection.query_one_raw(statements.explain.bind(values)).await;
+    let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?.ok_or_else(|| Error::not_found(&new.key))?;
+    let event = EventName { id: &new.id, session: &new.key };
+    if RowOf::new(events::Entity.table_name(), &event).get::<Option<DateTime>>(&row, "timestamp", "timestamp")?.is_some() {
+        return check_replay(new, &row).map(Some);
+    }
+    let session = RowOf::new(sessions::Entity.table_name(), &new.key);
+    new.check_revision(Revision::new(session.timestamp(&row, "update_time", "update_time")?))?;
+    Ok(None)
 }
 
 /// Appends an event in a transaction of the caller's.
@@ -155,10 +195,17 @@ async fn replayed<D: Dialect>(
 ) -> Result<Option<Appended>> {
     let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
     let row = transaction.query_one_raw(statements.lock_event.bind(values)).await;
-    let Some(row) = row.map_err(|error| statement_error::<D>(OPERATION, error))? else { return Ok(None) };
+    match row.map_err(|error| statement_error::<D>(OPERATION, error))? {
+        Some(row) => check_replay(new, &row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The outcome for an event, given the row that is stored under its id.
+fn check_replay(new: &NewEvent, row: &QueryResult) -> Result<Appended> {
     let event = EventName { id: &new.id, session: &new.key };
     let stored = RowOf::new(events::Entity.table_name(), &event);
-    let text: String = stored.get(&row, "event_data", "event_data")?;
+    let text: String = stored.get(row, "event_data", "event_data")?;
     new.check_replay(&stored.decode(&text, "event_data")?)?;
-    Ok(Some(Appended::Replayed(Revision::new(stored.timestamp(&row, "timestamp", "timestamp")?))))
+    Ok(Appended::Replayed(Revision::new(stored.timestamp(row, "timestamp", "timestamp")?)))
 }

@@ -14,6 +14,9 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
 const MAX_CONNECTIONS: u32 = 10;
+/// A connection that was idle for longer is tested before its next use. Testing each time would cost every operation a
+/// round trip.
+const TEST_IF_IDLE_FOR: Duration = Duration::from_secs(1);
 
 /// How to connect to a database of dialect `D`: what the driver needs, and the size and times of the pool.
 ///
@@ -37,6 +40,7 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         }
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+        pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
         Ok(Self { driver: D::driver_options(url)?, pool })
     }
 }

@@ -2,7 +2,10 @@
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
+use futures_util::future::BoxFuture;
+use sea_orm::{
+    DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement, TransactionOptions, Value,
+};
 
 use super::ConnectOptions;
 use crate::{BackendErrorKind, Result, Timestamp};
@@ -37,6 +40,22 @@ pub struct SingleStatements {
     /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as text,
     /// null where the statement could not see them.
     pub create: WithQuery,
+    /// Takes a connection out of a pool, to run them on.
+    pub take_connection: fn(&DatabaseConnection) -> BoxFuture<'_, Result<Box<dyn KeptConnection>, DbErr>>,
+}
+
+/// A pooled connection that is kept for several statements. Each way in and out of a pool costs a round trip, for the pool
+/// tests what comes back.
+#[async_trait]
+pub trait KeptConnection: Send {
+    /// Runs a statement and reads its rows.
+    ///
+    /// # Errors
+    /// The driver's own.
+    async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr>;
+
+    /// Whether it may be kept a little longer than it is in use: not when it is the only one of its pool.
+    fn can_linger(&self) -> bool;
 }
 
 /// What one database does differently. A dialect constructs and classifies; it runs no statement of an operation.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use sea_orm::{DatabaseTransaction, TransactionTrait};
 use tokio::sync::oneshot;
 
@@ -11,6 +12,7 @@ use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
+use super::single::Lane;
 use super::write::{Call, Write};
 use super::{Dialect, append, create, delete};
 use crate::{BackendError, BackendErrorKind, Error, Result};
@@ -34,28 +36,33 @@ pub(super) async fn run<D: Dialect, R, T>(
     })
 }
 
-/// Runs group after group until none can go.
+/// Runs group after group until none can go, and then a little longer if it has a connection to keep.
 async fn work<D: Dialect>(inner: Arc<Inner<D>>) {
-    let Some(mut slot) = inner.queue.slot() else { return };
-    while let Some((group, others_wait)) = slot.take() {
-        if others_wait {
-            tokio::spawn(work_too(inner.clone()));
+    let mut lane = Lane::default();
+    while let Some(mut slot) = inner.queue.slot() {
+        while let Some((group, others_wait)) = slot.take() {
+            if others_wait {
+                tokio::spawn(work_too(inner.clone()));
+            }
+            execute(&inner, &mut lane, group).await;
         }
-        execute(&inner, group).await;
+        if !(lane.can_linger() && inner.queue.linger().await) {
+            break;
+        }
     }
 }
 
 /// [`work`], by a name that does not make its type contain itself.
-fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> futures_util::future::BoxFuture<'static, ()> {
+fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
     Box::pin(work(inner))
 }
 
-async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
+async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, lane: &mut Lane, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
     let at_once = match &inner.single {
         Some(single) => {
-            single.execute(inner, &mut group).await;
+            single.execute(inner, lane, &mut group).await;
             true
         }
         None => false,
@@ -66,7 +73,7 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     }
     for claimed in group {
         if claimed.write.has_outcome() {
-            claimed.write.tell();
+            claimed.tell();
         } else if at_once {
             // Whatever this one has to wait for, the next group does not.
             tokio::spawn(settle(inner.clone(), claimed));
@@ -76,9 +83,18 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     }
 }
 
-/// [`alone`], beside the groups; then goes on with what waited for the rows.
-async fn settle<D: Dialect>(inner: Arc<Inner<D>>, claimed: Claimed) {
-    alone(&inner, claimed).await;
+/// Tells why a statement left a write out, or runs it [`alone`], beside the groups; then goes on with what waited for its
+/// rows.
+async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed) {
+    if let Write::Append(call) = &mut claimed.write {
+        let explained = append::explain(&inner, &call.request).await.transpose();
+        call.outcome = explained.filter(|told| !told.as_ref().is_err_and(is_contention));
+    }
+    if claimed.write.has_outcome() {
+        claimed.tell();
+    } else {
+        alone(&inner, claimed).await;
+    }
     work_too(inner).await;
 }
 
@@ -91,7 +107,7 @@ async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed) {
             break;
         }
     }
-    claimed.write.tell();
+    claimed.tell();
 }
 
 /// Runs the writes in one transaction. After an error nothing of them is stored, or an outcome says that nobody knows.
@@ -167,6 +183,10 @@ async fn write_all<D: Dialect>(
         *outcome = Some(Ok(new.to_session(app, user)));
     }
     Ok(())
+}
+
+fn is_contention(error: &Error) -> bool {
+    error.backend_kind() == Some(BackendErrorKind::Contention)
 }
 
 /// An error that says why nothing of a write is stored, and leaves the transaction as it was; any other ends it.

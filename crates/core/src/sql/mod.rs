@@ -25,5 +25,5 @@ mod single;
 mod write;
 
 pub use connect::ConnectOptions;
-pub use dialect::{Dialect, Grouping, SingleStatements};
+pub use dialect::{Dialect, Grouping, KeptConnection, SingleStatements};
 pub use service::SqlSessionService;

@@ -6,14 +6,19 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::Grouping;
 use super::write::{Row, Write};
 
 /// How many writes wait at most; further callers wait for room.
 const ROOM: usize = 1024;
+
+/// How long a worker waits for the next write before it gives its connection back: a caller who makes one call after the
+/// other is sooner.
+const LINGER: Duration = Duration::from_millis(2);
 
 /// How writes are put into groups.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,8 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// How many groups are under way.
     groups: usize,
+    /// Workers that would like to go on, the latest last.
+    lingering: Vec<oneshot::Sender<()>>,
     /// The rows that writes under way lock, and how many of those writes each has.
     claimed: HashMap<Row, usize>,
 }
@@ -51,7 +58,15 @@ struct Waiting {
 /// A write under way. Its rows are claimed until it is dropped.
 pub(super) struct Claimed {
     pub(super) write: Write,
-    _claim: Claim,
+    claim: Claim,
+}
+
+impl Claimed {
+    /// Tells the caller the outcome. The rows are free then: the caller's next write must not find them claimed.
+    pub(super) fn tell(self) {
+        drop(self.claim);
+        self.write.tell();
+    }
 }
 
 /// Keeps other groups from rows.
@@ -76,7 +91,7 @@ impl Queue {
         Self { policy, state: Arc::default(), room: Arc::new(Semaphore::new(ROOM)) }
     }
 
-    /// Accepts a write, and says whether a group could take it now.
+    /// Accepts a write, and says whether a worker is needed that could take it now.
     ///
     /// When the future is dropped, the write is not accepted.
     pub(super) async fn accept(&self, write: Write) -> bool {
@@ -87,7 +102,19 @@ impl Queue {
         let could_go =
             state.groups < self.policy.grouping.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
         state.waiting.push_back(Waiting { write, rows, _room: room });
-        could_go
+        could_go && !state.wake()
+    }
+
+    /// Waits for a write; false when none came for a while.
+    pub(super) async fn linger(&self) -> bool {
+        let (sender, mut woken) = oneshot::channel();
+        lock(&self.state).lingering.push(sender);
+        if tokio::time::timeout(LINGER, &mut woken).await.is_ok_and(|woken| woken.is_ok()) {
+            return true;
+        }
+        woken.close();
+        // Somebody may have relied on this worker in the last moment.
+        woken.try_recv().is_ok()
     }
 
     /// A place for one more group, unless as many as may be are under way.
@@ -116,13 +143,23 @@ impl Slot<'_> {
         }
         let claimed = group.into_iter().map(|Waiting { write, rows, .. }| {
             let claim = Claim { rows, state: self.queue.state.clone() };
-            Claimed { write, _claim: claim }
+            Claimed { write, claim }
         });
         Some((claimed.collect(), !state.waiting.is_empty()))
     }
 }
 
 impl State {
+    /// Wakes a worker that lingers; false when there is none.
+    fn wake(&mut self) -> bool {
+        while let Some(worker) = self.lingering.pop() {
+            if worker.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
     fn take(&mut self, policy: Policy) -> Vec<Waiting> {
         self.waiting.retain(|waiting| waiting.write.is_wanted());
         let mut group: Vec<Waiting> = Vec::new();

@@ -1,0 +1,360 @@
+//! The limit: the statements that Seabed sends, run without Seabed.
+//!
+//! They are read off the wire while Seabed makes one call, so they are the same. On PostgreSQL pgbench runs them where it is
+//! installed; elsewhere the bare driver does, on connections that it keeps.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use sea_query_sqlx::SqlxValues;
+use seabed::sea_orm::sea_query::{ArrayType, Value, Values};
+use seabed::sea_orm::sqlx::{
+    AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection, query_with, raw_sql,
+};
+use seabed::{
+    Clock, DynSessionService, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SqliteOptions,
+    SystemClock, Timestamp,
+};
+use seabed_tests::{Family, Proxy};
+use tempfile::NamedTempFile;
+use tokio::process::Command;
+
+use crate::measure::{Client, Load, Rate};
+use crate::tables::{APP, Store, USER, event_json, new_id};
+use crate::work::{Caller, LISTED, Work, filled, own_app};
+
+/// Session state of two keys, and app state of two.
+const STATE: &str = r#"{"k1": "value one", "k2": 2}"#;
+
+/// A server admits 100 by default.
+const MAX_CONNECTIONS: usize = 80;
+
+/// The program pgbench, if it is installed.
+pub(crate) fn pgbench() -> Option<PathBuf> {
+    if std::env::var_os("NOPGBENCH").is_some() { return None; }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
+        folders.extend(versions.flatten().map(|version| version.path().join("bin")));
+    }
+    folders.into_iter().map(|folder| folder.join("pgbench")).find(|program| program.is_file())
+}
+
+/// How the statements of a work are run without Seabed.
+pub(crate) struct Limit {
+    work: Work,
+    statements: Arc<Vec<String>>,
+}
+
+impl Limit {
+    pub(crate) async fn new(store: &Store, work: &Work) -> anyhow::Result<Self> {
+        work.prepare(store).await?;
+        let statements = match store.family() {
+            Some(family) => capture(store, work, family).await?,
+            None => sqlite_statements(work).iter().map(|statement| (*statement).to_owned()).collect(),
+        };
+        Ok(Self { work: work.clone(), statements: Arc::new(statements) })
+    }
+
+    pub(crate) async fn run(&self, store: &Store, load: Load) -> anyhow::Result<Rate> {
+        if let (Some(Family::Postgres), Some(program)) = (store.family(), pgbench()) {
+            return self.run_pgbench(program, store, load).await;
+        }
+        // SQLite serves one writer at a time: its limit is one connection that does nothing else.
+        let clients = if store.family().is_none() { 1 } else { load.clients };
+        let mut connections = Vec::new();
+        for client in 0..clients {
+            let connection = Bare::connect(store).await?;
+            let (work, statements) = (self.work.clone(), self.statements.clone());
+            connections.push(BareClient { connection, work, statements, client, family: store.family() });
+        }
+        Load { clients, ..load }.run(connections).await
+    }
+
+    async fn run_pgbench(&self, program: PathBuf, store: &Store, load: Load) -> anyhow::Result<Rate> {
+        let mut script = self.statements.join(";\n");
+        let values = pgbench_values(&self.work);
+        for (index, value) in values.iter().enumerate().rev() {
+            script = script.replace(&format!("${}", index + 1), value);
+        }
+        let file = NamedTempFile::new()?;
+        std::fs::write(file.path(), script + ";\n")?;
+        let url = url::Url::parse(&store.url)?;
+        let options: PostgresOptions = store.url.parse()?;
+        let password = percent_decoded(url.password().unwrap_or_default());
+        let output = Command::new(program)
+            .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
+            .arg(format!("--client={}", load.clients.min(MAX_CONNECTIONS)))
+            .arg(format!("--time={}", load.length.as_secs().max(1)))
+            .arg(format!("--define=data={}", event_json()))
+            .arg(format!("--define=state={STATE}"))
+            .arg("--file")
+            .arg(file.path())
+            .args(["--host", options.driver.get_host()])
+            .args(["--port", &options.driver.get_port().to_string()])
+            .args(["--username", options.driver.get_username()])
+            .arg(options.driver.get_database().unwrap_or_default())
+            .env("PGPASSWORD", password)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        let each_second = rate.with_context(|| {
+            format!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(Rate { each_second, latencies: Vec::new() })
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    // The decoder of forms also takes a plus sign for a blank.
+    let form = format!("password={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, password)| password.into_owned()).unwrap_or_default()
+}
+
+/// The statements that one call of Seabed's sends.
+async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<Vec<String>> {
+    let (proxy, url) = Proxy::start(family, &store.url).await?;
+    let service: DynSessionService = match family {
+        Family::Postgres => {
+            let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
+            Arc::new(PostgresSessionService::connect_with(options).await?)
+        }
+        Family::MySql => {
+            let options = url.parse::<MySqlOptions>()?.with_max_connections(1);
+            Arc::new(MySqlSessionService::connect_with(options).await?)
+        }
+    };
+    // Rows that are there by the second call.
+    Caller::new(store.service.clone(), work.clone(), 0).await?.call().await?;
+    let mut caller = Caller::new(service, work.clone(), 0).await?;
+    proxy.take();
+    caller.call().await?;
+    let statements = proxy.take().statements;
+    ensure!(!statements.is_empty(), "no statement of {} was seen", work.name());
+    Ok(statements)
+}
+
+/// What stands for the parameters in a script of pgbench: values that differ are made by the server.
+fn pgbench_values(work: &Work) -> Vec<String> {
+    let quoted = |text: &str| format!("'{text}'");
+    let array = |value: &str| format!("ARRAY[{value}]");
+    let (now, new_id) = (array("localtimestamp"), array("gen_random_uuid()::text"));
+    let (empty, state) = (array("'{}'"), array(":state"));
+    let app = array(&quoted(APP));
+    let user = array(&quoted(USER));
+    let number = array("0");
+    let count = "1".to_owned();
+    let session_key = |session: &str| [quoted(APP), quoted(USER), quoted(session)];
+    match work {
+        Work::CreateInOneApp | Work::CreateInManyApps => {
+            let app = if *work == Work::CreateInOneApp { app } else { array("'app-' || :client_id") };
+            vec![number, app, user, new_id, empty.clone(), empty.clone(), empty, now, count]
+        }
+        Work::AppendToOwn | Work::AppendHotApp | Work::AppendHotSession => {
+            let session = if *work == Work::AppendHotSession { "'hot'" } else { "'own-' || :client_id" };
+            let (delta, app_delta) = if *work == Work::AppendHotApp { (empty.clone(), state) } else { (state, empty.clone()) };
+            let event = [new_id, array("'invocation'"), now.clone(), array(":data"), array("''")];
+            [number, app, user, array(session)].into_iter().chain(event).chain([delta, app_delta, empty, now, count]).collect()
+        }
+        Work::Get { events, recent } => {
+            let key = session_key(&filled(*events));
+            let shared = [quoted(APP), quoted(APP), quoted(USER)];
+            let after = ["'1000-01-01'".to_owned()];
+            let recent = recent.map(|recent| recent.to_string());
+            key.clone().into_iter().chain(shared).chain(key).chain(after).chain(recent).collect()
+        }
+        Work::List => vec![quoted(APP), quoted(LISTED), "1001".to_owned()],
+    }
+}
+
+/// What Seabed sends to SQLite, of which no wire tells.
+fn sqlite_statements(work: &Work) -> &'static [&'static str] {
+    match work {
+        Work::CreateInOneApp | Work::CreateInManyApps => &[
+            "SELECT state, 'app_states' FROM app_states WHERE app_name = ? UNION ALL \
+             SELECT state, 'user_states' FROM user_states WHERE app_name = ? AND user_id = ?",
+            "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) VALUES (?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (app_name, user_id, id) DO NOTHING",
+        ],
+        Work::AppendToOwn | Work::AppendHotSession => &[
+            "BEGIN IMMEDIATE",
+            LOCK,
+            INSERT_EVENT,
+            "UPDATE sessions SET update_time = ?, state = ? WHERE app_name = ? AND user_id = ? AND id = ?",
+            "COMMIT",
+        ],
+        Work::AppendHotApp => &[
+            "BEGIN IMMEDIATE",
+            LOCK,
+            INSERT_EVENT,
+            "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?",
+            "SELECT state FROM app_states WHERE app_name = ?",
+            "UPDATE app_states SET state = ?, update_time = ? WHERE app_name = ?",
+            "COMMIT",
+        ],
+        Work::Get { recent: None, .. } => &[GET],
+        Work::Get { recent: Some(_), .. } => &[GET_RECENT],
+        Work::List => &[
+            "SELECT s.user_id, s.id, s.create_time, s.update_time, s.state, u.state, a.state FROM sessions s \
+             LEFT JOIN user_states u ON u.app_name = s.app_name AND u.user_id = s.user_id \
+             LEFT JOIN app_states a ON a.app_name = s.app_name WHERE s.app_name = ? AND s.user_id = ? \
+             ORDER BY s.update_time DESC, s.user_id DESC, s.id DESC LIMIT ?",
+        ],
+    }
+}
+
+const LOCK: &str =
+    "SELECT create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?";
+const INSERT_EVENT: &str = "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, event_data) \
+                            VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
+const GET: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? \
+                   AND id = ? UNION ALL SELECT 'app_states', app_name, update_time, update_time, state FROM app_states \
+                   WHERE app_name = ? UNION ALL SELECT 'user_states', user_id, update_time, update_time, state FROM \
+                   user_states WHERE app_name = ? AND user_id = ? UNION ALL SELECT 'events', id, timestamp, timestamp, \
+                   event_data FROM events WHERE app_name = ? AND user_id = ? AND session_id = ? AND timestamp >= ?";
+const GET_RECENT: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id \
+                          = ? AND id = ? UNION ALL SELECT 'app_states', app_name, update_time, update_time, state FROM \
+                          app_states WHERE app_name = ? UNION ALL SELECT 'user_states', user_id, update_time, update_time, \
+                          state FROM user_states WHERE app_name = ? AND user_id = ? UNION ALL SELECT * FROM (SELECT \
+                          'events', id, timestamp, timestamp, event_data FROM events WHERE app_name = ? AND user_id = ? AND \
+                          session_id = ? AND timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)";
+
+/// A connection of the driver's.
+enum Bare {
+    Postgres(PgConnection),
+    MySql(MySqlConnection),
+    Sqlite(SqliteConnection),
+}
+
+/// The same expression on a connection of any kind.
+macro_rules! on_connection {
+    ($bare:expr, $connection:ident => $value:expr) => {
+        match $bare {
+            Bare::Postgres($connection) => $value,
+            Bare::MySql($connection) => $value,
+            Bare::Sqlite($connection) => $value,
+        }
+    };
+}
+
+impl Bare {
+    async fn connect(store: &Store) -> anyhow::Result<Self> {
+        Ok(match store.family() {
+            Some(Family::Postgres) => {
+                Self::Postgres(PgConnection::connect_with(&store.url.parse::<PostgresOptions>()?.driver).await?)
+            }
+            Some(Family::MySql) => {
+                let mut connection = MySqlConnection::connect_with(&store.url.parse::<MySqlOptions>()?.driver).await?;
+                let level = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+                raw_sql(AssertSqlSafe(level)).execute(&mut connection).await?;
+                Self::MySql(connection)
+            }
+            None => Self::Sqlite(SqliteConnection::connect_with(&store.url.parse::<SqliteOptions>()?.driver).await?),
+        })
+    }
+
+    /// Runs a statement, prepared if it has values, and reads all its rows.
+    async fn execute(&mut self, statement: &str, values: Vec<Value>) -> anyhow::Result<()> {
+        let sql = AssertSqlSafe(statement.to_owned());
+        on_connection!(self, connection => if values.is_empty() {
+            raw_sql(sql).execute(connection).await?;
+        } else {
+            query_with(sql, SqlxValues(Values(values))).fetch_all(connection).await?;
+        });
+        Ok(())
+    }
+}
+
+struct BareClient {
+    connection: Bare,
+    work: Work,
+    statements: Arc<Vec<String>>,
+    client: usize,
+    family: Option<Family>,
+}
+
+impl Client for BareClient {
+    async fn call(&mut self) -> anyhow::Result<()> {
+        let mut values = self.values().into_iter();
+        for statement in self.statements.clone().iter() {
+            let has_parameters = statement.contains(['?', '$']);
+            let values = if has_parameters { values.next().context("a statement too many")? } else { Vec::new() };
+            self.connection.execute(statement, values).await?;
+        }
+        Ok(())
+    }
+}
+
+impl BareClient {
+    /// The values of each statement that has parameters, in the order in which Seabed binds them.
+    fn values(&self) -> Vec<Vec<Value>> {
+        let text = |text: &str| Value::from(text);
+        let time = |time: Timestamp| match self.family {
+            None => Value::from(time.to_naive_utc().format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+            Some(_) => Value::from(time.to_naive_utc()),
+        };
+        let now = time(SystemClock.now());
+        let key = |session: &str| [text(APP), text(USER), text(session)];
+        let own = format!("own-{}", self.client);
+        match &self.work {
+            Work::CreateInOneApp | Work::CreateInManyApps => {
+                let app = if self.work == Work::CreateInOneApp { APP.to_owned() } else { own_app(self.client) };
+                let (app, id) = (text(&app), text(new_id().as_str()));
+                if self.family == Some(Family::Postgres) {
+                    let none = text("{}");
+                    return vec![arrays([0.into(), app, text(USER), id, none.clone(), none.clone(), none, now])];
+                }
+                vec![
+                    vec![app.clone(), app.clone(), text(USER)],
+                    vec![app, text(USER), id, text("{}"), now.clone(), now],
+                ]
+            }
+            Work::AppendToOwn | Work::AppendHotApp | Work::AppendHotSession => {
+                let session = if self.work == Work::AppendHotSession { "hot" } else { &own };
+                let [app, user, session] = key(session);
+                let event = [text(new_id().as_str()), text("invocation"), now.clone(), text(&event_json())];
+                let is_app = self.work == Work::AppendHotApp;
+                if self.family == Some(Family::Postgres) {
+                    let (state, none) = (text(STATE), text("{}"));
+                    let (delta, app_delta) = if is_app { (none.clone(), state) } else { (state, none.clone()) };
+                    let [id, invocation, own_time, data] = event;
+                    return vec![arrays([
+                        0.into(), app, user, session, id, invocation, own_time, data, text(""), delta, app_delta, none, now,
+                    ])];
+                }
+                let lock = vec![app.clone(), user.clone(), session.clone()];
+                let insert = lock.iter().cloned().chain(event).collect();
+                if is_app {
+                    let write_app = vec![text(STATE), now.clone(), app.clone()];
+                    return vec![lock, insert, vec![now, app.clone(), user, session], vec![app], write_app];
+                }
+                vec![lock, insert, vec![now, text(STATE), app, user, session]]
+            }
+            Work::Get { events, recent } => {
+                let key = key(&filled(*events));
+                let after = time(Timestamp::try_from_seconds(0.0).expect("the epoch"));
+                let shared = [text(APP), text(APP), text(USER)];
+                let recent = recent.map(|recent| Value::from(i64::from(recent)));
+                vec![key.clone().into_iter().chain(shared).chain(key).chain([after]).chain(recent).collect()]
+            }
+            Work::List => vec![vec![text(APP), text(LISTED), Value::from(1001_i64)]],
+        }
+    }
+}
+
+/// Each value as an array of one, and their number.
+fn arrays<const N: usize>(values: [Value; N]) -> Vec<Value> {
+    let array = |value: Value| {
+        let of = match value {
+            Value::Int(_) => ArrayType::Int,
+            Value::ChronoDateTime(_) => ArrayType::ChronoDateTime,
+            _ => ArrayType::String,
+        };
+        Value::Array(of, Some(Box::new(vec![value])))
+    };
+    values.into_iter().map(array).chain([Value::from(1_i64)]).collect()
+}

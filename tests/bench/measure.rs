@@ -1,0 +1,97 @@
+//! Closed loops of clients, and what came of them.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+/// How many clients work for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    pub(crate) clients: usize,
+    pub(crate) length: Duration,
+}
+
+/// Calls each second, and how long each took.
+#[derive(Debug, Default)]
+pub(crate) struct Rate {
+    pub(crate) each_second: f64,
+    pub(crate) latencies: Vec<Duration>,
+}
+
+impl Load {
+    /// Runs a loop of calls in a task for each client; `client` gives the loop of a client, which makes one call each time.
+    pub(crate) async fn run<C: Client>(self, clients: impl IntoIterator<Item = C>) -> anyhow::Result<Rate> {
+        let mut tasks = JoinSet::new();
+        let started = Instant::now();
+        for mut client in clients.into_iter().take(self.clients) {
+            tasks.spawn(async move {
+                let mut latencies = Vec::new();
+                while started.elapsed() < self.length {
+                    let begun = Instant::now();
+                    client.call().await?;
+                    latencies.push(begun.elapsed());
+                }
+                anyhow::Ok(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(client) = tasks.join_next().await {
+            latencies.extend(client??);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "fewer than 2^52 calls")]
+        let each_second = latencies.len() as f64 / started.elapsed().as_secs_f64();
+        Ok(Rate { each_second, latencies })
+    }
+}
+
+/// Somebody who makes one call after the other.
+pub(crate) trait Client: Send + 'static {
+    /// Makes a call and waits for its end.
+    fn call(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
+}
+
+/// The rounds of one work.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    limit: Vec<f64>,
+    seabed: Vec<f64>,
+    latencies: Vec<Duration>,
+}
+
+impl Outcome {
+    pub(crate) fn add(&mut self, limit: Rate, seabed: Rate) {
+        self.limit.push(limit.each_second);
+        self.seabed.push(seabed.each_second);
+        self.latencies.extend(seabed.latencies);
+    }
+
+    /// The columns of the table behind the first two.
+    pub(crate) fn columns(mut self, goal: Option<f64>) -> String {
+        let ratios: Vec<f64> = self.seabed.iter().zip(&self.limit).map(|(seabed, limit)| seabed / limit).collect();
+        let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = ratios.iter().copied().fold(0.0, f64::max);
+        self.latencies.sort_unstable();
+        let ratio = median(ratios);
+        let goal = goal.map_or_else(String::new, |goal| format!("≥ {goal} {}", if ratio >= goal { "✓" } else { "✗" }));
+        format!(
+            "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {goal}",
+            median(self.limit),
+            median(self.seabed),
+            show(percentile(&self.latencies, 50)),
+            show(percentile(&self.latencies, 99)),
+        )
+    }
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+fn show(duration: Duration) -> String {
+    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+}

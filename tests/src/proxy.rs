@@ -1,0 +1,176 @@
+//! A proxy between a service and its server that counts what passes.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::task::AbortHandle;
+use url::Url;
+
+use crate::Family;
+
+/// Forwards connections on a loopback port to a server, and counts round trips. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    traffic: Arc<Mutex<Traffic>>,
+    accepting: AbortHandle,
+}
+
+/// What has passed.
+#[derive(Debug, Clone, Default)]
+pub struct Traffic {
+    /// How often a client sent something and then waited for the server, the pool's pings aside.
+    pub round_trips: usize,
+    /// The pool's pings: it sends one after each use of a connection, for which nobody waits.
+    pub pings: usize,
+    /// The statements that were sent or prepared, in order.
+    pub statements: Vec<String>,
+}
+
+impl Proxy {
+    /// Starts a proxy to the server of `url`, and gives the URL through it. TLS is switched off, so that the messages can
+    /// be told apart.
+    ///
+    /// # Errors
+    /// When `url` has no host or no port can be had.
+    pub async fn start(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
+        let mut url = Url::parse(url)?;
+        let host = url.host_str().context("a URL without host")?;
+        let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
+        let server = server.context("the server's host has no address")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let traffic = Arc::<Mutex<Traffic>>::default();
+        let accepting = tokio::spawn(accept(listener, server, family, traffic.clone())).abort_handle();
+        let proxy = Self { address, traffic, accepting };
+        url.set_ip_host(proxy.address.ip()).and_then(|()| url.set_port(Some(address.port()))).ok().context("no such URL")?;
+        let (option, off) = match family {
+            Family::Postgres => ("sslmode", "disable"),
+            Family::MySql => ("ssl-mode", "DISABLED"),
+        };
+        url.query_pairs_mut().append_pair(option, off);
+        Ok((proxy, url.into()))
+    }
+
+    /// What has passed since the last call.
+    pub fn take(&self) -> Traffic {
+        std::mem::take(&mut *lock(&self.traffic))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn lock(traffic: &Mutex<Traffic>) -> MutexGuard<'_, Traffic> {
+    traffic.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(listener: TcpListener, server: SocketAddr, family: Family, traffic: Arc<Mutex<Traffic>>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let traffic = traffic.clone();
+        tokio::spawn(async move {
+            // Whatever ends a connection on one side, the other side sees it end.
+            let _: anyhow::Result<()> = forward(client, server, family, &traffic).await;
+        });
+    }
+}
+
+async fn forward(
+    client: TcpStream,
+    server: SocketAddr,
+    family: Family,
+    traffic: &Mutex<Traffic>,
+) -> anyhow::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // What the client has sent since the server last answered.
+    let request = Mutex::new(Vec::new());
+    let requests = copy(from_client, to_server, |bytes| {
+        request.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    });
+    let answers = copy(from_server, to_client, |_| {
+        let request = std::mem::take(&mut *request.lock().unwrap_or_else(PoisonError::into_inner));
+        if !request.is_empty() {
+            lock(traffic).count(family, &request);
+        }
+    });
+    tokio::select! {
+        ended = requests => ended,
+        ended = answers => ended,
+    }
+}
+
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut seen: impl FnMut(&[u8])) -> anyhow::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        seen(&buffer[..length]);
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// PostgreSQL's messages for a parsed statement, a simple query, and Sync alone (the driver's ping).
+const PARSE: u8 = b'P';
+const QUERY: u8 = b'Q';
+const SYNC: &[u8] = &[b'S', 0, 0, 0, 4];
+/// MySQL's commands, and the packet of a ping.
+const COM_QUERY: u8 = 0x03;
+const COM_STMT_PREPARE: u8 = 0x16;
+const COM_PING: &[u8] = &[1, 0, 0, 0, 0x0e];
+
+impl Traffic {
+    fn count(&mut self, family: Family, request: &[u8]) {
+        let ping = match family {
+            Family::Postgres => SYNC,
+            Family::MySql => COM_PING,
+        };
+        if request == ping {
+            self.pings += 1;
+            return;
+        }
+        self.round_trips += 1;
+        self.statements.extend(match family {
+            Family::Postgres => postgres_statements(request),
+            Family::MySql => mysql_statements(request),
+        });
+    }
+}
+
+/// The statements in a series of messages: a letter, a length of four bytes that counts itself, and the content.
+fn postgres_statements(mut request: &[u8]) -> Vec<String> {
+    let mut statements = Vec::new();
+    while let [kind, a, b, c, d, rest @ ..] = request {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let Some((content, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length)) else { break };
+        let mut texts = content.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+        match *kind {
+            // The name of the statement comes first.
+            PARSE => statements.extend(texts.nth(1)),
+            QUERY => statements.extend(texts.next()),
+            _ => {}
+        }
+        request = behind;
+    }
+    statements
+}
+
+/// The statement in a packet: a length of three bytes, a number, a command, and the text.
+fn mysql_statements(request: &[u8]) -> Vec<String> {
+    match request {
+        [_, _, _, 0, COM_QUERY | COM_STMT_PREPARE, text @ ..] => vec![String::from_utf8_lossy(text).into_owned()],
+        _ => Vec::new(),
+    }
+}
