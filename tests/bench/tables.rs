@@ -1,7 +1,6 @@
 //! A database to measure on, filled with sessions.
 
 
-use std::sync::Arc;
 use anyhow::Context as _;
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{CreateSession, DynSessionService, Event, SessionId, SessionKey, SessionService, State, UserKey};
@@ -50,7 +49,7 @@ impl Store {
         let version: String = row.context("no version")?.try_get("", "version")?;
         let numbered = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         let version = numbered.unwrap_or_default().to_owned();
-        let service: DynSessionService = match std::env::var("POOL") { Ok(n) => Arc::new(seabed::PostgresSessionService::connect_with(url.parse::<seabed::PostgresOptions>()?.with_max_connections(n.parse()?)).await?), _ => seabed::connect(&url).await? };
+        let service = seabed::connect(&url).await?;
         let store = Self { kind, version, url, service, admin, place };
         for client in 0..MAX_CLIENTS {
             store.create(&own_session(client)?).await?;

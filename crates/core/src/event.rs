@@ -1,8 +1,10 @@
 //! Events: google-adk's JSON, with the fields a program must know typed and every other key carried through.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::de::DeserializeOwned;
+use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
@@ -208,62 +210,119 @@ impl Serialize for EventActions {
     }
 }
 
-/// The keys of a JSON object, taken one by one; what is left is `extra`.
-struct Keys(BTreeMap<String, Json>);
+/// A key of a JSON object, borrowed from the text where it has no escapes.
+struct Key<'de>(Cow<'de, str>);
 
-impl Keys {
-    /// Takes the value of a field that `None` or `null` leaves at its default.
-    fn take<T: DeserializeOwned + Default, E: de::Error>(&mut self, name: &str, alias: &str) -> Result<T, E> {
-        let aliased = self.0.remove(alias);
-        match self.0.remove(name).or(aliased) {
-            Some(value) => value
-                .decode::<Option<T>>()
-                .map(Option::unwrap_or_default)
-                .map_err(|error| E::custom(format_args!("{name}: {error}"))),
-            None => Ok(T::default()),
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
+            }
         }
+
+        deserializer.deserialize_str(Text)
     }
 }
 
-impl<'de> Deserialize<'de> for Event {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut keys = Keys(BTreeMap::deserialize(deserializer)?);
-        Ok(Self {
-            id: keys.take("id", "id")?,
-            invocation_id: keys.take("invocation_id", "invocationId")?,
-            author: keys.take("author", "author")?,
-            timestamp: keys.take::<Seconds, _>("timestamp", "timestamp")?.0,
-            branch: keys.take("branch", "branch")?,
-            content: keys.take("content", "content")?,
-            partial: keys.take("partial", "partial")?,
-            turn_complete: keys.take("turn_complete", "turnComplete")?,
-            error_code: keys.take("error_code", "errorCode")?,
-            error_message: keys.take("error_message", "errorMessage")?,
-            interrupted: keys.take("interrupted", "interrupted")?,
-            long_running_tool_ids: keys.take("long_running_tool_ids", "longRunningToolIds")?,
-            actions: keys.take("actions", "actions")?,
-            extra: keys.0,
-        })
-    }
+/// Reads a JSON object into a struct, one key after the other, and what has no field into `extra`. A field that is `null`
+/// keeps its default; its snake case name goes before its camel case name.
+macro_rules! read_object {
+    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $reads:ty)?),* $(,)? }) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Object;
+
+                impl<'de> Visitor<'de> for Object {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<$type, A::Error> {
+                        #[derive(Default)]
+                        struct Named {
+                            $($field: bool),*
+                        }
+                        let mut read = $type::default();
+                        let mut named = Named::default();
+                        while let Some(Key(key)) = entries.next_key()? {
+                            match &*key {
+                                $($name => {
+                                    named.$field = true;
+                                    read.$field = value(&mut entries, $name)? $(.map(|read: $reads| read.into()))?.unwrap_or_default();
+                                }
+                                $($alias => {
+                                    let aliased = value(&mut entries, $name)?.unwrap_or_default();
+                                    if !named.$field {
+                                        read.$field = aliased;
+                                    }
+                                })?)*
+                                _ => {
+                                    read.extra.insert(key.into_owned(), entries.next_value()?);
+                                }
+                            }
+                        }
+                        Ok(read)
+                    }
+                }
+
+                deserializer.deserialize_map(Object)
+            }
+        }
+    };
 }
 
-impl<'de> Deserialize<'de> for EventActions {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut keys = Keys(BTreeMap::deserialize(deserializer)?);
-        Ok(Self {
-            state_delta: keys.take("state_delta", "stateDelta")?,
-            artifact_delta: keys.take("artifact_delta", "artifactDelta")?,
-            transfer_to_agent: keys.take("transfer_to_agent", "transferToAgent")?,
-            escalate: keys.take("escalate", "escalate")?,
-            skip_summarization: keys.take("skip_summarization", "skipSummarization")?,
-            extra: keys.0,
-        })
-    }
+/// The value of a field, and an error that names it.
+fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(entries: &mut A, name: &str) -> Result<Option<T>, A::Error> {
+    entries.next_value().map_err(|error| de::Error::custom(format_args!("{name}: {error}")))
 }
+
+read_object!(Event, "an event", {
+    id: "id",
+    invocation_id: "invocation_id" | "invocationId",
+    author: "author",
+    timestamp: "timestamp" as Seconds,
+    branch: "branch",
+    content: "content",
+    partial: "partial",
+    turn_complete: "turn_complete" | "turnComplete",
+    error_code: "error_code" | "errorCode",
+    error_message: "error_message" | "errorMessage",
+    interrupted: "interrupted",
+    long_running_tool_ids: "long_running_tool_ids" | "longRunningToolIds",
+    actions: "actions",
+});
+
+read_object!(EventActions, "the actions of an event", {
+    state_delta: "state_delta" | "stateDelta",
+    artifact_delta: "artifact_delta" | "artifactDelta",
+    transfer_to_agent: "transfer_to_agent" | "transferToAgent",
+    escalate: "escalate",
+    skip_summarization: "skip_summarization" | "skipSummarization",
+});
 
 /// Seconds read from the digits themselves: `serde_json`'s own reading of a float may be off by its last bit.
-#[derive(Default)]
 struct Seconds(f64);
+
+impl From<Seconds> for f64 {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
+    }
+}
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

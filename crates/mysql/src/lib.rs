@@ -20,8 +20,8 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, Grouping, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on MySQL or MariaDB.
 pub type MySqlSessionService = SqlSessionService<MySql>;
@@ -100,6 +100,14 @@ impl Dialect for MySql {
             connection.close().await
         };
         connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn max_connections(pool: &DatabaseConnection) -> u32 {
+        pool.get_mysql_connection_pool().options().get_max_connections()
+    }
+
+    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
+        take_driver_connection!(Driver, pool.get_mysql_connection_pool())
     }
 
     fn open_pool(options: MySqlOptions) -> DatabaseConnection {

@@ -17,14 +17,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict, Values};
-use sea_orm::sqlx::pool::PoolConnection;
+use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
-use sea_orm::sqlx::{self, AssertSqlSafe, Connection, Error as SqlxError, Executor, Postgres as Driver};
-use sea_orm::{ConnAcquireErr, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
-use sea_query_sqlx::SqlxValues;
-use seabed_core::sql::{ConnectOptions, Dialect, Grouping, KeptConnection, SingleStatements, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result};
+use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SingleStatements, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -38,35 +36,6 @@ pub struct Postgres;
 /// Each statement sees what was committed before it, also where the database's default is another level. Not a startup
 /// parameter, for PgBouncer refuses those it does not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'";
-
-/// A connection of a pool of the driver's.
-struct Kept {
-    connection: PoolConnection<Driver>,
-    can_linger: bool,
-}
-
-#[async_trait]
-impl KeptConnection for Kept {
-    async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let values = SqlxValues(statement.values.unwrap_or_else(|| Values(Vec::new())));
-        let rows = sqlx::query_with(AssertSqlSafe(statement.sql), values).fetch_all(&mut *self.connection).await;
-        let rows = rows.map_err(|error| DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))))?;
-        Ok(rows.into_iter().map(QueryResult::from).collect())
-    }
-
-    fn can_linger(&self) -> bool {
-        self.can_linger
-    }
-}
-
-/// The pool's error, as sea-orm tells it.
-fn not_acquired(error: SqlxError) -> DbErr {
-    match error {
-        SqlxError::PoolTimedOut => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
-        SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
-        error => DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))),
-    }
-}
 
 #[async_trait]
 impl Dialect for Postgres {
@@ -85,14 +54,6 @@ impl Dialect for Postgres {
         Some(SingleStatements {
             append: statements::append(),
             create: statements::create(),
-            take_connection: |connection| {
-                Box::pin(async move {
-                    let pool = connection.get_postgres_connection_pool();
-                    let can_linger = pool.options().get_max_connections() > 1;
-                    let connection = pool.acquire().await.map_err(not_acquired)?;
-                    Ok(Box::new(Kept { connection, can_linger }) as Box<dyn KeptConnection>)
-                })
-            },
         })
     }
 
@@ -153,6 +114,14 @@ impl Dialect for Postgres {
             connection.close().await
         };
         connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn max_connections(pool: &DatabaseConnection) -> u32 {
+        pool.get_postgres_connection_pool().options().get_max_connections()
+    }
+
+    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
+        take_driver_connection!(Driver, pool.get_postgres_connection_pool())
     }
 
     fn open_pool(options: PostgresOptions) -> DatabaseConnection {

@@ -27,8 +27,8 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
-use seabed_core::sql::{ConnectOptions, Dialect, Grouping, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SqlSessionService};
+use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
 
 /// A session service on SQLite.
 pub type SqliteSessionService = SqlSessionService<Sqlite>;
@@ -118,6 +118,14 @@ impl Dialect for Sqlite {
     async fn try_connection(driver: &SqliteConnectOptions) -> Result<(), DbErr> {
         let connected = async { SqliteConnection::connect_with(driver).await?.close().await }.await;
         connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn max_connections(pool: &DatabaseConnection) -> u32 {
+        pool.get_sqlite_connection_pool().options().get_max_connections()
+    }
+
+    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
+        take_driver_connection!(Driver, pool.get_sqlite_connection_pool())
     }
 
     fn open_pool(options: SqliteOptions) -> DatabaseConnection {

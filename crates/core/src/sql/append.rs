@@ -113,8 +113,9 @@ fn same(event: events::Column, session: sessions::Column) -> Expr {
 pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Result<Option<Appended>> {
     let statements = &inner.append;
     let values = [Value::from(new.id.as_str())].into_iter().chain(session_key_values(&new.key));
-    let row = inner.connection.query_one_raw(statements.explain.bind(values)).await;
-    let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?.ok_or_else(|| Error::not_found(&new.key))?;
+    let rows = inner.query_all(statements.explain.bind(values)).await;
+    let rows = rows.map_err(|error| statement_error::<D>(OPERATION, error))?;
+    let row = rows.into_iter().next().ok_or_else(|| Error::not_found(&new.key))?;
     let event = EventName { id: &new.id, session: &new.key };
     if RowOf::new(events::Entity.table_name(), &event).get::<Option<DateTime>>(&row, "timestamp", "timestamp")?.is_some() {
         return check_replay(new, &row).map(Some);

@@ -7,7 +7,7 @@ use super::Dialect;
 use super::failure::{autocommit_error, statement_error};
 use super::prepared::{Prepared, insert_is_new, slot};
 use super::service::Inner;
-use super::shared_state::json_value;
+use super::shared_state::{existing, json_value};
 use crate::entity::sessions;
 use crate::prepare::NewSession;
 use crate::{Error, Result, Session};
@@ -62,7 +62,7 @@ pub(super) async fn create_beside_existing<D: Dialect>(
     if !(inner.fast && new.state.app.is_empty() && new.state.user.is_empty()) {
         return Ok(None);
     }
-    let Some((app, user)) = inner.shared_state.existing(&inner.connection, &new.key, OPERATION).await? else {
+    let Some((app, user)) = existing(inner, &new.key, OPERATION).await? else {
         return Ok(None);
     };
     match insert_is_new(&inner.connection, insert_statement(inner, new)?).await {

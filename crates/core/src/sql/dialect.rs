@@ -2,12 +2,9 @@
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
-use futures_util::future::BoxFuture;
-use sea_orm::{
-    DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement, TransactionOptions, Value,
-};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
 
-use super::ConnectOptions;
+use super::{ConnectOptions, DriverConnection};
 use crate::{BackendErrorKind, Result, Timestamp};
 
 /// Which waiting writes of one service are committed together. A write that finds nobody before it goes at once.
@@ -40,22 +37,6 @@ pub struct SingleStatements {
     /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as text,
     /// null where the statement could not see them.
     pub create: WithQuery,
-    /// Takes a connection out of a pool, to run them on.
-    pub take_connection: fn(&DatabaseConnection) -> BoxFuture<'_, Result<Box<dyn KeptConnection>, DbErr>>,
-}
-
-/// A pooled connection that is kept for several statements. Each way in and out of a pool costs a round trip, for the pool
-/// tests what comes back.
-#[async_trait]
-pub trait KeptConnection: Send {
-    /// Runs a statement and reads its rows.
-    ///
-    /// # Errors
-    /// The driver's own.
-    async fn query_all(&mut self, statement: Statement) -> Result<Vec<QueryResult>, DbErr>;
-
-    /// Whether it may be kept a little longer than it is in use: not when it is the only one of its pool.
-    fn can_linger(&self) -> bool;
 }
 
 /// What one database does differently. A dialect constructs and classifies; it runs no statement of an operation.
@@ -130,6 +111,15 @@ pub trait Dialect: Send + Sync + 'static {
     /// # Errors
     /// The driver's own.
     async fn try_connection(driver: &Self::Driver) -> Result<(), DbErr>;
+
+    /// How many connections a pool may have.
+    fn max_connections(pool: &DatabaseConnection) -> u32;
+
+    /// Takes a connection out of a pool; [`take_driver_connection`](crate::take_driver_connection) writes it.
+    ///
+    /// # Errors
+    /// The pool's.
+    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr>;
 
     /// A pool that connects when it is used.
     fn open_pool(options: ConnectOptions<Self>) -> DatabaseConnection

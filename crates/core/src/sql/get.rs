@@ -1,7 +1,7 @@
 //! `get_session`: one statement, and so one snapshot on every database and isolation level.
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Order, Query, SelectStatement, UnionType};
-use sea_orm::{ConnectionTrait, EntityName, EntityTrait, QueryResult, Value};
+use sea_orm::{ColIdx, EntityName, EntityTrait, QueryResult, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
@@ -11,16 +11,17 @@ use super::service::Inner;
 use super::shared_state::Key;
 use crate::entity::{app_states, events, sessions, user_states};
 use crate::state::ScopedState;
-use crate::{Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp};
+use crate::{Error, Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp};
 
 const OPERATION: &str = "get_session";
 
-// What the columns of the statement are called; the values of `kind` are the names of the tables.
-const KIND: &str = "kind";
-const ID: &str = "id";
-const CREATED: &str = "created";
-const UPDATED: &str = "updated";
-const BODY: &str = "body";
+/// The columns of the statement, in order; the values of `kind` are the names of the tables.
+const COLUMNS: [&str; 5] = ["kind", "id", "created", "updated", "body"];
+const KIND: usize = 0;
+const ID: usize = 1;
+const CREATED: usize = 2;
+const UPDATED: usize = 3;
+const BODY: usize = 4;
 
 pub(in crate::sql) struct Statements<D> {
     all_events: Prepared<D>,
@@ -47,7 +48,7 @@ impl<D: Dialect> Statements<D> {
         let recent =
             events.clone().order_by(Event::Timestamp, Order::Desc).order_by(Event::Id, Order::Desc).limit(0).take();
         let recent = Query::select()
-            .columns([KIND, ID, CREATED, UPDATED, BODY].map(Alias::new))
+            .columns(COLUMNS.map(Alias::new))
             .from_subquery(recent, Alias::new("recent"))
             .take();
         let with_events = |events| {
@@ -68,11 +69,11 @@ fn part<D: Dialect, E: EntityTrait, C: IntoIden + Copy>(
     [id, created, updated, body]: [C; 4],
 ) -> SelectStatement {
     Query::select()
-        .expr_as(Expr::cust(format!("'{}'", table.table_name())), Alias::new(KIND))
-        .expr_as(Expr::col(id), Alias::new(ID))
-        .expr_as(Expr::col(created), Alias::new(CREATED))
-        .expr_as(Expr::col(updated), Alias::new(UPDATED))
-        .expr_as(D::read_json(Expr::col(body)), Alias::new(BODY))
+        .expr_as(Expr::cust(format!("'{}'", table.table_name())), COLUMNS[KIND])
+        .expr_as(Expr::col(id), COLUMNS[ID])
+        .expr_as(Expr::col(created), COLUMNS[CREATED])
+        .expr_as(Expr::col(updated), COLUMNS[UPDATED])
+        .expr_as(D::read_json(Expr::col(body)), COLUMNS[BODY])
         .from(table)
         .take()
 }
@@ -109,43 +110,75 @@ pub(super) async fn get_session<D: Dialect>(inner: &Inner<D>, request: &GetSessi
         None => inner.get.all_events.bind(values),
         Some(count) => inner.get.recent_events.bind(values.chain([Value::from(i64::from(count))])),
     };
-    let rows = inner.connection.query_all_raw(statement).await;
-    read(key, &rows.map_err(|error| statement_error::<D>(OPERATION, error))?)
+    let mut rows = Rows::new(key);
+    let read = inner.query(statement, |row| rows.add(&row)).await;
+    read.map_err(|error| statement_error::<D>(OPERATION, error))?;
+    rows.into_session()
 }
 
-/// Puts the session together out of rows that come in any order.
-fn read(key: &SessionKey, rows: &[QueryResult]) -> Result<Option<Session>> {
-    let session_row = RowOf::new(sessions::Entity.table_name(), key);
-    let mut session = None;
-    let (mut app, mut user) = (State::new(), State::new());
-    let mut events: Vec<(Timestamp, String, &QueryResult)> = Vec::new();
-    for row in rows {
-        let kind: String = session_row.get(row, KIND, KIND)?;
-        if kind == sessions::Entity.table_name() {
-            session = Some(row);
-        } else if kind == app_states::Entity.table_name() {
-            app = RowOf::new(app_states::Entity.table_name(), &Key::App(&key.app_name)).state(row, BODY)?;
-        } else if kind == user_states::Entity.table_name() {
-            let user_key = Key::User(&key.app_name, &key.user_id);
-            user = RowOf::new(user_states::Entity.table_name(), &user_key).state(row, BODY)?;
-        } else {
-            let stored = RowOf::new(events::Entity.table_name(), key);
-            events.push((stored.timestamp(row, CREATED, "timestamp")?, stored.get(row, ID, "id")?, row));
+/// Puts a session together out of rows that come in any order, while they come.
+struct Rows<'a> {
+    key: &'a SessionKey,
+    app: State,
+    user: State,
+    /// State, creation and revision.
+    session: Option<(State, Timestamp, Revision)>,
+    /// Under their stored times.
+    events: Vec<(Timestamp, Event)>,
+    /// The first row that cannot be decoded.
+    corrupt: Option<Error>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(key: &'a SessionKey) -> Self {
+        Self { key, app: State::new(), user: State::new(), session: None, events: Vec::new(), corrupt: None }
+    }
+
+    fn add(&mut self, row: &QueryResult) {
+        if let Err(error) = self.read(row) {
+            self.corrupt.get_or_insert(error);
         }
     }
-    let Some(row) = session else { return Ok(None) };
-    events.sort_by(|left, right| (left.0, &left.1).cmp(&(right.0, &right.1)));
-    let scoped = ScopedState { app, user, session: session_row.state(row, BODY)? };
-    Ok(Some(Session {
-        key: key.clone(),
-        state: scoped.merged(),
-        events: events.into_iter().map(|(_, id, row)| event(key, &id, row, BODY)).collect::<Result<_>>()?,
-        create_time: session_row.timestamp(row, CREATED, "create_time")?,
-        revision: Revision::new(session_row.timestamp(row, UPDATED, "update_time")?),
-    }))
+
+    fn read(&mut self, row: &QueryResult) -> Result<()> {
+        let key = self.key;
+        let stored = RowOf::new(sessions::Entity.table_name(), key);
+        let kind: String = stored.get(row, KIND, COLUMNS[KIND])?;
+        if kind == events::Entity.table_name() {
+            let time = RowOf::new(events::Entity.table_name(), key).timestamp(row, CREATED, "timestamp")?;
+            self.events.push((time, event(key, stored.get(row, ID, "id")?, row, BODY)?));
+        } else if kind == sessions::Entity.table_name() {
+            let revision = Revision::new(stored.timestamp(row, UPDATED, "update_time")?);
+            self.session = Some((stored.state(row, BODY)?, stored.timestamp(row, CREATED, "create_time")?, revision));
+        } else if kind == app_states::Entity.table_name() {
+            self.app = RowOf::new(app_states::Entity.table_name(), &Key::app(key)).state(row, BODY)?;
+        } else {
+            self.user = RowOf::new(user_states::Entity.table_name(), &Key::user(key)).state(row, BODY)?;
+        }
+        Ok(())
+    }
+
+    fn into_session(mut self) -> Result<Option<Session>> {
+        if let Some(error) = self.corrupt {
+            return Err(error);
+        }
+        let Some((session, create_time, revision)) = self.session else { return Ok(None) };
+        self.events.sort_by(|(left_time, left), (right_time, right)| {
+            (left_time, &left.id).cmp(&(right_time, &right.id))
+        });
+        Ok(Some(Session {
+            key: self.key.clone(),
+            state: ScopedState { app: self.app, user: self.user, session }.merged(),
+            events: self.events.into_iter().map(|(_, event)| event).collect(),
+            create_time,
+            revision,
+        }))
+    }
 }
 
 /// The event of a row, or an error that names it.
-pub(super) fn event(key: &SessionKey, id: &str, row: &QueryResult, alias: &str) -> Result<Event> {
-    RowOf::new(events::Entity.table_name(), &EventName { id, session: key }).event(row, alias, id)
+pub(super) fn event(key: &SessionKey, id: String, row: &QueryResult, index: impl ColIdx) -> Result<Event> {
+    let name = EventName { id: &id, session: key };
+    let decoded = RowOf::new(events::Entity.table_name(), &name).event(row, index);
+    decoded.map(|event| event.with_id(id))
 }

@@ -12,7 +12,6 @@ use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
-use super::single::Lane;
 use super::write::{Call, Write};
 use super::{Dialect, append, create, delete};
 use crate::{BackendError, BackendErrorKind, Error, Result};
@@ -36,19 +35,14 @@ pub(super) async fn run<D: Dialect, R, T>(
     })
 }
 
-/// Runs group after group until none can go, and then a little longer if it has a connection to keep.
+/// Runs group after group until none can go.
 async fn work<D: Dialect>(inner: Arc<Inner<D>>) {
-    let mut lane = Lane::default();
-    while let Some(mut slot) = inner.queue.slot() {
-        while let Some((group, others_wait)) = slot.take() {
-            if others_wait {
-                tokio::spawn(work_too(inner.clone()));
-            }
-            execute(&inner, &mut lane, group).await;
+    let Some(mut slot) = inner.queue.slot() else { return };
+    while let Some((group, others_wait)) = slot.take() {
+        if others_wait {
+            tokio::spawn(work_too(inner.clone()));
         }
-        if !(lane.can_linger() && inner.queue.linger().await) {
-            break;
-        }
+        execute(&inner, group).await;
     }
 }
 
@@ -57,12 +51,12 @@ fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
     Box::pin(work(inner))
 }
 
-async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, lane: &mut Lane, mut group: Vec<Claimed>) {
+async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
     let at_once = match &inner.single {
         Some(single) => {
-            single.execute(inner, lane, &mut group).await;
+            single.execute(inner, &mut group).await;
             true
         }
         None => false,

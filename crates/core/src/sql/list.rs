@@ -1,7 +1,7 @@
 //! `list_sessions` and `list_events`: one statement a page, continued behind the last row of the page before.
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, EntityName, QueryResult, Value};
+use sea_orm::{EntityName, QueryResult, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
@@ -82,7 +82,7 @@ pub(super) async fn list_sessions<D: Dialect>(
     let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
     keyset(&mut select, request.order, &sorted_by, cursor);
 
-    let rows = inner.connection.query_all(&select).await;
+    let rows = inner.query_all(D::BACKEND.build(&select)).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
     let rows = rows.iter().map(|row| read_session(app_name, row)).collect::<Result<_>>()?;
     Ok(Page::from_rows(rows, request.limit))
@@ -160,7 +160,7 @@ pub(super) async fn list_events<D: Dialect>(
         .and_where(Expr::col((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
     keyset(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
 
-    let rows = inner.connection.query_all(&select).await;
+    let rows = inner.query_all(D::BACKEND.build(&select)).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_events", error))?;
     if rows.is_empty() {
         return Err(Error::not_found(key));
@@ -170,7 +170,7 @@ pub(super) async fn list_events<D: Dialect>(
     for row in &rows {
         let Some(event_id) = stored.get::<Option<String>>(row, "id", "id")? else { continue };
         let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
-        let event = event(key, &event_id, row, "event_data");
+        let event = event(key, event_id.clone(), row, "event_data");
         events.push((EventCursor { timestamp, event_id }, event));
     }
     Ok(Page::from_rows(events, request.limit))

@@ -7,6 +7,7 @@
 
 mod append;
 mod connect;
+mod connections;
 mod create;
 mod delete;
 mod dialect;
@@ -25,5 +26,6 @@ mod single;
 mod write;
 
 pub use connect::ConnectOptions;
-pub use dialect::{Dialect, Grouping, KeptConnection, SingleStatements};
+pub use connections::DriverConnection;
+pub use dialect::{Dialect, Grouping, SingleStatements};
 pub use service::SqlSessionService;

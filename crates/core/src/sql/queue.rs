@@ -6,19 +6,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Grouping;
 use super::write::{Row, Write};
 
 /// How many writes wait at most; further callers wait for room.
 const ROOM: usize = 1024;
-
-/// How long a worker waits for the next write before it gives its connection back: a caller who makes one call after the
-/// other is sooner.
-const LINGER: Duration = Duration::from_millis(2);
 
 /// How writes are put into groups.
 #[derive(Debug, Clone, Copy)]
@@ -43,8 +38,6 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// How many groups are under way.
     groups: usize,
-    /// Workers that would like to go on, the latest last.
-    lingering: Vec<oneshot::Sender<()>>,
     /// The rows that writes under way lock, and how many of those writes each has.
     claimed: HashMap<Row, usize>,
 }
@@ -102,19 +95,7 @@ impl Queue {
         let could_go =
             state.groups < self.policy.grouping.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
         state.waiting.push_back(Waiting { write, rows, _room: room });
-        could_go && !state.wake()
-    }
-
-    /// Waits for a write; false when none came for a while.
-    pub(super) async fn linger(&self) -> bool {
-        let (sender, mut woken) = oneshot::channel();
-        lock(&self.state).lingering.push(sender);
-        if tokio::time::timeout(LINGER, &mut woken).await.is_ok_and(|woken| woken.is_ok()) {
-            return true;
-        }
-        woken.close();
-        // Somebody may have relied on this worker in the last moment.
-        woken.try_recv().is_ok()
+        could_go
     }
 
     /// A place for one more group, unless as many as may be are under way.
@@ -150,16 +131,6 @@ impl Slot<'_> {
 }
 
 impl State {
-    /// Wakes a worker that lingers; false when there is none.
-    fn wake(&mut self) -> bool {
-        while let Some(worker) = self.lingering.pop() {
-            if worker.send(()).is_ok() {
-                return true;
-            }
-        }
-        false
-    }
-
     fn take(&mut self, policy: Policy) -> Vec<Waiting> {
         self.waiting.retain(|waiting| waiting.write.is_wanted());
         let mut group: Vec<Waiting> = Vec::new();

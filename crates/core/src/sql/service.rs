@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::{DatabaseConnection, DatabaseTransaction};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement};
 
+use super::connections::Connections;
 use super::group::run;
 use super::queue::{Policy, Queue};
 use super::retry::retry;
@@ -33,6 +34,7 @@ pub struct SqlSessionService<D> {
 /// What the operations work with.
 pub(super) struct Inner<D> {
     pub(super) connection: DatabaseConnection,
+    connections: Connections,
     /// Whether operations may take a shorter way than the portable algorithm.
     pub(super) fast: bool,
     pub(super) queue: Queue,
@@ -57,6 +59,7 @@ impl<D: Dialect> Inner<D> {
             claims: fast,
         };
         Self {
+            connections: Connections::new::<D>(&connection),
             connection,
             fast,
             queue: Queue::new(policy),
@@ -67,6 +70,22 @@ impl<D: Dialect> Inner<D> {
             get: get::Statements::new(),
             shared_state: shared_state::Statements::new(),
         }
+    }
+
+    /// Runs a single statement, and hands on its rows as they come.
+    pub(super) async fn query(
+        &self,
+        statement: Statement,
+        mut each: impl FnMut(QueryResult) + Send,
+    ) -> Result<(), DbErr> {
+        self.connections.query::<D>(&self.connection, statement, &mut each).await
+    }
+
+    /// Runs a single statement and reads all its rows.
+    pub(super) async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let mut rows = Vec::new();
+        self.query(statement, |row| rows.push(row)).await?;
+        Ok(rows)
     }
 }
 

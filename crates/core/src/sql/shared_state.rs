@@ -38,27 +38,27 @@ impl<D: Dialect> Statements<D> {
         let both = named(&app.0, app.1).union(UnionType::All, named(&user.0, user.1)).take();
         Self { app: app.0, user: user.0, both: Prepared::new(&both) }
     }
+}
 
-    /// The states of a session's app and user, if both have a row.
-    pub(super) async fn existing(
-        &self,
-        connection: &impl ConnectionTrait,
-        key: &SessionKey,
-        operation: &str,
-    ) -> Result<Option<(State, State)>> {
-        let (app_key, user_key) = (Key::app(key), Key::user(key));
-        let rows = connection.query_all_raw(self.both.bind(app_key.values().chain(user_key.values()))).await;
-        let (mut app, mut user) = (None, None);
-        for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
-            let table: String = RowOf::new(self.app.name, &app_key).get(&row, TABLE, TABLE)?;
-            if table == self.app.name {
-                app = Some(RowOf::new(self.app.name, &app_key).state(&row, "state")?);
-            } else {
-                user = Some(RowOf::new(self.user.name, &user_key).state(&row, "state")?);
-            }
+/// The states of a session's app and user, if both have a row.
+pub(super) async fn existing<D: Dialect>(
+    inner: &Inner<D>,
+    key: &SessionKey,
+    operation: &str,
+) -> Result<Option<(State, State)>> {
+    let tables = &inner.shared_state;
+    let (app_key, user_key) = (Key::app(key), Key::user(key));
+    let rows = inner.query_all(tables.both.bind(app_key.values().chain(user_key.values()))).await;
+    let (mut app, mut user) = (None, None);
+    for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
+        let table: String = RowOf::new(tables.app.name, &app_key).get(&row, TABLE, TABLE)?;
+        if table == tables.app.name {
+            app = Some(RowOf::new(tables.app.name, &app_key).state(&row, "state")?);
+        } else {
+            user = Some(RowOf::new(tables.user.name, &user_key).state(&row, "state")?);
         }
-        Ok(app.zip(user))
     }
+    Ok(app.zip(user))
 }
 
 /// The statements on one table of shared state.

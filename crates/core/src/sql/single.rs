@@ -1,16 +1,15 @@
 //! Creates and appends in one statement each: one round trip, no transaction, and many writes at once under load.
 
 use sea_orm::sea_query::ArrayType;
-use futures_util::future::BoxFuture;
-use sea_orm::{DatabaseConnection, DbErr, EntityName, QueryResult, Statement, Value};
+use sea_orm::{DbErr, EntityName, QueryResult, Value};
 
-use super::{Dialect, KeptConnection};
+use super::Dialect;
 use super::failure::autocommit_error;
 use super::prepared::Prepared;
 use super::queue::Claimed;
 use super::rows::RowOf;
 use super::service::Inner;
-use super::shared_state::{Key, json_value};
+use super::shared_state::{Key, existing, json_value};
 use super::write::Write;
 use crate::entity::{app_states, user_states};
 use crate::prepare::{NewEvent, NewSession};
@@ -21,20 +20,6 @@ use crate::{
 pub(in crate::sql) struct Statements<D> {
     append: Prepared<D>,
     create: Prepared<D>,
-    take_connection: TakeConnection,
-}
-
-type TakeConnection = fn(&DatabaseConnection) -> BoxFuture<'_, Result<Box<dyn KeptConnection>, DbErr>>;
-
-/// The connection that a worker keeps from group to group.
-#[derive(Default)]
-pub(super) struct Lane(Option<Box<dyn KeptConnection>>);
-
-impl Lane {
-    /// Whether the worker may wait a little for more to do, with its connection.
-    pub(super) fn can_linger(&self) -> bool {
-        self.0.as_ref().is_some_and(|connection| connection.can_linger())
-    }
 }
 
 impl<D: Dialect> Statements<D> {
@@ -44,21 +29,18 @@ impl<D: Dialect> Statements<D> {
         Some(Self {
             append: Prepared::new(&statements.append),
             create: Prepared::new(&statements.create),
-            take_connection: statements.take_connection,
         })
     }
 
     /// Gives the writes of a group, which are of one kind and to different sessions, their outcomes; none to those that
     /// the portable algorithm must settle. Nothing of these was written.
-    pub(super) async fn execute(&self, inner: &Inner<D>, lane: &mut Lane, group: &mut [Claimed]) {
+    pub(super) async fn execute(&self, inner: &Inner<D>, group: &mut [Claimed]) {
         let executed = match group.first().map(|first| &first.write) {
-            Some(Write::Append(_)) => self.append(inner, lane, group).await,
-            Some(Write::Create(_)) => self.create(inner, lane, group).await,
+            Some(Write::Append(_)) => self.append(inner, group).await,
+            Some(Write::Create(_)) => self.create(inner, group).await,
             Some(Write::Delete(_)) | None => return,
         };
         let Err(error) = executed else { return };
-        // Whatever state it is in, the pool finds out.
-        *lane = Lane::default();
         for Claimed { write, .. } in group {
             let told = autocommit_error::<D>(write.operation(), error.clone());
             // All else the portable algorithm meets again, if it is about this write.
@@ -68,15 +50,7 @@ impl<D: Dialect> Statements<D> {
         }
     }
 
-    async fn query(&self, inner: &Inner<D>, lane: &mut Lane, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let connection = match &mut lane.0 {
-            Some(connection) => connection,
-            none => none.insert((self.take_connection)(&inner.connection).await?),
-        };
-        connection.query_all(statement).await
-    }
-
-    async fn append(&self, inner: &Inner<D>, lane: &mut Lane, group: &mut [Claimed]) -> Result<(), DbErr> {
+    async fn append(&self, inner: &Inner<D>, group: &mut [Claimed]) -> Result<(), DbErr> {
         let new: Vec<&NewEvent> = group.iter().filter_map(|claimed| claimed.write.append()).collect();
         let values = keys(new.iter().map(|new| &new.key)).chain([
             texts(new.iter().map(|new| &new.id)),
@@ -93,7 +67,7 @@ impl<D: Dialect> Statements<D> {
             times(new.iter().map(|new| new.now)),
             count(new.len()),
         ]);
-        for row in self.query(inner, lane, self.append.bind(values)).await? {
+        for row in inner.query_all(self.append.bind(values)).await? {
             let stored = Timestamp::from_naive_utc(row.try_get_by_index(1)?);
             if let Some(Write::Append(call)) = written(group, &row)? {
                 call.outcome = Some(Ok(Appended::Stored(Revision::new(stored))));
@@ -102,7 +76,7 @@ impl<D: Dialect> Statements<D> {
         Ok(())
     }
 
-    async fn create(&self, inner: &Inner<D>, lane: &mut Lane, group: &mut [Claimed]) -> Result<(), DbErr> {
+    async fn create(&self, inner: &Inner<D>, group: &mut [Claimed]) -> Result<(), DbErr> {
         let new: Vec<&NewSession> = group.iter().filter_map(|claimed| claimed.write.create()).collect();
         let values = keys(new.iter().map(|new| &new.key)).chain([
             states(new.iter().map(|new| &new.state.session))?,
@@ -111,7 +85,7 @@ impl<D: Dialect> Statements<D> {
             times(new.iter().map(|new| new.create_time)),
             count(new.len()),
         ]);
-        for row in self.query(inner, lane, self.create.bind(values)).await? {
+        for row in inner.query_all(self.create.bind(values)).await? {
             if let Some(Write::Create(call)) = written(group, &row)? {
                 call.outcome = Some(created(inner, &call.request, &row).await);
             }
@@ -134,7 +108,7 @@ async fn created<D: Dialect>(inner: &Inner<D>, new: &NewSession, row: &QueryResu
         return Ok(new.to_session(app, user));
     }
     // Made by others after the statement had begun.
-    let states = inner.shared_state.existing(&inner.connection, key, "create_session").await;
+    let states = existing(inner, key, "create_session").await;
     let (app, user) = states
         .map_err(|error| {
             let message = "the session is stored, but reading its app's and user's state ended in an error";

@@ -1,0 +1,155 @@
+//! Connections that are used again without a way through the pool.
+//!
+//! The pool tests each connection that comes back, which costs the server a round trip, and hands out the one that was idle
+//! for longest, whose caches are the coldest. So a connection that has served a single statement well is kept for a
+//! moment, and the next statement takes the one that was used last.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sea_orm::{DatabaseConnection, DbErr, QueryResult, Statement};
+use tokio::sync::Semaphore;
+
+use super::Dialect;
+
+/// How long an idle connection is kept: a caller who makes one call after the other is sooner.
+const KEEP_IDLE: Duration = Duration::from_millis(2);
+/// How long a connection is kept in all, so that others who wait for the pool have their turn however busy this is.
+const KEEP_IN_ALL: Duration = Duration::from_millis(20);
+
+/// A connection of the driver's own, out of a pool, to which it goes back when it is dropped.
+#[async_trait]
+pub trait DriverConnection: Send {
+    /// Runs a statement, and hands on its rows as they come.
+    ///
+    /// # Errors
+    /// The driver's own.
+    async fn query(
+        &mut self,
+        statement: Statement,
+        each: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<(), DbErr>;
+}
+
+/// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of
+/// [`Dialect::take_connection`](crate::sql::Dialect::take_connection). The text is the same for every driver, and the types
+/// are theirs.
+#[macro_export]
+macro_rules! take_driver_connection {
+    ($driver:ty, $pool:expr) => {{
+        use sea_orm::sqlx;
+
+        struct Connection(sqlx::pool::PoolConnection<$driver>);
+
+        #[async_trait::async_trait]
+        impl $crate::sql::DriverConnection for Connection {
+            async fn query(
+                &mut self,
+                statement: sea_orm::Statement,
+                each: &mut (dyn FnMut(sea_orm::QueryResult) + Send),
+            ) -> Result<(), sea_orm::DbErr> {
+                let values = statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()));
+                let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), sea_query_sqlx::SqlxValues(values));
+                let mut rows = query.fetch(&mut *self.0);
+                loop {
+                    match futures_util::TryStreamExt::try_next(&mut rows).await {
+                        Ok(Some(row)) => each(sea_orm::QueryResult::from(row)),
+                        Ok(None) => return Ok(()),
+                        Err(error) => {
+                            let error = std::sync::Arc::new(error);
+                            return Err(sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(error)));
+                        }
+                    }
+                }
+            }
+        }
+
+        match $pool.acquire().await {
+            Ok(connection) => Ok(Box::new(Connection(connection)) as Box<dyn $crate::sql::DriverConnection>),
+            Err(sqlx::Error::PoolTimedOut) => {
+                Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout))
+            }
+            Err(sqlx::Error::PoolClosed) => {
+                Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
+            }
+            Err(error) => Err(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))),
+        }
+    }};
+}
+
+/// The connections of one service that are kept.
+pub(super) struct Connections {
+    kept: Arc<Mutex<Vec<Kept>>>,
+    /// As many places as the pool has connections, so that one that comes free here is waited for here.
+    places: Semaphore,
+    /// The only connection of a pool is not kept: whoever else uses the pool would wait for it.
+    keeps: bool,
+}
+
+struct Kept {
+    connection: Box<dyn DriverConnection>,
+    taken: Instant,
+    idle_since: Instant,
+}
+
+/// No change can panic halfway, so a poisoned list is whole.
+fn lock(kept: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connections {
+    pub(super) fn new<D: Dialect>(pool: &DatabaseConnection) -> Self {
+        let most = usize::try_from(D::max_connections(pool)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { kept: Arc::default(), places: Semaphore::new(most), keeps: most > 1 }
+    }
+
+    /// Runs a single statement, and hands on its rows as they come.
+    ///
+    /// When the future is dropped, or fails, the connection goes to the pool, which finds out what state it is in.
+    pub(super) async fn query<D: Dialect>(
+        &self,
+        pool: &DatabaseConnection,
+        statement: Statement,
+        each: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<(), DbErr> {
+        // The semaphore is never closed.
+        let _place = self.places.acquire().await;
+        // The one that was used last is the last.
+        let kept = lock(&self.kept).pop();
+        let mut kept = match kept {
+            Some(kept) => kept,
+            None => {
+                let connection = D::take_connection(pool).await?;
+                let now = Instant::now();
+                Kept { connection, taken: now, idle_since: now }
+            }
+        };
+        kept.connection.query(statement, each).await?;
+        if self.keeps && kept.taken.elapsed() < KEEP_IN_ALL {
+            self.keep(kept);
+        }
+        Ok(())
+    }
+
+    fn keep(&self, mut kept: Kept) {
+        kept.idle_since = Instant::now();
+        let mut all = lock(&self.kept);
+        all.push(kept);
+        if all.len() == 1 {
+            tokio::spawn(give_back(self.kept.clone()));
+        }
+    }
+}
+
+/// Gives connections back to the pool once they were idle for long enough, until none is left.
+async fn give_back(kept: Arc<Mutex<Vec<Kept>>>) {
+    loop {
+        tokio::time::sleep(KEEP_IDLE).await;
+        let long_idle: Vec<Kept> = lock(&kept).extract_if(.., |kept| kept.idle_since.elapsed() >= KEEP_IDLE).collect();
+        drop(long_idle);
+        if lock(&kept).is_empty() {
+            return;
+        }
+    }
+}
