@@ -5,6 +5,7 @@
 
 mod connections;
 mod fixture;
+mod groups;
 mod migrations;
 mod processes;
 mod round_trips;
@@ -75,15 +76,18 @@ fn main() -> ExitCode {
     let report = Report::default();
     let mut trials = Vec::new();
     for store in Store::ALL {
-        let target = stores.target(store);
-        for case in seabed_conformance::cases() {
-            let (runtime, target, report) = (runtime.clone(), target.clone(), report.clone());
-            let name = format!("{}::{}", store.name(), case.name);
-            trials.push(Trial::ignorable_test(name, move || {
-                report.count(store.name(), || runtime.block_on(case.run(&target)))
-            }));
+        let has_fast_paths = store != Store::Memory;
+        for (suffix, fast) in [("", true), ("_portable", false)].into_iter().take(1 + usize::from(has_fast_paths)) {
+            let target = stores.target(store, fast);
+            for case in seabed_conformance::cases() {
+                let (runtime, target, report) = (runtime.clone(), target.clone(), report.clone());
+                let name = format!("{}{suffix}::{}", store.name(), case.name);
+                trials.push(Trial::ignorable_test(name, move || {
+                    report.count(store.name(), || runtime.block_on(case.run(&target)))
+                }));
+            }
         }
-        let cases = [connections::CASES, migrations::CASES, processes::CASES, round_trips::CASES, rows::CASES, transactions::CASES];
+        let cases = [connections::CASES, groups::CASES, migrations::CASES, processes::CASES, round_trips::CASES, rows::CASES, transactions::CASES];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {
             let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());
             let name = format!("{}::{}", store.name(), case.name);

@@ -1,11 +1,13 @@
-//! The seven targets.
+//! The targets.
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use seabed::{DynSessionService, MemorySessionService};
+use seabed::{
+    DynSessionService, MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService,
+};
 use seabed_conformance::{Opened, Target};
-use seabed_tests::{Database, Kind, Report, Servers, Unavailable};
+use seabed_tests::{Database, Family, Kind, Report, Servers, Unavailable};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -45,21 +47,21 @@ impl Store {
 #[derive(Default)]
 pub(crate) struct Stores {
     memory: MemorySessionService,
-    sqlite_memory: OnceCell<DynSessionService>,
+    sqlite_memory: OnceCell<SqliteSessionService>,
     sqlite_file: OnceCell<(TempDir, String)>,
     servers: Servers,
     migrated: [OnceCell<Arc<Database>>; Kind::ALL.len()],
 }
 
 impl Stores {
-    /// The conformance suite's view of `store`.
-    pub(crate) fn target(self: &Arc<Self>, store: Store) -> Target {
+    /// The conformance suite's view of `store`, with the fast paths of its backend or without.
+    pub(crate) fn target(self: &Arc<Self>, store: Store, fast: bool) -> Target {
         let stores = Arc::downgrade(self);
         Target::new(store.name(), move || {
             let stores = stores.upgrade();
             async move {
                 let stores = stores.context("the run is over")?;
-                match stores.open(store).await {
+                match stores.open(store, fast).await {
                     Ok(service) => Ok(Opened::Service(service)),
                     Err(error) => match error.downcast::<Ignored>() {
                         Ok(Ignored(reason)) => Ok(Opened::Ignored(reason)),
@@ -70,16 +72,16 @@ impl Stores {
         })
     }
 
-    async fn open(&self, store: Store) -> anyhow::Result<DynSessionService> {
+    async fn open(&self, store: Store, fast: bool) -> anyhow::Result<DynSessionService> {
         match store {
             Store::Memory => Ok(Arc::new(self.memory.clone())),
             Store::SqliteMemory => {
                 let service = self.sqlite_memory.get_or_try_init(|| async {
                     let database = seabed::open("sqlite::memory:").await?;
                     seabed::migrate(&database).await?;
-                    anyhow::Ok(seabed::from_connection(database).await?)
+                    anyhow::Ok(SqliteSessionService::from_connection(database).await?)
                 });
-                Ok(service.await?.clone())
+                Ok(Arc::new(service.await?.clone().with_fast_paths(fast)))
             }
             Store::SqliteFile => {
                 let file = self.sqlite_file.get_or_try_init(|| async {
@@ -90,7 +92,8 @@ impl Stores {
                     database.close().await?;
                     anyhow::Ok((folder, url))
                 });
-                Ok(seabed::connect(&file.await?.1).await?)
+                let service = SqliteSessionService::connect(&file.await?.1).await?;
+                Ok(Arc::new(service.with_fast_paths(fast)))
             }
             Store::Server(kind) => {
                 let index = Kind::ALL.iter().position(|other| *other == kind).unwrap_or_default();
@@ -100,7 +103,11 @@ impl Stores {
                     anyhow::Ok(database)
                 });
                 // The account that may only read and write rows, and needs TLS on MySQL.
-                Ok(seabed::connect(&database.await?.service_url()?).await?)
+                let url = database.await?.service_url()?;
+                Ok(match kind.family() {
+                    Family::Postgres => Arc::new(PostgresSessionService::connect(&url).await?.with_fast_paths(fast)),
+                    Family::MySql => Arc::new(MySqlSessionService::connect(&url).await?.with_fast_paths(fast)),
+                })
             }
         }
     }

@@ -170,6 +170,11 @@ impl BackendError {
         self
     }
 
+    /// The same for another caller who met it.
+    pub(crate) fn without_source(&self) -> Self {
+        Self::new(self.kind, self.message.clone())
+    }
+
     /// What is at fault.
     pub fn kind(&self) -> BackendErrorKind {
         self.kind

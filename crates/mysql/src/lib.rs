@@ -20,7 +20,7 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on MySQL or MariaDB.
@@ -43,9 +43,8 @@ impl Dialect for MySql {
 
     const URL_SCHEMES: &'static [&'static str] = &["mysql", "mariadb"];
     const BACKEND: DbBackend = DbBackend::MySql;
-    /// Each statement is a round trip, so strangers are served faster side by side; those who want the same row share a
-    /// commit.
-    const GROUPING: Grouping = Grouping { groups: usize::MAX, strangers: false };
+    /// Enough that the server can write the logs of several commits at once, and fewer than a pool has connections.
+    const GROUPS: usize = 8;
 
     /// `ON DUPLICATE KEY UPDATE key = key`, for `INSERT IGNORE` would swallow truncation as well. Without the columns
     /// sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.

@@ -21,7 +21,7 @@ use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SingleStatements, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SingleStatements, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on PostgreSQL.
@@ -43,7 +43,8 @@ impl Dialect for Postgres {
 
     const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const BACKEND: DbBackend = DbBackend::Postgres;
-    const GROUPING: Grouping = Grouping { groups: 4, strangers: true };
+    /// A statement of many writes costs little more than one of one, so that few are enough to keep a server busy.
+    const GROUPS: usize = 4;
 
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {

@@ -27,7 +27,7 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, Grouping, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
 
 /// A session service on SQLite.
@@ -60,7 +60,7 @@ impl Dialect for Sqlite {
     const BACKEND: DbBackend = DbBackend::Sqlite;
     /// SQLite lets one writer in at a time. Writers of one service wait in this process, where waiting is fair and costs
     /// nothing, and share the next commit.
-    const GROUPING: Grouping = Grouping { groups: 1, strangers: true };
+    const GROUPS: usize = 1;
 
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());

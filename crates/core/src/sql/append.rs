@@ -1,6 +1,6 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
-use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, LockBehavior, LockType, Query};
 use sea_orm::prelude::DateTime;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, QueryResult, Value};
 
@@ -21,6 +21,8 @@ const OPERATION: &str = "append_event";
 pub(in crate::sql) struct Statements<D> {
     /// Reads the session row and locks it until the transaction ends.
     lock_session: Prepared<D>,
+    /// The same, unless somebody else has locked it.
+    lock_free_session: Prepared<D>,
     /// Reads the event that is stored under an id, whatever the snapshot of a caller's transaction is.
     lock_event: Prepared<D>,
     /// Stores the event, unless its id is taken.
@@ -43,6 +45,8 @@ impl<D: Dialect> Statements<D> {
             .and_where(session_key_condition())
             .lock_exclusive()
             .take();
+        let lock_free_session =
+            lock_session.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();
         let lock_event = Query::select()
             .column(Event::Timestamp)
             .expr_as(D::read_json(Expr::col(Event::EventData)), Event::EventData)
@@ -96,6 +100,7 @@ impl<D: Dialect> Statements<D> {
             .take();
         Self {
             lock_session: Prepared::new(&lock_session),
+            lock_free_session: Prepared::new(&lock_free_session),
             lock_event: Prepared::new(&lock_event),
             explain: Prepared::new(&explain),
             insert_event: Prepared::new(&insert_event),
@@ -131,7 +136,7 @@ pub(super) async fn append_event<D: Dialect>(
     transaction: &DatabaseTransaction,
     new: &NewEvent,
 ) -> Result<Appended> {
-    let appended = store_event(inner, transaction, new).await?;
+    let appended = store_event(inner, transaction, new, Wait::Yes).await?.ok_or_else(|| Error::not_found(&new.key))?;
     if !appended.is_replayed() {
         let mut deltas = Deltas::default();
         deltas.add(&new.key, &new.delta, new.now, Touch::Changed);
@@ -144,23 +149,28 @@ pub(super) async fn append_event<D: Dialect>(
 ///
 /// The lock on the session row makes appends to one session follow each other, so what is read under it is what the
 /// writes below change. Refusals come before the first write: nothing of a refused append is stored, in a caller's own
-/// transaction either.
+/// transaction either. `None` if the session is not there, or would have to be waited for.
 pub(super) async fn store_event<D: Dialect>(
     inner: &Inner<D>,
     transaction: &DatabaseTransaction,
     new: &NewEvent,
-) -> Result<Appended> {
+    wait: Wait,
+) -> Result<Option<Appended>> {
     let statements = &inner.append;
     let failed = |error| statement_error::<D>(OPERATION, error);
     let key = &new.key;
-    let locked = transaction.query_one_raw(statements.lock_session.bind(session_key_values(key))).await;
-    let row = locked.map_err(failed)?.ok_or_else(|| Error::not_found(key))?;
+    let lock = match wait {
+        Wait::Yes => &statements.lock_session,
+        Wait::No => &statements.lock_free_session,
+    };
+    let locked = transaction.query_one_raw(lock.bind(session_key_values(key))).await;
+    let Some(row) = locked.map_err(failed)? else { return Ok(None) };
     let session = RowOf::new(sessions::Entity.table_name(), key);
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
     let update_time = session.timestamp(&row, "update_time", "update_time")?;
     if let Err(conflict) = new.check_revision(Revision::new(update_time)) {
         // The session may have moved on by this very event.
-        return replayed(statements, transaction, new).await?.ok_or(conflict);
+        return replayed(statements, transaction, new).await?.ok_or(conflict).map(Some);
     }
 
     let timestamp = stored_timestamp(new.timestamp, create_time, update_time);
@@ -177,15 +187,23 @@ pub(super) async fn store_event<D: Dialect>(
         new.event_data.as_str().into(),
     ]);
     if !insert_is_new(transaction, statements.insert_event.bind(event)).await.map_err(failed)? {
-        return replayed(statements, transaction, new).await?.ok_or_else(|| {
+        let replayed = replayed(statements, transaction, new).await?.ok_or_else(|| {
             let message = format!("event {:?} disappeared during {OPERATION}", new.id);
-            BackendError::new(BackendErrorKind::Contention, message).into()
+            BackendError::new(BackendErrorKind::Contention, message)
         });
+        return Ok(Some(replayed?));
     }
     let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
     let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
     transaction.execute_raw(write.bind(values)).await.map_err(failed)?;
-    Ok(Appended::Stored(Revision::new(timestamp)))
+    Ok(Some(Appended::Stored(Revision::new(timestamp))))
+}
+
+/// Whether to wait for a session that somebody else has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    Yes,
+    No,
 }
 
 /// The outcome for an event whose id is taken: it was stored before, or another was.

@@ -7,16 +7,6 @@ use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptio
 use super::{ConnectOptions, DriverConnection};
 use crate::{BackendErrorKind, Result, Timestamp};
 
-/// Which waiting writes of one service are committed together. A write that finds nobody before it goes at once.
-#[derive(Debug, Clone, Copy)]
-pub struct Grouping {
-    /// How many groups may be under way at once; writes beyond wait, and gather.
-    pub groups: usize,
-    /// Whether writes that touch none of the same rows share a group. Otherwise a group is made of those that waited for
-    /// one row.
-    pub strangers: bool,
-}
-
 /// Statements that do a whole operation, for any number of writes to different sessions at once. The database must run
 /// each as one atomic statement.
 ///
@@ -56,8 +46,9 @@ pub trait Dialect: Send + Sync + 'static {
     /// sea-orm's name of the database.
     const BACKEND: DbBackend;
 
-    /// Which waiting writes of one service share a commit.
-    const GROUPING: Grouping;
+    /// How many groups of one service's writes may be under way at once. A write that finds fewer goes at once; more writes
+    /// wait, and those that have gathered when a group ends share the next commit.
+    const GROUPS: usize;
 
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);

@@ -13,6 +13,7 @@ use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
 use super::write::{Call, Write};
+use super::append::Wait;
 use super::{Dialect, append, create, delete};
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
@@ -54,21 +55,17 @@ fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
 async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
-    let at_once = match &inner.single {
-        Some(single) => {
-            single.execute(inner, &mut group).await;
-            true
-        }
-        None => false,
-    };
-    if !at_once && group.len() > 1 && together(inner, &mut group).await.is_err() {
-        // Nothing of the group was stored, and one of it may be to blame: each for itself.
-        group.iter_mut().for_each(|claimed| claimed.write.forget_outcome());
+    if let Some(single) = &inner.single {
+        single.execute(inner, &mut group).await;
+    } else if inner.fast
+        && let Err(error) = together(inner, &mut group, Wait::No).await
+    {
+        nothing_stored(&mut group, error);
     }
     for claimed in group {
         if claimed.write.has_outcome() {
             claimed.tell();
-        } else if at_once {
+        } else if D::GROUPS > 1 {
             // Whatever this one has to wait for, the next group does not.
             tokio::spawn(settle(inner.clone(), claimed));
         } else {
@@ -77,10 +74,24 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     }
 }
 
-/// Tells why a statement left a write out, or runs it [`alone`], beside the groups; then goes on with what waited for its
-/// rows.
+/// What a group makes of an error that ended its transaction. One of it may be to blame, so each is then tried for itself;
+/// but not a write that was alone already, and not without a server.
+fn nothing_stored(group: &mut [Claimed], error: Error) {
+    match (group, error) {
+        ([claimed], error) if !is_contention(&error) => claimed.write.fail(error),
+        (group, Error::Backend(error)) if error.kind() == BackendErrorKind::Unavailable => {
+            group.iter_mut().for_each(|claimed| claimed.write.fail(error.without_source().into()));
+        }
+        (group, _) => group.iter_mut().for_each(|claimed| claimed.write.forget_outcome()),
+    }
+}
+
+/// Tells why a write was left out of its group, or runs it [`alone`], beside the groups; then goes on with what waited for
+/// its rows.
 async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed) {
-    if let Write::Append(call) = &mut claimed.write {
+    if inner.fast
+        && let Write::Append(call) = &mut claimed.write
+    {
         let explained = append::explain(&inner, &call.request).await.transpose();
         call.outcome = explained.filter(|told| !told.as_ref().is_err_and(is_contention));
     }
@@ -95,7 +106,7 @@ async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed) {
 /// Runs a write in a transaction of its own, again while it meets others and its caller is there, and tells the outcome.
 async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed) {
     let mut tries = Tries::new();
-    while let Err(error) = together(inner, std::slice::from_mut(&mut claimed)).await {
+    while let Err(error) = together(inner, std::slice::from_mut(&mut claimed), Wait::Yes).await {
         if !(claimed.write.is_wanted() && tries.again(&error).await) {
             claimed.write.fail(error);
             break;
@@ -105,7 +116,8 @@ async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed) {
 }
 
 /// Runs the writes in one transaction. After an error nothing of them is stored, or an outcome says that nobody knows.
-async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed]) -> Result<()> {
+/// Writes without an outcome were left out: their sessions would have to be waited for.
+async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wait) -> Result<()> {
     let operation = group.first().map_or("a write", |first| first.write.operation());
     if let [Claimed { write: Write::Create(call), .. }] = group
         && let Some(created) = create::create_beside_existing(inner, &call.request).await?
@@ -115,7 +127,7 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed]) -> Result
     }
     let begun = inner.connection.begin_with_options(D::transaction_options()).await;
     let transaction = begun.map_err(|error| statement_error::<D>(operation, error))?;
-    let outcome = write_all(inner, &transaction, group, operation).await;
+    let outcome = write_all(inner, &transaction, group, operation, wait).await;
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
         // What went wrong is what the callers want to know; a connection that cannot roll back is closed by the pool.
         let _: Result<(), Error> = transaction.rollback().await.map_err(|error| statement_error::<D>(operation, error));
@@ -126,7 +138,7 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed]) -> Result
     if told.backend_kind() != Some(BackendErrorKind::CommitUnknown) {
         return Err(told);
     }
-    for Claimed { write, .. } in group {
+    for Claimed { write, .. } in group.iter_mut().filter(|claimed| claimed.write.has_outcome()) {
         write.fail(commit_error::<D>(write.operation(), error.clone()));
     }
     Ok(())
@@ -138,6 +150,7 @@ async fn write_all<D: Dialect>(
     transaction: &DatabaseTransaction,
     group: &mut [Claimed],
     operation: &str,
+    wait: Wait,
 ) -> Result<()> {
     let mut deltas = Deltas::default();
     let mut created = Vec::new();
@@ -154,8 +167,10 @@ async fn write_all<D: Dialect>(
                 }
             }
             Write::Append(Call { request, outcome, .. }) => {
-                match append::store_event(inner, transaction, request).await {
-                    Ok(appended) => {
+                match append::store_event(inner, transaction, request, wait).await {
+                    Ok(None) if wait == Wait::Yes => *outcome = Some(Err(Error::not_found(&request.key))),
+                    Ok(None) => {}
+                    Ok(Some(appended)) => {
                         if !appended.is_replayed() {
                             deltas.add(&request.key, &request.delta, request.now, Touch::Changed);
                         }

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Grouping;
 use super::write::{Row, Write};
 
 /// How many writes wait at most; further callers wait for room.
@@ -18,7 +17,8 @@ const ROOM: usize = 1024;
 /// How writes are put into groups.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
-    pub(super) grouping: Grouping,
+    /// How many groups may be under way at once.
+    pub(super) groups: usize,
     /// How many writes a group holds at most.
     pub(super) size: usize,
     /// A group holds writes of one kind, to different sessions.
@@ -93,7 +93,7 @@ impl Queue {
         let rows = if self.policy.claims { write.rows() } else { Vec::new() };
         let mut state = lock(&self.state);
         let could_go =
-            state.groups < self.policy.grouping.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
+            state.groups < self.policy.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
         state.waiting.push_back(Waiting { write, rows, _room: room });
         could_go
     }
@@ -101,7 +101,7 @@ impl Queue {
     /// A place for one more group, unless as many as may be are under way.
     pub(super) fn slot(&self) -> Option<Slot<'_>> {
         let mut state = lock(&self.state);
-        (state.groups < self.policy.grouping.groups).then(|| {
+        (state.groups < self.policy.groups).then(|| {
             state.groups += 1;
             Slot { queue: self, released: false }
         })
@@ -143,9 +143,8 @@ impl State {
             let session = Row::Session(write.key().clone());
             let is_free = !passed.contains(&session) && !rows.iter().any(|row| self.claimed.contains_key(row));
             let joins = group.first().is_none_or(|first| {
-                let is_related = policy.grouping.strangers || rows.iter().any(|row| held.contains(row));
                 let is_alike = first.write.operation() == write.operation() && !held.contains(&session);
-                is_related && (is_alike || !policy.uniform)
+                is_alike || !policy.uniform
             });
             if is_free && joins {
                 held.extend(rows.iter().cloned());

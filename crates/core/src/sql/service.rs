@@ -52,8 +52,11 @@ const GROUP_SIZE: usize = 64;
 impl<D: Dialect> Inner<D> {
     fn new(connection: DatabaseConnection, fast: bool) -> Self {
         let single = single::Statements::new().filter(|_| fast);
+        // One connection is left to others, if there are several.
+        let connections = usize::try_from(D::max_connections(&connection)).unwrap_or(usize::MAX);
+        let others = connections.saturating_sub(1).max(1);
         let policy = Policy {
-            grouping: D::GROUPING,
+            groups: D::GROUPS.min(others),
             size: if fast { GROUP_SIZE } else { 1 },
             uniform: single.is_some(),
             claims: fast,

@@ -1,0 +1,201 @@
+//! Writes that wait together and are committed together: none of them pays for another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::{join_all, try_join_all};
+use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
+use seabed::{
+    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
+    MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SessionId, SessionKey, State, UserKey,
+};
+use seabed_tests::{Family, Kind};
+
+use crate::fixture::Fixture;
+
+crate::database_cases! {
+    Everywhere: [
+        a_write_that_fails_fails_alone,
+        refusals_and_replays_do_not_touch_their_neighbours,
+        thousands_of_waiting_writes_are_all_stored,
+        creates_of_one_id_in_one_group_have_one_winner,
+    ],
+    Servers: [
+        a_locked_session_holds_up_nobody_else,
+        busy_readers_do_not_starve_a_writer,
+    ],
+}
+
+fn append(key: &SessionKey, event: Event) -> AppendEvent {
+    AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
+}
+
+async fn create(service: &DynSessionService, app: &str, count: usize) -> anyhow::Result<Vec<SessionKey>> {
+    let requests = (0..count).map(|_| async {
+        anyhow::Ok(service.create_session(CreateSession::new(UserKey::try_new(app, "alice")?)).await?.key)
+    });
+    try_join_all(requests).await
+}
+
+/// The state of one app cannot be decoded; appends to it wait and go with those to another.
+async fn a_write_that_fails_fails_alone(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let (sound, broken) = (create(&service, "sound", 40).await?, create(&service, "broken", 8).await?);
+    fixture.execute("UPDATE app_states SET state = '[]' WHERE app_name = 'broken'").await?;
+    let event = || Event::new("user").with_state_delta(State::new().with("k", 1).with("app:k", 1));
+    let keys: Vec<&SessionKey> = sound.iter().take(20).chain(&broken).chain(sound.iter().skip(20)).collect();
+    let outcomes = join_all(keys.iter().map(|key| service.append_event(append(key, event())))).await;
+    for (key, outcome) in keys.iter().zip(&outcomes) {
+        if key.app_name.as_str() == "sound" {
+            ensure!(matches!(outcome, Ok(Appended::Stored(_))), "{key}: {outcome:?}");
+        } else {
+            let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+            ensure!(kind == Some(BackendErrorKind::Corrupt), "{key}: {outcome:?}");
+        }
+        let session = service.get_session(GetSession::new((*key).clone())).await;
+        if key.app_name.as_str() == "sound" {
+            let session = session?.context("the session is gone")?;
+            ensure!(session.events.len() == 1 && session.state.len() == 2, "{session:?}");
+        }
+    }
+    let stored = fixture.query_text("SELECT CAST(COUNT(*) AS char(9)) AS text FROM events").await?;
+    ensure!(stored.trim() == "40", "{stored} events are stored");
+    Ok(())
+}
+
+async fn refusals_and_replays_do_not_touch_their_neighbours(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, "app", 30).await?;
+    let event = Event::new("user").with_id("twice");
+    let stale = service.get_session(GetSession::new(keys[0].clone())).await?.context("no session")?.revision;
+    try_join_all(keys[..20].iter().map(|key| service.append_event(append(key, event.clone())))).await?;
+    let calls = keys.iter().enumerate().map(|(index, key)| {
+        let request = match index {
+            0..5 => append(key, event.clone()),
+            5..10 => append(key, event.clone().with_timestamp(0.0)),
+            10..15 => AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(stale)),
+            15..20 => append(&key.user().session(SessionId::try_new(format!("none-{index}"))?), Event::new("user")),
+            _ => append(key, Event::new("user")),
+        };
+        anyhow::Ok(service.append_event(request))
+    });
+    let outcomes = join_all(calls.collect::<anyhow::Result<Vec<_>>>()?).await;
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let expected = match index {
+            0..5 => matches!(outcome, Ok(Appended::Replayed(_))),
+            5..10 => matches!(outcome, Err(Error::EventIdReused { .. })),
+            10..15 => matches!(outcome, Err(Error::RevisionConflict { .. })),
+            15..20 => matches!(outcome, Err(Error::NotFound { .. })),
+            _ => matches!(outcome, Ok(Appended::Stored(_))),
+        };
+        ensure!(expected, "call {index}: {outcome:?}");
+    }
+    let stored = fixture.query_text("SELECT CAST(COUNT(*) AS char(9)) AS text FROM events").await?;
+    ensure!(stored.trim() == "30", "{stored} events are stored");
+    Ok(())
+}
+
+/// More than wait at once, so that some wait for room.
+async fn thousands_of_waiting_writes_are_all_stored(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, "app", 8).await?;
+    let writes = 2500_usize;
+    let calls = (0..writes).map(|write| {
+        let delta = State::new().with(format!("app:{write}"), 1);
+        service.append_event(append(&keys[write % keys.len()], Event::new("user").with_state_delta(delta)))
+    });
+    try_join_all(calls).await?;
+    let state = service.get_app_state(&keys[0].app_name).await?;
+    ensure!(state.len() == writes, "{} of {writes} keys", state.len());
+    let mut events = 0;
+    for key in keys {
+        events += service.get_session(GetSession::new(key)).await?.context("no session")?.events.len();
+    }
+    ensure!(events == writes, "{events} of {writes} events");
+    Ok(())
+}
+
+/// Twenty callers for each of twenty ids, all waiting at once.
+async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let user = UserKey::try_new("app", "alice")?;
+    let calls = (0..400).map(|call| {
+        let id = SessionId::try_new(format!("id-{}", call % 20))?;
+        let request = CreateSession::new(user.clone()).with_session_id(id);
+        Ok(service.create_session(request.with_state(State::new().with("winner", call))))
+    });
+    let outcomes = join_all(calls.collect::<seabed::Result<Vec<_>>>()?).await;
+    let (won, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+    ensure!(won.len() == 20, "{} callers won 20 ids", won.len());
+    ensure!(lost.iter().all(|outcome| matches!(outcome, Err(Error::AlreadyExists { .. }))), "{lost:?}");
+    for created in won {
+        let created = created?;
+        let stored = service.get_session(GetSession::new(created.key.clone())).await?.context("no session")?;
+        ensure!(stored.state == created.state, "{:?} was told, {:?} is stored", created.state, stored.state);
+    }
+    Ok(())
+}
+
+/// Somebody else's transaction holds a session. What waits for it must not keep others waiting, in one group or in the queue.
+async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, "app", 40).await?;
+    let (locked, free) = keys.split_at(4);
+    let transaction = fixture.admin.begin().await?;
+    for key in locked {
+        let lock = format!("SELECT id FROM sessions WHERE id = '{}' FOR UPDATE", key.session_id);
+        transaction.execute_unprepared(&lock).await?;
+    }
+    let mut waiting = tokio::task::JoinSet::new();
+    for key in locked.to_vec() {
+        let service = service.clone();
+        waiting.spawn(async move { service.append_event(append(&key, Event::new("user"))).await });
+    }
+    for _ in 0..5 {
+        let calls = try_join_all(free.iter().map(|key| service.append_event(append(key, Event::new("user")))));
+        // Far less than the servers' own lock timeouts, and far more than it takes.
+        tokio::time::timeout(Duration::from_secs(20), calls).await.context("the others wait for the lock")??;
+    }
+    ensure!(waiting.try_join_next().is_none(), "an append passed the lock");
+    transaction.rollback().await?;
+    while let Some(outcome) = waiting.join_next().await {
+        ensure!(matches!(outcome??, Appended::Stored(_)));
+    }
+    Ok(())
+}
+
+/// Readers hand on their connections among themselves, but not for ever.
+async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Result<()> {
+    let key = create(&fixture.migrated().await?, "app", 1).await?.remove(0);
+    let patience = Duration::from_secs(2);
+    let url = &fixture.service_url;
+    let service: DynSessionService = match fixture.kind.map_or(Family::Postgres, Kind::family) {
+        Family::Postgres => {
+            let options: PostgresOptions = url.parse()?;
+            let options = options.with_max_connections(4).with_acquire_timeout(patience);
+            Arc::new(PostgresSessionService::connect_with(options).await?)
+        }
+        Family::MySql => {
+            let options: MySqlOptions = url.parse()?;
+            let options = options.with_max_connections(4).with_acquire_timeout(patience);
+            Arc::new(MySqlSessionService::connect_with(options).await?)
+        }
+    };
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (service, key) = (service.clone(), key.clone());
+        readers.spawn(async move {
+            while service.get_session(GetSession::new(key.clone())).await?.is_some() {}
+            Ok::<_, Error>(())
+        });
+    }
+    for _ in 0..10 {
+        // Deletes are transactions on every server, and go through the pool.
+        service.delete_session(&key.user().session(SessionId::try_new("none")?)).await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ensure!(readers.try_join_next().is_none(), "a reader failed");
+    readers.shutdown().await;
+    Ok(())
+}
