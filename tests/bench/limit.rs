@@ -14,8 +14,8 @@ use seabed::sea_orm::sqlx::{
     AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection, query_with, raw_sql,
 };
 use seabed::{
-    Clock, DynSessionService, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SqliteOptions,
-    SystemClock, Timestamp,
+    Clock, DynSessionService, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService,
+    SqliteOptions, SystemClock, Timestamp,
 };
 use seabed_tests::{Family, Proxy};
 use tempfile::NamedTempFile;
@@ -105,9 +105,8 @@ impl Limit {
             .await?;
         let told = String::from_utf8_lossy(&output.stdout);
         let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        let each_second = rate.with_context(|| {
-            format!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr))
-        })?;
+        let each_second =
+            rate.with_context(|| format!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr)))?;
         Ok(Rate { each_second, latencies: Vec::new() })
     }
 }
@@ -159,9 +158,14 @@ fn pgbench_values(work: &Work) -> Vec<String> {
         }
         Work::AppendToOwn | Work::AppendHotApp | Work::AppendHotSession => {
             let session = if *work == Work::AppendHotSession { "'hot'" } else { "'own-' || :client_id" };
-            let (delta, app_delta) = if *work == Work::AppendHotApp { (empty.clone(), state) } else { (state, empty.clone()) };
+            let (delta, app_delta) =
+                if *work == Work::AppendHotApp { (empty.clone(), state) } else { (state, empty.clone()) };
             let event = [new_id, array("'invocation'"), now.clone(), array(":data"), array("''")];
-            [number, app, user, array(session)].into_iter().chain(event).chain([delta, app_delta, empty, now, count]).collect()
+            [number, app, user, array(session)]
+                .into_iter()
+                .chain(event)
+                .chain([delta, app_delta, empty, now, count])
+                .collect()
         }
         Work::Get { events, recent } => {
             let key = session_key(&filled(*events));
@@ -201,17 +205,16 @@ fn sqlite_statements(work: &Work) -> &'static [&'static str] {
         ],
         Work::Get { recent: None, .. } => &[GET],
         Work::Get { recent: Some(_), .. } => &[GET_RECENT],
-        Work::List => &[
-            "SELECT s.user_id, s.id, s.create_time, s.update_time, s.state, u.state, a.state FROM sessions s \
+        Work::List => {
+            &["SELECT s.user_id, s.id, s.create_time, s.update_time, s.state, u.state, a.state FROM sessions s \
              LEFT JOIN user_states u ON u.app_name = s.app_name AND u.user_id = s.user_id \
              LEFT JOIN app_states a ON a.app_name = s.app_name WHERE s.app_name = ? AND s.user_id = ? \
-             ORDER BY s.update_time DESC, s.user_id DESC, s.id DESC LIMIT ?",
-        ],
+             ORDER BY s.update_time DESC, s.user_id DESC, s.id DESC LIMIT ?"]
+        }
     }
 }
 
-const LOCK: &str =
-    "SELECT create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?";
+const LOCK: &str = "SELECT create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?";
 const INSERT_EVENT: &str = "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, event_data) \
                             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
 const GET: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? \
@@ -326,7 +329,19 @@ impl BareClient {
                     let (delta, app_delta) = if is_app { (none.clone(), state) } else { (state, none.clone()) };
                     let [id, invocation, own_time, data] = event;
                     return vec![arrays([
-                        0.into(), app, user, session, id, invocation, own_time, data, text(""), delta, app_delta, none, now,
+                        0.into(),
+                        app,
+                        user,
+                        session,
+                        id,
+                        invocation,
+                        own_time,
+                        data,
+                        text(""),
+                        delta,
+                        app_delta,
+                        none,
+                        now,
                     ])];
                 }
                 let lock = vec![app.clone(), user.clone(), session.clone()];

@@ -59,7 +59,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn add(&mut self, limit: Rate, seabed: Rate) {
+    pub(crate) fn add(&mut self, limit: &Rate, seabed: Rate) {
         self.limit.push(limit.each_second);
         self.seabed.push(seabed.each_second);
         self.latencies.extend(seabed.latencies);

@@ -12,11 +12,13 @@ use crate::tables::{Store, key};
 /// Streams the events of a session in a process of its own, and prints what that took.
 pub(crate) async fn report(store: &Store, session: &str) -> anyhow::Result<()> {
     let itself = std::env::current_exe()?;
-    let output = Command::new(itself).args(["--stream", &store.url, "--only", session]).stdin(Stdio::null()).output().await?;
+    let output =
+        Command::new(itself).args(["--stream", &store.url, "--only", session]).stdin(Stdio::null()).output().await?;
     let told = String::from_utf8_lossy(&output.stdout);
-    let kib: u64 = told.trim().parse().with_context(|| format!("no figure: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
+    let kib: u64 =
+        told.trim().parse().with_context(|| format!("no figure: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
     let reached = if kib <= 32 * 1024 { "✓" } else { "✗" };
-    println!("\nStreaming the events of {session}: {:.1} MiB above idle; goal ≤ 32 MiB {reached}", kib as f64 / 1024.0);
+    println!("\nStreaming the events of {session}: {} MiB above idle; goal ≤ 32 MiB {reached}", kib.div_ceil(1024));
     Ok(())
 }
 
@@ -33,7 +35,7 @@ pub(crate) async fn measure(url: &str, session: &str) -> anyhow::Result<()> {
     while let Some(event) = events.next().await {
         event?;
         count += 1;
-        if count % 100 == 0 {
+        if count.is_multiple_of(100) {
             most = most.max(resident()?);
         }
     }

@@ -1,6 +1,5 @@
 //! A database to measure on, filled with sessions.
 
-
 use anyhow::Context as _;
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{CreateSession, DynSessionService, Event, SessionId, SessionKey, SessionService, State, UserKey};
@@ -81,9 +80,11 @@ impl Store {
         let key = key(session)?;
         self.create(&key).await?;
         let (id, time, data) = match self.family() {
-            Some(Family::Postgres) => {
-                ("'e' || n", "timestamp '2026-01-01' + n * interval '1 second'", format!("CAST('{}' AS jsonb)", event_json()))
-            }
+            Some(Family::Postgres) => (
+                "'e' || n",
+                "timestamp '2026-01-01' + n * interval '1 second'",
+                format!("CAST('{}' AS jsonb)", event_json()),
+            ),
             Some(Family::MySql) => {
                 ("CONCAT('e', n)", "TIMESTAMPADD(SECOND, n, '2026-01-01')", format!("'{}'", event_json()))
             }
@@ -115,9 +116,7 @@ impl Store {
         let (id, time) = match self.family() {
             Some(Family::Postgres) => ("'s' || n", "timestamp '2026-01-01' + n * interval '1 second'"),
             Some(Family::MySql) => ("CONCAT('s', n)", "TIMESTAMPADD(SECOND, n, '2026-01-01')"),
-            None => {
-                ("'s' || n", "strftime('%Y-%m-%d %H:%M:%S', '2026-01-01', '+' || n || ' seconds') || '.000000'")
-            }
+            None => ("'s' || n", "strftime('%Y-%m-%d %H:%M:%S', '2026-01-01', '+' || n || ' seconds') || '.000000'"),
         };
         let insert = format!(
             "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) \

@@ -1,8 +1,8 @@
 //! What is measured, on Seabed's side.
 
 use seabed::{
-    AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions, Revision,
-    SessionKey, SessionScope, SessionService, State, UserId, UserKey,
+    AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions,
+    Revision, SessionKey, SessionScope, SessionService, State, UserId, UserKey,
 };
 use seabed_tests::Family;
 
@@ -76,7 +76,9 @@ impl Work {
                 _ => Some(2.0),
             },
             (Some(Family::Postgres), Self::AppendHotApp) if clients == 32 => Some(3.0),
-            (Some(Family::Postgres), Self::Get { events: 100 | 1000, .. } | Self::Get { recent: Some(_), .. }) => Some(0.8),
+            (Some(Family::Postgres), Self::Get { events: 100 | 1000, .. } | Self::Get { recent: Some(_), .. }) => {
+                Some(0.8)
+            }
             (Some(Family::MySql), Self::AppendToOwn) => Some(0.9),
             (None, Self::AppendToOwn) => match clients {
                 1 => Some(0.9),
@@ -90,7 +92,9 @@ impl Work {
     /// Makes what the work reads, if it is not there yet, and gives the session's id.
     pub(crate) async fn prepare(&self, store: &Store) -> anyhow::Result<()> {
         match self {
-            Self::Get { events, .. } if store.service.get_session(recent(key(&filled(*events))?, 1)).await?.is_none() => {
+            Self::Get { events, .. }
+                if store.service.get_session(recent(key(&filled(*events))?, 1)).await?.is_none() =>
+            {
                 store.fill(&filled(*events), *events).await?;
             }
             Self::List if store.service.list_sessions(page_of(LISTED)?).await?.items.is_empty() => {

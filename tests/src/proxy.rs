@@ -47,7 +47,10 @@ impl Proxy {
         let traffic = Arc::<Mutex<Traffic>>::default();
         let accepting = tokio::spawn(accept(listener, server, family, traffic.clone())).abort_handle();
         let proxy = Self { address, traffic, accepting };
-        url.set_ip_host(proxy.address.ip()).and_then(|()| url.set_port(Some(address.port()))).ok().context("no such URL")?;
+        url.set_ip_host(proxy.address.ip())
+            .and_then(|()| url.set_port(Some(address.port())))
+            .ok()
+            .context("no such URL")?;
         let (option, off) = match family {
             Family::Postgres => ("sslmode", "disable"),
             Family::MySql => ("ssl-mode", "DISABLED"),
@@ -154,7 +157,9 @@ fn postgres_statements(mut request: &[u8]) -> Vec<String> {
     let mut statements = Vec::new();
     while let [kind, a, b, c, d, rest @ ..] = request {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        let Some((content, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length)) else { break };
+        let Some((content, behind)) = length.checked_sub(4).and_then(|length| rest.split_at_checked(length)) else {
+            break;
+        };
         let mut texts = content.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
         match *kind {
             // The name of the statement comes first.

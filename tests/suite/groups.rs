@@ -7,8 +7,9 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::{join_all, try_join_all};
 use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
 use seabed::{
-    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SessionId, SessionKey, State, UserKey,
+    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
+    GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SessionId, SessionKey,
+    State, UserKey,
 };
 use seabed_tests::{Family, Kind};
 
@@ -148,8 +149,8 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
         transaction.execute_unprepared(&lock).await?;
     }
     let mut waiting = tokio::task::JoinSet::new();
-    for key in locked.to_vec() {
-        let service = service.clone();
+    for key in locked {
+        let (service, key) = (service.clone(), key.clone());
         waiting.spawn(async move { service.append_event(append(&key, Event::new("user"))).await });
     }
     for _ in 0..5 {

@@ -87,7 +87,15 @@ fn main() -> ExitCode {
                 }));
             }
         }
-        let cases = [connections::CASES, groups::CASES, migrations::CASES, processes::CASES, round_trips::CASES, rows::CASES, transactions::CASES];
+        let cases = [
+            connections::CASES,
+            groups::CASES,
+            migrations::CASES,
+            processes::CASES,
+            round_trips::CASES,
+            rows::CASES,
+            transactions::CASES,
+        ];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {
             let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());
             let name = format!("{}::{}", store.name(), case.name);

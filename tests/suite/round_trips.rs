@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use seabed::{
-    AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents, ListSessions,
-    MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Session, SessionKey, SessionScope, State,
-    UserKey,
+    AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents,
+    ListSessions, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Session, SessionKey,
+    SessionScope, State, UserKey,
 };
 use seabed_tests::{Family, Kind, Proxy};
 
@@ -15,7 +15,8 @@ use crate::fixture::Fixture;
 
 crate::database_cases! {
     Servers: [
-        operations_take_the_promised_round_trips,
+        writes_take_the_promised_round_trips,
+        reads_take_one_round_trip,
     ],
 }
 
@@ -56,54 +57,90 @@ impl Meter {
     }
 }
 
-async fn operations_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Result<()> {
-    let family = fixture.kind.map_or(Family::Postgres, Kind::family);
-    // Over TLS, so that MySQL 9 knows the account when it comes without.
-    let direct = fixture.migrated().await?;
-    let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
-    // On one connection, whose statements are prepared at their first use.
-    let service: DynSessionService = match family {
-        Family::Postgres => {
-            let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
-            Arc::new(PostgresSessionService::connect_with(options).await?)
-        }
-        Family::MySql => {
-            let options = url.parse::<MySqlOptions>()?.with_max_connections(1);
-            Arc::new(MySqlSessionService::connect_with(options).await?)
-        }
-    };
-    let user = || UserKey::try_new("app", "alice");
-    let create = || async { anyhow::Ok(direct.create_session(CreateSession::new(user()?)).await?) };
-    let (one, two) = (create().await?, create().await?);
-    let keys = || [one.key.clone(), two.key.clone()];
-    let event = || Event::new("user");
-    let append = |key: SessionKey, event: Event| AppendEvent::new(key, event, ExpectedRevision::Any);
-    let mut meter = Meter { proxy, family, broken: Vec::new() };
+/// A service that is metered, one that is not, and two sessions.
+struct Metered {
+    meter: Meter,
+    service: DynSessionService,
+    direct: DynSessionService,
+    sessions: [Session; 2],
+}
 
-    let request = CreateSession::new(user()?);
+fn alice() -> seabed::Result<UserKey> {
+    UserKey::try_new("app", "alice")
+}
+
+fn event() -> Event {
+    Event::new("user")
+}
+
+fn append(key: SessionKey, event: Event) -> AppendEvent {
+    AppendEvent::new(key, event, ExpectedRevision::Any)
+}
+
+fn exact(session: &Session) -> AppendEvent {
+    AppendEvent::new(session.key.clone(), event(), ExpectedRevision::Exact(session.revision))
+}
+
+impl Metered {
+    async fn start(fixture: &Fixture) -> anyhow::Result<Self> {
+        let family = fixture.kind.map_or(Family::Postgres, Kind::family);
+        // Over TLS, so that MySQL 9 knows the account when it comes without.
+        let direct = fixture.migrated().await?;
+        let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
+        // On one connection, whose statements are prepared at their first use.
+        let service: DynSessionService = match family {
+            Family::Postgres => {
+                let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
+                Arc::new(PostgresSessionService::connect_with(options).await?)
+            }
+            Family::MySql => {
+                let options = url.parse::<MySqlOptions>()?.with_max_connections(1);
+                Arc::new(MySqlSessionService::connect_with(options).await?)
+            }
+        };
+        let request = CreateSession::new(alice()?);
+        let sessions = [direct.create_session(request.clone()).await?, direct.create_session(request).await?];
+        Ok(Self { meter: Meter { proxy, family, broken: Vec::new() }, service, direct, sessions })
+    }
+
+    fn keys(&self) -> [SessionKey; 2] {
+        self.sessions.each_ref().map(|session| session.key.clone())
+    }
+}
+
+impl Meter {
+    fn finish(self) -> anyhow::Result<()> {
+        ensure!(self.broken.is_empty(), "{}", self.broken.join("\n"));
+        Ok(())
+    }
+}
+
+async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Result<()> {
+    let metered = Metered::start(fixture).await?;
+    let (keys, sessions) = (metered.keys(), metered.sessions.clone());
+    let Metered { mut meter, service, direct, .. } = metered;
+
+    let request = CreateSession::new(alice()?);
     meter
         .promise("create_session", (1, 2), [request.clone(), request], async |request| {
             service.create_session(request).await?;
             Ok(())
         })
         .await?;
-    let request = CreateSession::new(user()?).with_state(State::new().with("app:k", 1).with("user:k", 1));
+    let request = CreateSession::new(alice()?).with_state(State::new().with("app:k", 1).with("user:k", 1));
     meter
         .promise("create_session, app and user state", (1, 7), [request.clone(), request], async |request| {
             service.create_session(request).await?;
             Ok(())
         })
         .await?;
-    let exact = |session: &Session, event: Event| {
-        AppendEvent::new(session.key.clone(), event, ExpectedRevision::Exact(session.revision))
-    };
     meter
-        .promise("append_event, exact", (1, 5), [exact(&one, event()), exact(&two, event())], async |request| {
+        .promise("append_event, exact", (1, 5), sessions.each_ref().map(exact), async |request| {
             service.append_event(request).await?;
             Ok(())
         })
         .await?;
-    let stale = [exact(&one, event()), exact(&two, event())];
+    let stale = sessions.each_ref().map(exact);
     meter
         .promise("append_event, stale", (2, 4), stale, async |request| {
             let outcome = service.append_event(request).await;
@@ -116,7 +153,7 @@ async fn operations_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::
         ("append_event, session delta", (1, 5), State::new().with("k", 1)),
         ("append_event, app delta", (1, 7), State::new().with("app:k", 1)),
     ] {
-        let requests = keys().map(|key| append(key, event().with_state_delta(delta.clone())));
+        let requests = keys.clone().map(|key| append(key, event().with_state_delta(delta.clone())));
         meter
             .promise(operation, promised, requests, async |request| {
                 service.append_event(request).await?;
@@ -124,7 +161,7 @@ async fn operations_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::
             })
             .await?;
     }
-    let replays = keys().map(|key| append(key, event().with_id("twice").with_timestamp(1.0)));
+    let replays = keys.clone().map(|key| append(key, event().with_id("twice").with_timestamp(1.0)));
     for request in replays.clone() {
         direct.append_event(request).await?;
     }
@@ -134,21 +171,32 @@ async fn operations_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::
             Ok(())
         })
         .await?;
-    let reads = keys().map(GetSession::new);
+    meter.promise("delete_session", (4, 4), keys.clone(), async |key| Ok(service.delete_session(&key).await?)).await?;
+    meter.finish()
+}
+
+async fn reads_take_one_round_trip(fixture: &Fixture) -> anyhow::Result<()> {
+    let metered = Metered::start(fixture).await?;
+    let keys = metered.keys();
+    let Metered { mut meter, service, direct, .. } = metered;
+    for key in keys.clone() {
+        direct.append_event(append(key, event())).await?;
+    }
+    let reads = keys.clone().map(GetSession::new);
     meter
         .promise("get_session", (1, 1), reads, async |request| {
             ensure!(service.get_session(request).await?.is_some());
             Ok(())
         })
         .await?;
-    let recent = keys().map(|key| GetSession::new(key).with_num_recent_events(1));
+    let recent = keys.clone().map(|key| GetSession::new(key).with_num_recent_events(1));
     meter
         .promise("get_session, recent", (1, 1), recent, async |request| {
             ensure!(service.get_session(request).await?.is_some());
             Ok(())
         })
         .await?;
-    let lists = ListSessions::new(SessionScope::User(user()?));
+    let lists = ListSessions::new(SessionScope::User(alice()?));
     meter
         .promise("list_sessions", (1, 1), [lists.clone(), lists], async |request| {
             ensure!(!service.list_sessions(request).await?.items.is_empty());
@@ -156,14 +204,10 @@ async fn operations_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::
         })
         .await?;
     meter
-        .promise("list_events", (1, 1), keys().map(ListEvents::new), async |request| {
+        .promise("list_events", (1, 1), keys.clone().map(ListEvents::new), async |request| {
             ensure!(!service.list_events(request).await?.items.is_empty());
             Ok(())
         })
         .await?;
-    meter
-        .promise("delete_session", (4, 4), keys(), async |key| Ok(service.delete_session(&key).await?))
-        .await?;
-    ensure!(meter.broken.is_empty(), "{}", meter.broken.join("\n"));
-    Ok(())
+    meter.finish()
 }

@@ -52,10 +52,7 @@ impl Dialect for Postgres {
     }
 
     fn single_statements() -> Option<SingleStatements> {
-        Some(SingleStatements {
-            append: statements::append(),
-            create: statements::create(),
-        })
+        Some(SingleStatements { append: statements::append(), create: statements::create() })
     }
 
     fn read_json(column: Expr) -> Expr {

@@ -4,11 +4,11 @@
 //! what another part wrote goes through its `RETURNING`; that also decides the order in which they run and lock: sessions,
 //! then app state, then user state.
 
-use sea_orm::{EntityName, EntityTrait};
 use sea_orm::sea_query::{
-    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior, LockType,
-    OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, WithClause, WithQuery,
+    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
+    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, WithClause, WithQuery,
 };
+use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::Dialect;
 
@@ -54,8 +54,7 @@ enum Kind {
 }
 
 /// The columns that every input has first.
-const KEY: [(&str, Kind); 4] =
-    [(NUMBER, Kind::Integer), (APP, Kind::Text), (USER, Kind::Text), (SESSION, Kind::Text)];
+const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USER, Kind::Text), (SESSION, Kind::Text)];
 
 /// The writes, a row each.
 ///
@@ -153,7 +152,8 @@ pub(crate) fn append() -> WithQuery {
         ))
         .take();
     // The first half of the clock of a session (`stored_timestamp` in seabed-core).
-    let (created, updated) = (|| Expr::col((SESSION, Session::CreateTime)), || Expr::col((SESSION, Session::UpdateTime)));
+    let (created, updated) =
+        (|| Expr::col((SESSION, Session::CreateTime)), || Expr::col((SESSION, Session::UpdateTime)));
     let has_later_events = updated().ne(created()).and(of(INPUT, OWN_TIME).lte(updated()));
     let time = Expr::case(has_later_events, a_microsecond_after(updated())).finally(of(INPUT, OWN_TIME));
     let locked = Query::select()
@@ -177,9 +177,7 @@ pub(crate) fn append() -> WithQuery {
         .value(Session::State, state)
         .from(LOCKED)
         .and_where(is_of_session(session_key, LOCKED))
-        .returning(
-            Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]),
-        )
+        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]))
         .take();
     let moved_time = || Expr::col((MOVED, Session::UpdateTime));
     let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
@@ -249,11 +247,17 @@ where
     let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
     let mut insert = insert_from(table, columns, writes);
     insert.on_conflict(
-            OnConflict::columns(key.map(|(column, _)| column))
-                .value(state, Expr::cust_with_exprs("$1 || $2", [object(|| Expr::col((table, state))), Expr::col(("excluded", state))]))
-                .update_column(update_time)
-                .to_owned(),
-        );
+        OnConflict::columns(key.map(|(column, _)| column))
+            .value(
+                state,
+                Expr::cust_with_exprs(
+                    "$1 || $2",
+                    [object(|| Expr::col((table, state))), Expr::col(("excluded", state))],
+                ),
+            )
+            .update_column(update_time)
+            .to_owned(),
+    );
     insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
 }
 
@@ -287,8 +291,7 @@ where
 /// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
 pub(crate) fn create() -> WithQuery {
     use {app_states::Column as App, sessions::Column as Session, user_states::Column as User};
-    let input =
-        input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
+    let input = input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
     let session_key = [Session::AppName, Session::UserId, Session::Id];
     let mut created = insert_from(
         sessions::Entity,
@@ -306,7 +309,8 @@ pub(crate) fn create() -> WithQuery {
     created.returning(Returning::new().columns(session_key));
     let is_created = || is_of_session(session_key.map(|column| (CREATED, column)), INPUT);
     let of_created = || Query::select().from(CREATED).from(INPUT).and_where(is_created()).take();
-    let made_app = make(app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
+    let made_app =
+        make(app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
     let user_key = [(User::AppName, APP), (User::UserId, USER)];
     let made_user = make(user_states::Entity, user_key, User::State, User::UpdateTime, MERGED_USER, of_created());
     // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none yet.
@@ -344,10 +348,17 @@ fn seen<C: IntoIden + Copy>(states: [(&'static str, C); 3]) -> Expr {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::sea_query::PostgresQueryBuilder;
+    use sea_orm::sea_query::{PostgresQueryBuilder, WithQuery};
 
+    /// The parameters are bound by their order, which is that of the input; a literal among them would shift them.
     #[test]
-    fn show() {
-        println!("{}\n\n{}", super::append().build(PostgresQueryBuilder).0, super::create().build(PostgresQueryBuilder).0);
+    fn the_parameters_are_those_of_the_input_and_their_number() {
+        for (statement, columns) in [(super::append(), 13), (super::create(), 8)] as [(WithQuery, usize); 2] {
+            let (sql, values) = statement.build(PostgresQueryBuilder);
+            assert_eq!(values.0.len(), columns + 1, "{sql}");
+            let input = &sql[..sql.find(" LIMIT ").unwrap()];
+            assert!(input.contains(&format!("${columns} ")) && !sql.contains(&format!("${} ", columns + 2)), "{sql}");
+            assert!(sql[input.len()..].starts_with(&format!(" LIMIT ${}) ", columns + 1)), "{sql}");
+        }
     }
 }

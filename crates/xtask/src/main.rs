@@ -1,5 +1,6 @@
 //! `cargo xtask`: what CI and people call.
 
+mod bench;
 mod servers;
 mod test;
 
@@ -32,11 +33,20 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `--help` for the rest
+    Bench {
+        /// Passed on to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Test { arguments } = Cli::parse().command;
-    match test::run(&arguments) {
+    let outcome = match Cli::parse().command {
+        Command::Test { arguments } => test::run(&arguments),
+        Command::Bench { arguments } => bench::run(&arguments),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -37,6 +37,11 @@ pub(crate) fn get() -> anyhow::Result<Vec<Kind>> {
     Ok(available)
 }
 
+/// The top of the checkout.
+pub(crate) fn workspace() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("no workspace")
+}
+
 fn can_have(kind: Kind, docker: bool) -> bool {
     std::env::var_os(kind.variable()).is_some() || docker && has_image(kind) || kind.program().is_some()
 }

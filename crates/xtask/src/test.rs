@@ -1,6 +1,5 @@
 //! `cargo xtask test`.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -12,7 +11,7 @@ const REQUIRE: &str = "SEABED_REQUIRE";
 
 /// Runs all tests; false when one failed.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("no workspace")?;
+    let workspace = servers::workspace()?;
     let report = workspace.join("target").join("seabed-test-report.txt");
     if let Err(error) = std::fs::remove_file(&report)
         && error.kind() != std::io::ErrorKind::NotFound

@@ -1,7 +1,7 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
-use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, LockBehavior, LockType, Query};
 use sea_orm::prelude::DateTime;
+use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, LockBehavior, LockType, Query};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, QueryResult, Value};
 
 use super::Dialect;
@@ -122,7 +122,10 @@ pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Res
     let rows = rows.map_err(|error| statement_error::<D>(OPERATION, error))?;
     let row = rows.into_iter().next().ok_or_else(|| Error::not_found(&new.key))?;
     let event = EventName { id: &new.id, session: &new.key };
-    if RowOf::new(events::Entity.table_name(), &event).get::<Option<DateTime>>(&row, "timestamp", "timestamp")?.is_some() {
+    if RowOf::new(events::Entity.table_name(), &event)
+        .get::<Option<DateTime>>(&row, "timestamp", "timestamp")?
+        .is_some()
+    {
         return check_replay(new, &row).map(Some);
     }
     let session = RowOf::new(sessions::Entity.table_name(), &new.key);

@@ -25,11 +25,7 @@ pub trait DriverConnection: Send {
     ///
     /// # Errors
     /// The driver's own.
-    async fn query(
-        &mut self,
-        statement: Statement,
-        each: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<(), DbErr>;
+    async fn query(&mut self, statement: Statement, each: &mut (dyn FnMut(QueryResult) + Send)) -> Result<(), DbErr>;
 }
 
 /// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of
@@ -67,9 +63,7 @@ macro_rules! take_driver_connection {
 
         match $pool.acquire().await {
             Ok(connection) => Ok(Box::new(Connection(connection)) as Box<dyn $crate::sql::DriverConnection>),
-            Err(sqlx::Error::PoolTimedOut) => {
-                Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout))
-            }
+            Err(sqlx::Error::PoolTimedOut) => Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)),
             Err(sqlx::Error::PoolClosed) => {
                 Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
             }
@@ -117,13 +111,12 @@ impl Connections {
         let _place = self.places.acquire().await;
         // The one that was used last is the last.
         let kept = lock(&self.kept).pop();
-        let mut kept = match kept {
-            Some(kept) => kept,
-            None => {
-                let connection = D::take_connection(pool).await?;
-                let now = Instant::now();
-                Kept { connection, taken: now, idle_since: now }
-            }
+        let mut kept = if let Some(kept) = kept {
+            kept
+        } else {
+            let connection = D::take_connection(pool).await?;
+            let now = Instant::now();
+            Kept { connection, taken: now, idle_since: now }
         };
         kept.connection.query(statement, each).await?;
         if self.keeps && kept.taken.elapsed() < KEEP_IN_ALL {

@@ -55,10 +55,7 @@ pub(super) async fn insert_session<D: Dialect>(
 
 /// A session whose app and user have their rows, and that brings no state for them, is one row that commits by itself.
 /// `None` when it takes more, and nothing was written.
-pub(super) async fn create_beside_existing<D: Dialect>(
-    inner: &Inner<D>,
-    new: &NewSession,
-) -> Result<Option<Session>> {
+pub(super) async fn create_beside_existing<D: Dialect>(inner: &Inner<D>, new: &NewSession) -> Result<Option<Session>> {
     if !(inner.fast && new.state.app.is_empty() && new.state.user.is_empty()) {
         return Ok(None);
     }

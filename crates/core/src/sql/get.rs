@@ -47,10 +47,8 @@ impl<D: Dialect> Statements<D> {
         // A part of a union may only sort and cut off its rows inside a subquery.
         let recent =
             events.clone().order_by(Event::Timestamp, Order::Desc).order_by(Event::Id, Order::Desc).limit(0).take();
-        let recent = Query::select()
-            .columns(COLUMNS.map(Alias::new))
-            .from_subquery(recent, Alias::new("recent"))
-            .take();
+        let recent =
+            Query::select().columns(COLUMNS.map(Alias::new)).from_subquery(recent, Alias::new("recent")).take();
         let with_events = |events| {
             part::<D, _, _>(sessions::Entity, session_columns)
                 .and_where(session_key_condition())
@@ -163,9 +161,8 @@ impl<'a> Rows<'a> {
             return Err(error);
         }
         let Some((session, create_time, revision)) = self.session else { return Ok(None) };
-        self.events.sort_by(|(left_time, left), (right_time, right)| {
-            (left_time, &left.id).cmp(&(right_time, &right.id))
-        });
+        self.events
+            .sort_by(|(left_time, left), (right_time, right)| (left_time, &left.id).cmp(&(right_time, &right.id)));
         Ok(Some(Session {
             key: self.key.clone(),
             state: ScopedState { app: self.app, user: self.user, session }.merged(),

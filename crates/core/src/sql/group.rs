@@ -7,13 +7,13 @@ use futures_util::future::BoxFuture;
 use sea_orm::{DatabaseTransaction, TransactionTrait};
 use tokio::sync::oneshot;
 
+use super::append::Wait;
 use super::failure::{commit_error, statement_error};
 use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
 use super::write::{Call, Write};
-use super::append::Wait;
 use super::{Dialect, append, create, delete};
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
@@ -80,9 +80,15 @@ fn nothing_stored(group: &mut [Claimed], error: Error) {
     match (group, error) {
         ([claimed], error) if !is_contention(&error) => claimed.write.fail(error),
         (group, Error::Backend(error)) if error.kind() == BackendErrorKind::Unavailable => {
-            group.iter_mut().for_each(|claimed| claimed.write.fail(error.without_source().into()));
+            for claimed in group {
+                claimed.write.fail(error.without_source().into());
+            }
         }
-        (group, _) => group.iter_mut().for_each(|claimed| claimed.write.forget_outcome()),
+        (group, _) => {
+            for claimed in group {
+                claimed.write.forget_outcome();
+            }
+        }
     }
 }
 

@@ -16,8 +16,14 @@ use crate::{
     SessionCursor, SessionId, SessionKey, SessionScope, State, Timestamp, UserId,
 };
 
-const USER_STATE: &str = "user_state";
-const APP_STATE: &str = "app_state";
+/// The columns of a listed session, by their places.
+const USER_ID: usize = 0;
+const ID: usize = 1;
+const CREATE_TIME: usize = 2;
+const UPDATE_TIME: usize = 3;
+const STATE: usize = 4;
+const USER_STATE: usize = 5;
+const APP_STATE: usize = 6;
 
 /// Sorts by `columns`, the first of them most significant, and starts behind `cursor`.
 fn keyset<C: IntoColumnRef + Clone>(
@@ -63,8 +69,8 @@ pub(super) async fn list_sessions<D: Dialect>(
     select
         .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
         .expr_as(D::read_json(session(Column::State)), Column::State)
-        .expr_as(D::read_json(Expr::col((user_states::Entity, User::State))), Alias::new(USER_STATE))
-        .expr_as(D::read_json(Expr::col((app_states::Entity, App::State))), Alias::new(APP_STATE))
+        .expr_as(D::read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
+        .expr_as(D::read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
         .from(sessions::Entity)
         .left_join(
             user_states::Entity,
@@ -91,9 +97,9 @@ pub(super) async fn list_sessions<D: Dialect>(
 fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
     let any = RowOf::new(sessions::Entity.table_name(), app_name);
     let cursor = SessionCursor {
-        update_time: any.timestamp(row, "update_time", "update_time")?,
-        user_id: UserId::from_row(any.get(row, "user_id", "user_id")?),
-        session_id: SessionId::from_row(any.get(row, "id", "id")?),
+        update_time: any.timestamp(row, UPDATE_TIME, "update_time")?,
+        user_id: UserId::from_row(any.get(row, USER_ID, "user_id")?),
+        session_id: SessionId::from_row(any.get(row, ID, "id")?),
     };
     let key = SessionKey::new(app_name.clone(), cursor.user_id.clone(), cursor.session_id.clone());
     let show = || {
@@ -106,12 +112,12 @@ fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor,
                 row,
                 USER_STATE,
             )?,
-            session: stored.state(row, "state")?,
+            session: stored.state(row, STATE)?,
         };
         Ok(Session {
             state: scoped.merged(),
             events: Vec::new(),
-            create_time: stored.timestamp(row, "create_time", "create_time")?,
+            create_time: stored.timestamp(row, CREATE_TIME, "create_time")?,
             revision: Revision::new(cursor.update_time),
             key: key.clone(),
         })
@@ -121,12 +127,10 @@ fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor,
 }
 
 /// The state of a joined row; empty where there is none.
-fn shared_state(table: &'static str, key: &Key<'_>, row: &QueryResult, alias: &str) -> Result<State> {
+fn shared_state(table: &'static str, key: &Key<'_>, row: &QueryResult, index: usize) -> Result<State> {
     let stored = RowOf::new(table, key);
-    match stored.get::<Option<String>>(row, alias, "state")? {
-        Some(_) => stored.state(row, alias),
-        None => Ok(State::new()),
-    }
+    let text: Option<String> = stored.get(row, index, "state")?;
+    text.map_or_else(|| Ok(State::new()), |text| stored.decode(&text, "state"))
 }
 
 pub(super) async fn list_events<D: Dialect>(

@@ -92,8 +92,7 @@ impl Queue {
         let Ok(room) = self.room.clone().acquire_owned().await else { return false };
         let rows = if self.policy.claims { write.rows() } else { Vec::new() };
         let mut state = lock(&self.state);
-        let could_go =
-            state.groups < self.policy.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
+        let could_go = state.groups < self.policy.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
         state.waiting.push_back(Waiting { write, rows, _room: room });
         could_go
     }

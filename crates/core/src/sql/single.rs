@@ -26,10 +26,7 @@ impl<D: Dialect> Statements<D> {
     /// `None` where the dialect has no such statements.
     pub(super) fn new() -> Option<Self> {
         let statements = D::single_statements()?;
-        Some(Self {
-            append: Prepared::new(&statements.append),
-            create: Prepared::new(&statements.create),
-        })
+        Some(Self { append: Prepared::new(&statements.append), create: Prepared::new(&statements.create) })
     }
 
     /// Gives the writes of a group, which are of one kind and to different sessions, their outcomes; none to those that
@@ -148,7 +145,8 @@ fn times(values: impl Iterator<Item = Timestamp>) -> Value {
 }
 
 fn states<'a>(values: impl Iterator<Item = &'a State>) -> Result<Value, DbErr> {
-    let values: Vec<Value> = values.map(json_value).collect::<Result<_>>().map_err(|error| DbErr::Json(error.to_string()))?;
+    let values: Vec<Value> =
+        values.map(json_value).collect::<Result<_>>().map_err(|error| DbErr::Json(error.to_string()))?;
     Ok(array(ArrayType::String, values.into_iter()))
 }
 

@@ -109,7 +109,7 @@ impl Write {
 
     /// Whether the outcome is that something was written.
     pub(super) fn has_written(&self) -> bool {
-        on_call!(self, call => matches!(call.outcome, Some(Ok(_))))
+        on_call!(self, call => call.outcome.as_ref().is_some_and(Result::is_ok))
     }
 
     pub(super) fn forget_outcome(&mut self) {
