@@ -50,10 +50,14 @@ pub(crate) struct Limit {
 impl Limit {
     pub(crate) async fn new(store: &Store, work: &Work) -> anyhow::Result<Self> {
         work.prepare(store).await?;
-        let statements = match store.family() {
+        let mut statements = match store.family() {
             Some(family) => capture(store, work, family).await?,
             None => sqlite_statements(work).iter().map(|statement| (*statement).to_owned()).collect(),
         };
+        if *work == Work::AppendHotSession {
+            // Seabed appends afterwards what it left out; without it, somebody has to wait.
+            statements = statements.iter().map(|statement| statement.replace(" SKIP LOCKED", "")).collect();
+        }
         Ok(Self { work: work.clone(), statements: Arc::new(statements) })
     }
 
@@ -74,10 +78,6 @@ impl Limit {
 
     async fn run_pgbench(&self, program: PathBuf, store: &Store, load: Load) -> anyhow::Result<Rate> {
         let mut script = self.statements.join(";\n");
-        if self.work == Work::AppendHotSession {
-            // Seabed appends what it left out afterwards; pgbench would only leave it out.
-            script = script.replace(" SKIP LOCKED", "");
-        }
         let values = pgbench_values(&self.work);
         for (index, value) in values.iter().enumerate().rev() {
             script = script.replace(&format!("${}", index + 1), value);

@@ -1,4 +1,4 @@
-//! Seabed's session service on MySQL 8 and 9, and MariaDB 10.5 and later.
+//! Seabed's session service on MySQL 8 and 9, and MariaDB 10.6 and later.
 //!
 //! ```no_run
 //! # async fn example() -> seabed_core::Result<()> {
@@ -20,7 +20,7 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on MySQL or MariaDB.
@@ -32,9 +32,10 @@ pub type MySqlOptions = ConnectOptions<MySql>;
 #[derive(Debug, Clone, Copy)]
 pub struct MySql;
 
-/// Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and each statement sees what was
+/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and each statement sees what was
 /// committed before it. The driver has set the time zone to UTC and the character set to utf8mb4 before.
-const SESSION_SETTINGS: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
+                                SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                                 SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
 
 #[async_trait]
@@ -101,8 +102,9 @@ impl Dialect for MySql {
         connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
     }
 
-    fn max_connections(pool: &DatabaseConnection) -> u32 {
-        pool.get_mysql_connection_pool().options().get_max_connections()
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
+        let options = pool.get_mysql_connection_pool().options();
+        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {

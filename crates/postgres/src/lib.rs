@@ -21,7 +21,7 @@ use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SingleStatements, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
 
 /// A session service on PostgreSQL.
@@ -114,8 +114,9 @@ impl Dialect for Postgres {
         connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
     }
 
-    fn max_connections(pool: &DatabaseConnection) -> u32 {
-        pool.get_postgres_connection_pool().options().get_max_connections()
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
+        let options = pool.get_postgres_connection_pool().options();
+        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {

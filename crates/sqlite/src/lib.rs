@@ -27,7 +27,7 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
 
 /// A session service on SQLite.
@@ -120,8 +120,9 @@ impl Dialect for Sqlite {
         connected.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
     }
 
-    fn max_connections(pool: &DatabaseConnection) -> u32 {
-        pool.get_sqlite_connection_pool().options().get_max_connections()
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
+        let options = pool.get_sqlite_connection_pool().options();
+        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {

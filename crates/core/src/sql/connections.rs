@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sea_orm::{DatabaseConnection, DbErr, QueryResult, Statement};
+use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement};
 use tokio::sync::Semaphore;
 
 use super::Dialect;
@@ -77,6 +77,8 @@ pub(super) struct Connections {
     kept: Arc<Mutex<Vec<Kept>>>,
     /// As many places as the pool has connections, so that one that comes free here is waited for here.
     places: Semaphore,
+    /// How long a place is waited for: as long as for a connection of the pool's.
+    patience: Duration,
     /// The only connection of a pool is not kept: whoever else uses the pool would wait for it.
     keeps: bool,
 }
@@ -94,8 +96,9 @@ fn lock(kept: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
 
 impl Connections {
     pub(super) fn new<D: Dialect>(pool: &DatabaseConnection) -> Self {
-        let most = usize::try_from(D::max_connections(pool)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kept: Arc::default(), places: Semaphore::new(most), keeps: most > 1 }
+        let limits = D::pool_limits(pool);
+        let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { kept: Arc::default(), places: Semaphore::new(most), patience: limits.acquire_timeout, keeps: most > 1 }
     }
 
     /// Runs a single statement, and hands on its rows as they come.
@@ -107,8 +110,8 @@ impl Connections {
         statement: Statement,
         each: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<(), DbErr> {
-        // The semaphore is never closed.
-        let _place = self.places.acquire().await;
+        let place = tokio::time::timeout(self.patience, self.places.acquire()).await;
+        let _place = place.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
         // The one that was used last is the last.
         let kept = lock(&self.kept).pop();
         let mut kept = if let Some(kept) = kept {

@@ -1,11 +1,22 @@
 //! The seam between the portable algorithms and a database.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
 
 use super::{ConnectOptions, DriverConnection};
 use crate::{BackendErrorKind, Result, Timestamp};
+
+/// What a pool was set up with.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// How many connections it may have.
+    pub max_connections: u32,
+    /// How long it lets callers wait for one.
+    pub acquire_timeout: Duration,
+}
 
 /// Statements that do a whole operation, for any number of writes to different sessions at once. The database must run
 /// each as one atomic statement.
@@ -103,8 +114,8 @@ pub trait Dialect: Send + Sync + 'static {
     /// The driver's own.
     async fn try_connection(driver: &Self::Driver) -> Result<(), DbErr>;
 
-    /// How many connections a pool may have.
-    fn max_connections(pool: &DatabaseConnection) -> u32;
+    /// How many connections a pool may have, and how long it lets callers wait for one.
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits;
 
     /// Takes a connection out of a pool; [`take_driver_connection`](crate::take_driver_connection) writes it.
     ///

@@ -58,6 +58,7 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     if let Some(single) = &inner.single {
         single.execute(inner, &mut group).await;
     } else if inner.fast
+        && !(D::GROUPS > 1 && group.iter().all(|claimed| matches!(claimed.write, Write::Delete(_))))
         && let Err(error) = together(inner, &mut group, Wait::No).await
     {
         nothing_stored(&mut group, error);
@@ -185,6 +186,8 @@ async fn write_all<D: Dialect>(
                     Err(error) => *outcome = Some(Err(refusal(error)?)),
                 }
             }
+            // It may have to wait for its session.
+            Write::Delete(_) if wait == Wait::No && D::GROUPS > 1 => {}
             Write::Delete(Call { request, outcome, .. }) => {
                 delete::delete_session(inner, transaction, request).await?;
                 *outcome = Some(Ok(()));

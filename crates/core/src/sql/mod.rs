@@ -27,5 +27,5 @@ mod write;
 
 pub use connect::ConnectOptions;
 pub use connections::DriverConnection;
-pub use dialect::{Dialect, SingleStatements};
+pub use dialect::{Dialect, PoolLimits, SingleStatements};
 pub use service::SqlSessionService;

@@ -24,7 +24,9 @@ use crate::{
 /// Clones share the pool. The backend crates give it its everyday names: `PostgresSessionService`,
 /// `MySqlSessionService`, `SqliteSessionService`.
 ///
-/// Write operations run in a tokio task of their own, which goes on when the caller's future is dropped.
+/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes that have to wait
+/// for others, of this service and its clones, are committed together. A service belongs to the tokio runtime that it is first
+/// used on, as its pool does.
 pub struct SqlSessionService<D> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -53,7 +55,7 @@ impl<D: Dialect> Inner<D> {
     fn new(connection: DatabaseConnection, fast: bool) -> Self {
         let single = single::Statements::new().filter(|_| fast);
         // One connection is left to others, if there are several.
-        let connections = usize::try_from(D::max_connections(&connection)).unwrap_or(usize::MAX);
+        let connections = usize::try_from(D::pool_limits(&connection).max_connections).unwrap_or(usize::MAX);
         let others = connections.saturating_sub(1).max(1);
         let policy = Policy {
             groups: D::GROUPS.min(others),
@@ -125,7 +127,8 @@ impl<D: Dialect> SqlSessionService<D> {
 
     /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
     /// SERIALIZABLE, writers that meet on one row fail each other, and may end in
-    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, as it is by default.
+    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, and must commit
+    /// each statement by itself (`autocommit`), as it does by default.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
