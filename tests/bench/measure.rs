@@ -85,7 +85,8 @@ impl Outcome {
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let (upper, lower) = (values.len() / 2, values.len().saturating_sub(1) / 2);
+    f64::midpoint(values.get(lower).copied().unwrap_or_default(), values.get(upper).copied().unwrap_or_default())
 }
 
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {

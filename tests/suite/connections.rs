@@ -117,7 +117,7 @@ async fn connections_are_set_up_as_promised(fixture: &Fixture) -> anyhow::Result
         Some(Kind::MySql9) => &[
             ("@@session.transaction_isolation", "READ-COMMITTED"),
             ("@@session.time_zone", "+00:00"),
-            ("CAST(@@session.autocommit AS CHAR)", "1"),
+            ("CAST(@@session.autocommit = 1 AS CHAR)", "1"),
             // caching_sha2_password sends the password through TLS.
             (
                 "(SELECT CAST(variable_value <> '' AS CHAR) FROM performance_schema.session_status \
@@ -129,7 +129,7 @@ async fn connections_are_set_up_as_promised(fixture: &Fixture) -> anyhow::Result
         Some(Kind::MariaDb) => &[
             ("@@session.tx_isolation", "READ-COMMITTED"),
             ("@@session.time_zone", "+00:00"),
-            ("CAST(@@session.autocommit AS CHAR)", "1"),
+            ("CAST(@@session.autocommit = 1 AS CHAR)", "1"),
             ("CAST(@@session.sql_mode LIKE '%STRICT_TRANS_TABLES%' AS CHAR)", "1"),
         ],
         None => &[

@@ -40,6 +40,16 @@ fn keyset<C: IntoColumnRef + Clone>(
         select.order_by(column.clone(), direction.clone());
     }
     let Some(cursor) = cursor else { return };
+    // What follows implies this; but MySQL begins a range of the index only with it, and else reads all rows for each page.
+    if let [column, ..] = columns
+        && let [first, ..] = &*cursor
+    {
+        let column = Expr::col(column.clone());
+        select.and_where(match order {
+            Order::Ascending => column.gte(first.clone()),
+            Order::Descending => column.lte(first.clone()),
+        });
+    }
     // (a, b) > (x, y) is a > x OR (a = x AND b > y); the row comparison itself keeps MySQL from using the index.
     let behind = columns.iter().zip(cursor).rev().fold(None, |less_significant: Option<Expr>, (column, value)| {
         let column = || Expr::col(column.clone());
