@@ -24,6 +24,8 @@ crate::database_cases! {
     ],
     Servers: [
         a_locked_session_holds_up_nobody_else,
+        writes_to_one_session_keep_their_order,
+        a_create_tells_the_state_that_others_made_meanwhile,
         busy_readers_do_not_starve_a_writer,
     ],
 }
@@ -167,24 +169,77 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
 }
 
 /// Readers hand on their connections among themselves, but not for ever.
+/// The first of two calls waits for an app row that somebody else holds; the second wants only the session.
+async fn writes_to_one_session_keep_their_order(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, "app", 2).await?;
+    let holder = fixture.admin.begin().await?;
+    holder.execute_unprepared("SELECT state FROM app_states WHERE app_name = 'app' FOR UPDATE").await?;
+    let shared = State::new().with("app:k", 1);
+    let mut calls = tokio::task::JoinSet::new();
+    for (key, id, delta) in
+        [(&keys[0], "holds the app", shared.clone()), (&keys[1], "first", shared), (&keys[1], "second", State::new())]
+    {
+        let event = Event::new("user").with_id(id).with_state_delta(delta);
+        let (service, request) = (service.clone(), append(key, event));
+        calls.spawn(async move { (id, service.append_event(request).await) });
+        // In this order, and long enough for one that does not wait to be done.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let passed = calls.try_join_next();
+    ensure!(passed.is_none(), "an append passed the lock or another: {passed:?}");
+    holder.rollback().await?;
+    while let Some(call) = calls.join_next().await {
+        call?.1?;
+    }
+    let session = service.get_session(GetSession::new(keys[1].clone())).await?.context("no session")?;
+    let order: Vec<&str> = session.events.iter().map(|event| event.id.as_str()).collect();
+    ensure!(order == ["first", "second"], "{order:?}");
+    Ok(())
+}
+
+/// Somebody else makes the app's row after the create has begun, and before it could.
+async fn a_create_tells_the_state_that_others_made_meanwhile(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let maker = fixture.admin.begin().await?;
+    let time = "'2026-01-01 00:00:00'";
+    let row = format!("INSERT INTO app_states (app_name, state, update_time) VALUES ('app', '{{\"k\":1}}', {time})");
+    maker.execute_unprepared(&row).await?;
+    let create = tokio::spawn({
+        let service = service.clone();
+        let request = CreateSession::new(UserKey::try_new("app", "alice")?);
+        async move { service.create_session(request).await }
+    });
+    // Long enough for it to meet the row.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ensure!(!create.is_finished(), "the create did not wait for the row");
+    maker.commit().await?;
+    let created = create.await??;
+    ensure!(created.state == State::new().with("app:k", 1), "{:?}", created.state);
+    Ok(())
+}
+
+/// As many readers as the pool has connections, none of which is ever idle.
 async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Result<()> {
+    /// With more, connections are idle while others of these readers compute.
+    const READERS: u32 = 2;
     let key = create(&fixture.migrated().await?, "app", 1).await?.remove(0);
     let patience = Duration::from_secs(2);
     let url = &fixture.service_url;
     let service: DynSessionService = match fixture.kind.map_or(Family::Postgres, Kind::family) {
         Family::Postgres => {
             let options: PostgresOptions = url.parse()?;
-            let options = options.with_max_connections(4).with_acquire_timeout(patience);
+            let options = options.with_max_connections(READERS).with_acquire_timeout(patience);
             Arc::new(PostgresSessionService::connect_with(options).await?)
         }
         Family::MySql => {
             let options: MySqlOptions = url.parse()?;
-            let options = options.with_max_connections(4).with_acquire_timeout(patience);
+            let options = options.with_max_connections(READERS).with_acquire_timeout(patience);
             Arc::new(MySqlSessionService::connect_with(options).await?)
         }
     };
     let mut readers = tokio::task::JoinSet::new();
-    for _ in 0..32 {
+    for _ in 0..READERS {
         let (service, key) = (service.clone(), key.clone());
         readers.spawn(async move {
             while service.get_session(GetSession::new(key.clone())).await?.is_some() {}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use futures_util::future::try_join_all;
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents,
     ListSessions, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Session, SessionKey,
@@ -17,6 +18,7 @@ crate::database_cases! {
     Servers: [
         writes_take_the_promised_round_trips,
         reads_take_one_round_trip,
+        a_replay_does_not_break_up_its_group,
     ],
 }
 
@@ -210,4 +212,26 @@ async fn reads_take_one_round_trip(fixture: &Fixture) -> anyhow::Result<()> {
         })
         .await?;
     meter.finish()
+}
+
+/// Writes that wait together go in one statement (PostgreSQL) or transaction (MySQL), after one that met nobody.
+async fn a_replay_does_not_break_up_its_group(fixture: &Fixture) -> anyhow::Result<()> {
+    let Metered { meter, service, direct, sessions } = Metered::start(fixture).await?;
+    let creates = (0..8).map(|_| async { direct.create_session(CreateSession::new(alice()?)).await });
+    let keys: Vec<SessionKey> = try_join_all(creates).await?.into_iter().map(|session| session.key).collect();
+    let twice = |key: &SessionKey| append(key.clone(), event().with_id("twice").with_timestamp(1.0));
+    direct.append_event(twice(&keys[4])).await?;
+    service.append_event(exact(&sessions[0])).await?;
+    tokio::time::sleep(PING).await;
+    meter.proxy.take();
+    let outcomes = try_join_all(keys.iter().map(|key| service.append_event(twice(key)))).await?;
+    ensure!(outcomes.iter().filter(|appended| appended.is_replayed()).count() == 1, "{outcomes:?}");
+    let took = meter.proxy.take();
+    let begun = took.statements.iter().filter(|statement| statement.starts_with("BEGIN")).count();
+    let promised = match meter.family {
+        Family::Postgres => 0,
+        Family::MySql => 2,
+    };
+    ensure!(begun <= promised, "{begun} transactions instead of {promised}: {took:?}");
+    Ok(())
 }
