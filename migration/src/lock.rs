@@ -14,8 +14,8 @@ const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
 /// MySQL's named locks are the server's; the name holds the database's, hashed to fit 64 characters. (MySQL 9.7 has no
 /// `MD5` any more.)
 const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', LEFT(SHA2(DATABASE(), 256), 40))";
-/// How long to wait for another migrator on MySQL, in seconds.
-const NAMED_LOCK_TIMEOUT: u32 = 120;
+/// How long to wait for another migrator, in seconds.
+const LOCK_TIMEOUT: u32 = 120;
 
 /// Runs `work` in a transaction while no other process is in here.
 ///
@@ -54,16 +54,18 @@ async fn lock(transaction: &DatabaseTransaction) -> Result<()> {
     let backend = transaction.get_database_backend();
     match backend {
         DbBackend::Postgres => {
+            let patience = format!("SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'");
+            transaction.execute_unprepared(&patience).await.map_err(migration_error)?;
             let lock = format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
             transaction.execute_unprepared(&lock).await.map_err(migration_error)?;
         }
         DbBackend::MySql => {
-            let lock = format!("SELECT GET_LOCK({NAMED_LOCK}, {NAMED_LOCK_TIMEOUT}) AS locked");
+            let lock = format!("SELECT GET_LOCK({NAMED_LOCK}, {LOCK_TIMEOUT}) AS locked");
             let row =
                 transaction.query_one_raw(Statement::from_string(backend, lock)).await.map_err(migration_error)?;
             let locked = row.and_then(|row| row.try_get::<Option<i64>>("", "locked").ok().flatten());
             if locked != Some(1) {
-                let message = format!("another migration has held the lock for {NAMED_LOCK_TIMEOUT} seconds");
+                let message = format!("another migration has held the lock for {LOCK_TIMEOUT} seconds");
                 return Err(BackendError::new(BackendErrorKind::Contention, message).into());
             }
         }

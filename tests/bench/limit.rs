@@ -3,7 +3,7 @@
 //! They are read off the wire while Seabed makes one call, so they are the same. On PostgreSQL pgbench runs them where it is
 //! installed; elsewhere the bare driver does, on connections that it keeps.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Limit {
     }
 
     pub(crate) async fn run(&self, store: &Store, load: Load) -> anyhow::Result<Rate> {
-        if let (Some(Family::Postgres), Some(program)) = (store.family(), pgbench()) {
+        if let (Some(Family::Postgres), Some(program)) = (store.family(), &store.pgbench) {
             return self.run_pgbench(program, store, load).await;
         }
         // SQLite serves one writer at a time: its limit is one connection that does nothing else.
@@ -76,7 +76,7 @@ impl Limit {
         Load { clients, ..load }.run(connections).await
     }
 
-    async fn run_pgbench(&self, program: PathBuf, store: &Store, load: Load) -> anyhow::Result<Rate> {
+    async fn run_pgbench(&self, program: &Path, store: &Store, load: Load) -> anyhow::Result<Rate> {
         let mut script = self.statements.join(";\n");
         let values = pgbench_values(&self.work);
         for (index, value) in values.iter().enumerate().rev() {

@@ -38,6 +38,9 @@ struct Options {
     /// Seconds of each side of a round
     #[arg(long, default_value_t = 1)]
     seconds: u64,
+    /// The bare driver as the limit also on PostgreSQL, instead of pgbench
+    #[arg(long)]
+    bare: bool,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -72,7 +75,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 async fn measure_all(options: &Options, servers: &Servers) -> anyhow::Result<()> {
     let stores = Kind::ALL.into_iter().map(|kind| (kind.name(), Some(kind))).chain([("sqlite_file", None)]);
     for (name, kind) in stores.filter(|(name, _)| options.targets.iter().any(|target| target == name)) {
-        let store = match Store::make(kind, servers).await {
+        let store = match Store::make(kind, servers, options.bare).await {
             Ok(store) => store,
             Err(error) => {
                 println!("\n### {name}: not measured: {error:#}");

@@ -29,7 +29,8 @@ pub(crate) async fn measure(url: &str, session: &str) -> anyhow::Result<()> {
     let _: usize = service.list_events(ListEvents::new(key(session)?).with_limit(1)).await?.items.len();
     let idle = resident()?;
     let mut most = idle;
-    let events = service.stream_events(ListEvents::new(key(session)?));
+    // Large pages: MySQL reads for each page all that comes after it (see docs/PERFORMANCE.md).
+    let events = service.stream_events(ListEvents::new(key(session)?).with_limit(ListEvents::MAX_LIMIT));
     pin_mut!(events);
     let mut count = 0_usize;
     while let Some(event) = events.next().await {

@@ -1,5 +1,7 @@
 //! A database to measure on, filled with sessions.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{CreateSession, DynSessionService, Event, SessionId, SessionKey, SessionService, State, UserKey};
@@ -19,6 +21,8 @@ pub(crate) struct Store {
     pub(crate) url: String,
     pub(crate) service: DynSessionService,
     pub(crate) admin: DatabaseConnection,
+    /// The program that runs the limit, if there is one and it is wanted.
+    pub(crate) pgbench: Option<PathBuf>,
     place: Place,
 }
 
@@ -28,7 +32,7 @@ enum Place {
 }
 
 impl Store {
-    pub(crate) async fn make(kind: Option<Kind>, servers: &Servers) -> anyhow::Result<Self> {
+    pub(crate) async fn make(kind: Option<Kind>, servers: &Servers, bare: bool) -> anyhow::Result<Self> {
         let (admin_url, url, place) = if let Some(kind) = kind {
             let database = servers.database(kind).await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
             database.migrate().await?;
@@ -49,7 +53,8 @@ impl Store {
         let numbered = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
         let version = numbered.unwrap_or_default().to_owned();
         let service = seabed::connect(&url).await?;
-        let store = Self { kind, version, url, service, admin, place };
+        let pgbench = crate::limit::pgbench().filter(|_| !bare);
+        let store = Self { kind, version, url, service, admin, pgbench, place };
         for client in 0..MAX_CLIENTS {
             store.create(&own_session(client)?).await?;
         }
@@ -69,7 +74,7 @@ impl Store {
 
     pub(crate) fn limit_name(&self) -> &'static str {
         match self.family() {
-            Some(Family::Postgres) if crate::limit::pgbench().is_some() => "pgbench",
+            Some(Family::Postgres) if self.pgbench.is_some() => "pgbench",
             Some(_) => "the bare driver, a connection for each client",
             None => "the bare driver on one connection",
         }

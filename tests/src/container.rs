@@ -1,13 +1,17 @@
 //! Servers in Docker containers.
 
+use anyhow::ensure;
 use testcontainers::core::IntoContainerPort;
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+use tokio::process::Command;
 
+use crate::program::free_port;
 use crate::server::ADMIN_PASSWORD;
 use crate::{Family, Kind};
 
-/// Starts a container of the official image, and gives the URL of its administrator. The server may not listen yet.
+/// Starts a container of the official image, and gives the URL of its administrator. The server may not listen yet. Its
+/// port stays the same when it is started again.
 pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericImage>, String)> {
     let (image, tag) = kind.image();
     let (port, variables) = match kind {
@@ -15,10 +19,8 @@ pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericI
         Kind::MySql9 => (3306, ["MYSQL_ROOT_PASSWORD"].as_slice()),
         Kind::MariaDb => (3306, ["MARIADB_ROOT_PASSWORD"].as_slice()),
     };
-    let image = GenericImage::new(image, tag).with_exposed_port(port.tcp());
-    let image = variables.iter().fold(image.into(), |image: testcontainers::ContainerRequest<_>, variable| {
-        image.with_env_var(*variable, ADMIN_PASSWORD)
-    });
+    let image = GenericImage::new(image, tag).with_mapped_port(free_port()?, port.tcp());
+    let image = variables.iter().fold(image, |image, variable| image.with_env_var(*variable, ADMIN_PASSWORD));
     let container = image.start().await?;
     let address = format!("{}:{}", container.get_host().await?, container.get_host_port_ipv4(port.tcp()).await?);
     let url = match kind.family() {
@@ -26,4 +28,13 @@ pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericI
         Family::MySql => format!("mysql://root:{ADMIN_PASSWORD}@{address}/mysql"),
     };
     Ok((container, url))
+}
+
+/// Kills the server and starts it again on its data.
+pub(crate) async fn kill_and_restart(container: &ContainerAsync<GenericImage>) -> anyhow::Result<()> {
+    for command in ["kill", "start"] {
+        let done = Command::new("docker").args([command, container.id()]).output().await?;
+        ensure!(done.status.success(), "docker {command}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(())
 }

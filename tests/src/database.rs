@@ -75,6 +75,11 @@ impl Database {
         Ok(url.into())
     }
 
+    /// The name of the account in [`service_url`](Self::service_url).
+    pub fn account(&self) -> &str {
+        &self.name
+    }
+
     /// The password in [`service_url`](Self::service_url), for tests that no error tells it.
     pub fn service_password(&self) -> &'static str {
         SERVICE_PASSWORD

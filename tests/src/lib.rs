@@ -18,9 +18,10 @@ mod program;
 mod proxy;
 mod report;
 mod server;
+pub mod torture;
 
 pub use database::Database;
 pub use kind::{Family, Kind};
-pub use proxy::{Proxy, Traffic};
+pub use proxy::{Cut, Proxy, Traffic};
 pub use report::Report;
-pub use server::{Servers, Unavailable};
+pub use server::{Server, Servers, Unavailable};

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use crate::installed::candidates;
@@ -21,8 +22,11 @@ pub(crate) struct Program {
     data: Option<TempDir>,
 }
 
-/// Runs "$2"… until standard input is closed, ends it with signal $0, and removes the folder $1.
-const SUPERVISE: &str = r#"folder=$1; shift; "$@" & cat; kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
+/// Runs "$2"… until standard input is closed, ends it with signal $0, and removes the folder $1. For each line that it reads
+/// it kills the server, with the processes that serve its connections, and starts it again.
+const SUPERVISE: &str = r#"folder=$1; shift; "$@" &
+while read -r _; do kill -s KILL $(pgrep -P $!) $!; wait $!; sleep 0.2; "$@" & done
+kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
 
 impl Program {
     /// Starts the newest installed server of `kind`, and gives the URL of its administrator. The server may not listen
@@ -90,6 +94,13 @@ impl Program {
         ];
         let program = account.supervise("KILL", folder, server, arguments.into_iter().map(PathBuf::from))?;
         Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
+    }
+
+    /// Kills the server and starts it again on its data.
+    pub(crate) async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        let supervisor = self.supervisor.stdin.as_mut().context("the server was stopped")?;
+        supervisor.write_all(b"again\n").await?;
+        Ok(supervisor.flush().await?)
     }
 
     /// Ends the server and removes its data.
@@ -165,6 +176,6 @@ async fn run(mut command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

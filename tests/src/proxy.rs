@@ -1,4 +1,4 @@
-//! A proxy between a service and its server that counts what passes.
+//! A proxy between a service and its server that counts what passes, and cuts or stalls it on request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use url::Url;
 
@@ -16,8 +17,34 @@ use crate::Family;
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    traffic: Arc<Mutex<Traffic>>,
+    line: Arc<Line>,
     accepting: AbortHandle,
+}
+
+/// Where in a round trip a connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The server never sees the request.
+    BeforeRequest,
+    /// The server has carried it out, the client gets no answer.
+    BeforeReply,
+    /// The client gets part of the answer.
+    WithinReply,
+}
+
+impl Cut {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::BeforeRequest, Self::BeforeReply, Self::WithinReply];
+}
+
+/// What all connections of a proxy share.
+#[derive(Debug)]
+struct Line {
+    family: Family,
+    traffic: Mutex<Traffic>,
+    /// The next cut, and how many requests pass before it.
+    cut: Mutex<Option<(usize, Cut)>>,
+    stalled: watch::Sender<bool>,
 }
 
 /// What has passed.
@@ -38,19 +65,8 @@ impl Proxy {
     /// # Errors
     /// When `url` has no host or no port can be had.
     pub async fn start(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
-        let mut url = Url::parse(url)?;
-        let host = url.host_str().context("a URL without host")?;
-        let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
-        let server = server.context("the server's host has no address")?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
-        let traffic = Arc::<Mutex<Traffic>>::default();
-        let accepting = tokio::spawn(accept(listener, server, family, traffic.clone())).abort_handle();
-        let proxy = Self { address, traffic, accepting };
-        url.set_ip_host(proxy.address.ip())
-            .and_then(|()| url.set_port(Some(address.port())))
-            .ok()
-            .context("no such URL")?;
+        let (proxy, url) = Self::tunnel(family, url).await?;
+        let mut url = Url::parse(&url)?;
         let (option, off) = match family {
             Family::Postgres => ("sslmode", "disable"),
             Family::MySql => ("ssl-mode", "DISABLED"),
@@ -59,9 +75,47 @@ impl Proxy {
         Ok((proxy, url.into()))
     }
 
+    /// The same with TLS where the server has it: what passes cannot be told apart, but cut and stalled.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn tunnel(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
+        let mut url = Url::parse(url)?;
+        let host = url.host_str().context("a URL without host")?;
+        let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
+        let server = server.context("the server's host has no address")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let line =
+            Line { family, traffic: Mutex::default(), cut: Mutex::default(), stalled: watch::Sender::new(false) };
+        let line = Arc::new(line);
+        let accepting = tokio::spawn(accept(listener, server, line.clone())).abort_handle();
+        let proxy = Self { address, line, accepting };
+        url.set_ip_host(proxy.address.ip())
+            .and_then(|()| url.set_port(Some(address.port())))
+            .ok()
+            .context("no such URL")?;
+        Ok((proxy, url.into()))
+    }
+
     /// What has passed since the last call.
     pub fn take(&self) -> Traffic {
-        std::mem::take(&mut *lock(&self.traffic))
+        std::mem::take(&mut *lock(&self.line.traffic))
+    }
+
+    /// Cuts the connection of a request, once, after `passed` other requests; the pool's pings do not count.
+    pub fn cut_after(&self, passed: usize, cut: Cut) {
+        *lock(&self.line.cut) = Some((passed, cut));
+    }
+
+    /// Takes back a cut that has not happened; false when it has.
+    pub fn take_back_cut(&self) -> bool {
+        lock(&self.line.cut).take().is_some()
+    }
+
+    /// Forwards nothing, and ends no connection, until it is told otherwise.
+    pub fn stall(&self, stalled: bool) {
+        self.line.stalled.send_replace(stalled);
     }
 }
 
@@ -71,40 +125,48 @@ impl Drop for Proxy {
     }
 }
 
-fn lock(traffic: &Mutex<Traffic>) -> MutexGuard<'_, Traffic> {
-    traffic.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, family: Family, traffic: Arc<Mutex<Traffic>>) {
+async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Line>) {
     while let Ok((client, _)) = listener.accept().await {
-        let traffic = traffic.clone();
+        let line = line.clone();
         tokio::spawn(async move {
             // Whatever ends a connection on one side, the other side sees it end.
-            let _: anyhow::Result<()> = forward(client, server, family, &traffic).await;
+            let _: anyhow::Result<()> = forward(client, server, &line).await;
         });
     }
 }
 
-async fn forward(
-    client: TcpStream,
-    server: SocketAddr,
-    family: Family,
-    traffic: &Mutex<Traffic>,
-) -> anyhow::Result<()> {
+/// How much of what was read is handed on; less than all ends the connection.
+type Passes = usize;
+
+async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::Result<()> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // What the client has sent since the server last answered.
-    let request = Mutex::new(Vec::new());
-    let requests = copy(from_client, to_server, |bytes| {
-        request.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    // What the client has sent since the server last answered, and how the answer is to be cut.
+    let request = Mutex::new((Vec::new(), None));
+    let requests = copy(line, from_client, to_server, |bytes| -> Passes {
+        let (sent, cut) = &mut *lock(&request);
+        if sent.is_empty() && bytes != line.ping() {
+            *cut = line.next_cut();
+        }
+        sent.extend_from_slice(bytes);
+        if *cut == Some(Cut::BeforeRequest) { 0 } else { bytes.len() }
     });
-    let answers = copy(from_server, to_client, |_| {
-        let request = std::mem::take(&mut *request.lock().unwrap_or_else(PoisonError::into_inner));
-        if !request.is_empty() {
-            lock(traffic).count(family, &request);
+    let answers = copy(line, from_server, to_client, |bytes| -> Passes {
+        let (sent, cut) = std::mem::take(&mut *lock(&request));
+        if !sent.is_empty() {
+            lock(&line.traffic).count(line.family, &sent);
+        }
+        match cut {
+            Some(Cut::BeforeReply) => 0,
+            Some(Cut::WithinReply) => bytes.len() / 2,
+            Some(Cut::BeforeRequest) | None => bytes.len(),
         }
     });
     tokio::select! {
@@ -113,15 +175,51 @@ async fn forward(
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut seen: impl FnMut(&[u8])) -> anyhow::Result<()> {
+async fn copy(
+    line: &Line,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut passes: impl FnMut(&[u8]) -> Passes,
+) -> anyhow::Result<()> {
+    let mut stalled = line.stalled.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return Ok(());
         }
-        seen(&buffer[..length]);
-        to.write_all(&buffer[..length]).await?;
+        stalled.wait_for(|stalled| !stalled).await?;
+        let passing = passes(&buffer[..length]);
+        to.write_all(&buffer[..passing]).await?;
+        if passing < length {
+            return Ok(());
+        }
+    }
+}
+
+impl Line {
+    fn ping(&self) -> &'static [u8] {
+        match self.family {
+            Family::Postgres => SYNC,
+            Family::MySql => COM_PING,
+        }
+    }
+
+    /// Whether the request that comes now is to be cut.
+    fn next_cut(&self) -> Option<Cut> {
+        let mut planned = lock(&self.cut);
+        match &mut *planned {
+            Some((0, cut)) => {
+                let cut = *cut;
+                *planned = None;
+                Some(cut)
+            }
+            Some((passed, _)) => {
+                *passed -= 1;
+                None
+            }
+            None => None,
+        }
     }
 }
 

@@ -30,8 +30,9 @@ pub struct Unavailable {
 #[derive(Debug)]
 pub struct Servers(HashMap<Kind, OnceCell<Result<Server, Unavailable>>>);
 
+/// A running server.
 #[derive(Debug)]
-struct Server {
+pub struct Server {
     version: String,
     origin: Origin,
     /// The database of this process.
@@ -81,12 +82,7 @@ impl Servers {
     pub async fn stop(self) -> anyhow::Result<()> {
         let mut outcome = Ok(());
         for server in self.0.into_values().filter_map(OnceCell::into_inner).flatten() {
-            let stopped = match server.origin {
-                Origin::Environment(_) => server.database.remove().await,
-                Origin::Container(container) => container.rm().await.map_err(Into::into),
-                Origin::Program(program) => program.stop().await,
-            };
-            outcome = outcome.and(stopped);
+            outcome = outcome.and(server.stop().await);
         }
         outcome
     }
@@ -103,6 +99,54 @@ fn required(kind: Kind) -> bool {
 }
 
 impl Server {
+    /// A server that nobody else uses, so that it can be killed.
+    ///
+    /// # Errors
+    /// When none can be had.
+    pub async fn start(kind: Kind) -> anyhow::Result<Self> {
+        Self::find(kind).await
+    }
+
+    /// The database of this process.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether [`kill_and_restart`](Self::kill_and_restart) is possible.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.origin, Origin::Environment(_))
+    }
+
+    /// Kills the server at once, starts it again on its data, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is not ours to kill, or does not come back.
+    pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        match &mut self.origin {
+            Origin::Environment(variable) => anyhow::bail!("the server of {variable} is not ours to kill"),
+            Origin::Container(container) => container::kill_and_restart(container).await?,
+            Origin::Program(program) => program.kill_and_restart().await?,
+        }
+        wait_until_ready(&self.database.admin_url()?).await.map(drop)
+    }
+
+    /// Removes the database of this process, and stops what was started.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        match self.origin {
+            Origin::Environment(_) => self.database.remove().await,
+            Origin::Container(container) => container.rm().await.map_err(Into::into),
+            Origin::Program(program) => program.stop().await,
+        }
+    }
+
     async fn find(kind: Kind) -> anyhow::Result<Self> {
         let (origin, url) = if let Ok(url) = std::env::var(kind.variable()) {
             (Origin::Environment(kind.variable()), url)

@@ -1,8 +1,13 @@
 //! A database of one case.
 
-use anyhow::Context as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
 use seabed::DynSessionService;
-use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use seabed::sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, Statement,
+    TransactionOptions, TransactionTrait,
+};
 use seabed_tests::{Database, Family, Kind};
 use tempfile::TempDir;
 
@@ -83,6 +88,38 @@ impl Fixture {
         query_text(&self.admin, query).await
     }
 
+    /// A transaction of somebody else's that may write; on SQLite, nobody else may then.
+    pub(crate) async fn begin_write(&self) -> Result<DatabaseTransaction, DbErr> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        self.admin.begin_with_options(options).await
+    }
+
+    /// Fails if another connection to this database is in a transaction and does nothing, or keeps writers out.
+    pub(crate) async fn no_open_transaction(&self) -> anyhow::Result<()> {
+        let open = match self.kind.map(Kind::family) {
+            Some(Family::Postgres) => {
+                "SELECT CAST(COUNT(*) AS text) AS text FROM pg_stat_activity \
+                 WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+            }
+            Some(Family::MySql) => {
+                "SELECT CAST(COUNT(*) AS CHAR) AS text FROM information_schema.innodb_trx \
+                 JOIN information_schema.processlist ON id = trx_mysql_thread_id \
+                 WHERE db = DATABASE() AND id <> CONNECTION_ID() AND command = 'Sleep'"
+            }
+            None => {
+                let write = tokio::time::timeout(Duration::from_secs(10), self.begin_write()).await;
+                write.context("a transaction keeps writers out")??.rollback().await?;
+                return Ok(());
+            }
+        };
+        let open = self.query_text(open).await?;
+        ensure!(open == "0", "{open} transactions are open");
+        Ok(())
+    }
+
     /// What google-adk makes in an empty database of this kind.
     pub(crate) fn adk_schema_v1(&self) -> &'static str {
         match self.kind.map(Kind::family) {
@@ -106,3 +143,23 @@ pub(crate) async fn query_text(pool: &DatabaseConnection, query: &str) -> anyhow
     let row = pool.query_one_raw(Statement::from_string(pool.get_database_backend(), query)).await?;
     Ok(row.context("no row")?.try_get("", "text")?)
 }
+
+/// Calls a function that is generic over the dialect with the fixture's.
+macro_rules! with_dialect {
+    ($fixture:expr, $function:ident) => {
+        match $fixture.kind.map(seabed_tests::Kind::family) {
+            Some(seabed_tests::Family::Postgres) => {
+                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture)
+                    .await
+            }
+            Some(seabed_tests::Family::MySql) => {
+                $function(seabed::MySqlSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+            }
+            None => {
+                $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+            }
+        }
+    };
+}
+
+pub(crate) use with_dialect;

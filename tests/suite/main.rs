@@ -3,14 +3,19 @@
 //!
 //! Run it with `cargo xtask test`, or `cargo test -p seabed-tests -- FILTER`.
 
+mod cancellation;
 mod connections;
+mod faults;
 mod fixture;
 mod groups;
 mod migrations;
+mod model;
 mod processes;
 mod round_trips;
 mod rows;
 mod targets;
+mod torture;
+mod traces;
 mod transactions;
 
 use std::process::ExitCode;
@@ -68,7 +73,7 @@ pub(crate) use database_cases;
 
 fn main() -> ExitCode {
     let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));
-    if let Some(outcome) = processes::run_as_child(&runtime) {
+    if let Some(outcome) = processes::run_as_child(&runtime).or_else(|| torture::run_as_child(&runtime)) {
         return outcome;
     }
     let arguments = Arguments::from_args();
@@ -88,12 +93,17 @@ fn main() -> ExitCode {
             }
         }
         let cases = [
+            cancellation::CASES,
             connections::CASES,
+            faults::CASES,
             groups::CASES,
             migrations::CASES,
+            model::CASES,
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
+            torture::CASES,
+            traces::CASES,
             transactions::CASES,
         ];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {

@@ -1,13 +1,8 @@
 //! Pools and transactions of the user's own.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
-use std::time::Duration;
-
 use anyhow::ensure;
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
-use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed::sql::{Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource,
     Revision, SessionKey, SessionService, State, SystemClock, Timestamp, UserKey,
@@ -15,7 +10,7 @@ use seabed::{
 use seabed_tests::{Family, Kind};
 use tokio::task::JoinSet;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, with_dialect};
 
 crate::database_cases! {
     Servers: [
@@ -27,30 +22,11 @@ crate::database_cases! {
         a_refused_event_leaves_the_transaction_of_its_caller_usable,
         a_pool_of_the_users_own_loses_no_race,
         a_pool_of_another_database_is_refused,
-        dropped_calls_leave_no_open_transaction,
         an_injected_clock_and_id_source_are_used,
     ],
     Sqlite: [
         a_pool_without_foreign_keys_leaves_no_events_behind,
     ],
-}
-
-/// Calls a function that is generic over the dialect with the fixture's.
-macro_rules! with_dialect {
-    ($fixture:expr, $function:ident) => {
-        match $fixture.kind.map(Kind::family) {
-            Some(Family::Postgres) => {
-                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture)
-                    .await
-            }
-            Some(Family::MySql) => {
-                $function(seabed::MySqlSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
-            }
-            None => {
-                $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
-            }
-        }
-    };
 }
 
 fn append(key: &SessionKey, event: Event) -> AppendEvent {
@@ -221,64 +197,6 @@ async fn a_pool_of_another_database_is_refused(fixture: &Fixture) -> anyhow::Res
     };
     ensure!(matches!(other, Some(Error::Invalid { field: "connection", .. })), "{other:?}");
     Ok(())
-}
-
-/// Law 7 on a pool of one connection: whatever point a call is dropped at, what the next call is told is stored is
-/// there for everybody, and not in a transaction that was left open.
-async fn dropped_calls_leave_no_open_transaction(fixture: &Fixture) -> anyhow::Result<()> {
-    async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
-        let observer = fixture.service().await?;
-        let options = fixture.service_url.parse::<ConnectOptions<D>>()?.with_max_connections(1);
-        let service = SqlSessionService::<D>::connect_with(options).await?;
-        let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
-        for polls in 0..40 {
-            let mut call: Pin<Box<dyn Future<Output = bool> + Send>> = if polls % 2 == 0 {
-                let append = service.append_event(append(&key, Event::new("dropped")));
-                Box::pin(async move { append.await.is_ok() })
-            } else {
-                let get = service.get_session(GetSession::new(key.clone()));
-                Box::pin(async move { get.await.is_ok() })
-            };
-            for _ in 0..polls {
-                if poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await.is_ready() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_micros(300)).await;
-            }
-            drop(call);
-            // The one connection serves this read when what was dropped has given it back.
-            service.get_session(GetSession::new(key.clone())).await?;
-            let open = open_transactions(fixture).await?;
-            ensure!(open == "0", "{open} transactions are open after a call was dropped at its poll {polls}");
-            let event = Event::new("kept");
-            let id = event.id.clone();
-            service.append_event(append(&key, event)).await?;
-            let seen = observer.get_session(GetSession::new(key.clone())).await?;
-            let seen = seen.is_some_and(|session| session.events.iter().any(|event| event.id == id));
-            ensure!(seen, "an acknowledged event is not there after a call was dropped at its poll {polls}");
-        }
-        Ok(())
-    }
-    seabed::migrate(&fixture.admin).await?;
-    with_dialect!(fixture, check)
-}
-
-/// How many sessions of other connections to the fixture's database are in a transaction and do nothing, as text.
-async fn open_transactions(fixture: &Fixture) -> anyhow::Result<String> {
-    let count = match fixture.kind.map(Kind::family) {
-        Some(Family::Postgres) => {
-            "SELECT CAST(COUNT(*) AS text) AS text FROM pg_stat_activity \
-             WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
-        }
-        Some(Family::MySql) => {
-            "SELECT CAST(COUNT(*) AS CHAR) AS text FROM information_schema.innodb_trx \
-             JOIN information_schema.processlist ON id = trx_mysql_thread_id \
-             WHERE db = DATABASE() AND id <> CONNECTION_ID()"
-        }
-        // There is nobody to ask; what was left in an open transaction is not seen by the observer.
-        None => return Ok("0".to_owned()),
-    };
-    fixture.query_text(count).await
 }
 
 async fn an_injected_clock_and_id_source_are_used(fixture: &Fixture) -> anyhow::Result<()> {

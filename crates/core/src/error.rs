@@ -88,6 +88,33 @@ impl Error {
         }
     }
 
+    /// The outcome of an operation in a word, for traces.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::AlreadyExists { .. } => "already_exists",
+            Self::RevisionConflict { .. } => "revision_conflict",
+            Self::EventIdReused { .. } => "event_id_reused",
+            Self::Invalid { .. } => "invalid",
+            Self::Backend(error) => match error.kind {
+                BackendErrorKind::Contention => "contention",
+                BackendErrorKind::Unavailable => "unavailable",
+                BackendErrorKind::CommitUnknown => "commit_unknown",
+                BackendErrorKind::Corrupt => "corrupt",
+                BackendErrorKind::Schema => "schema",
+                BackendErrorKind::Unexpected => "unexpected",
+            },
+        }
+    }
+
+    /// An error of the database for another caller who met it; the source stays with the first.
+    pub(crate) fn without_source(&self) -> Self {
+        match self {
+            Self::Backend(error) => BackendError::new(error.kind, error.message.clone()).into(),
+            other => BackendError::new(BackendErrorKind::Unexpected, other.to_string()).into(),
+        }
+    }
+
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
         Self::Invalid { field, reason: reason.into() }
     }
@@ -168,11 +195,6 @@ impl BackendError {
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
-    }
-
-    /// The same for another caller who met it.
-    pub(crate) fn without_source(&self) -> Self {
-        Self::new(self.kind, self.message.clone())
     }
 
     /// What is at fault.

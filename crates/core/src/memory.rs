@@ -10,9 +10,9 @@ use crate::prepare::{NewEvent, NewSession};
 use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
 use crate::{
-    AppName, AppendEvent, Appended, BackendError, Clock, CreateSession, Error, Event, EventCursor, GetSession,
-    IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor, SessionKey,
-    SessionScope, SessionService, State, SystemClock, Timestamp, UserKey, UuidV7,
+    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventCursor,
+    GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor,
+    SessionKey, SessionScope, SessionService, State, SystemClock, Timestamp, UserKey, UuidV7,
 };
 
 /// A session service that keeps everything in this process, for tests and for trying things out.
@@ -30,6 +30,7 @@ struct Store {
     apps: HashMap<AppName, State>,
     users: HashMap<UserKey, State>,
     sessions: BTreeMap<SessionKey, StoredSession>,
+    is_closed: bool,
 }
 
 struct StoredSession {
@@ -86,6 +87,14 @@ impl MemorySessionService {
     fn lock(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn open(&self) -> Result<MutexGuard<'_, Store>> {
+        let store = self.lock();
+        if store.is_closed {
+            return Err(BackendError::new(BackendErrorKind::Unavailable, "the service was closed").into());
+        }
+        Ok(store)
+    }
 }
 
 impl Store {
@@ -141,7 +150,7 @@ fn page_of<T, C: Ord + Clone>(
 impl SessionService for MemorySessionService {
     async fn create_session(&self, request: CreateSession) -> Result<Session> {
         let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
-        let mut store = self.lock();
+        let mut store = self.open()?;
         if store.sessions.contains_key(&new.key) {
             return Err(Error::already_exists(&new.key));
         }
@@ -158,7 +167,7 @@ impl SessionService for MemorySessionService {
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        let store = self.lock();
+        let store = self.open()?;
         let Some(stored) = store.sessions.get(&request.key) else { return Ok(None) };
         let mut session = store.show(&request.key, stored);
         let after = |event: &&StoredEvent| request.after_timestamp.is_none_or(|after| event.cursor.timestamp >= after);
@@ -171,7 +180,7 @@ impl SessionService for MemorySessionService {
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         request.check()?;
-        let store = self.lock();
+        let store = self.open()?;
         let in_scope = |key: &SessionKey| match &request.scope {
             SessionScope::App(app_name) => key.app_name == *app_name,
             SessionScope::User(user) => key.user() == *user,
@@ -194,7 +203,7 @@ impl SessionService for MemorySessionService {
 
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
         request.check()?;
-        let store = self.lock();
+        let store = self.open()?;
         let stored = store.sessions.get(&request.key).ok_or_else(|| Error::not_found(&request.key))?;
         let rows = stored.events.iter().map(|event| (event.cursor.clone(), event.decode())).collect();
         Ok(page_of(rows, request.order, request.limit, request.cursor.as_ref()))
@@ -202,7 +211,7 @@ impl SessionService for MemorySessionService {
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
         let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
-        let mut store = self.lock();
+        let mut store = self.open()?;
         let stored = store.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
         if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
             new.check_replay(&same_id.event_data)?;
@@ -220,15 +229,24 @@ impl SessionService for MemorySessionService {
     }
 
     async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        self.lock().sessions.remove(key);
+        self.open()?.sessions.remove(key);
         Ok(())
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
-        Ok(self.lock().user_state(key))
+        Ok(self.open()?.user_state(key))
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
-        Ok(self.lock().app_state(app_name))
+        Ok(self.open()?.app_state(app_name))
+    }
+
+    async fn check_health(&self) -> Result<()> {
+        self.open().map(drop)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.lock().is_closed = true;
+        Ok(())
     }
 }

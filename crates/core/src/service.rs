@@ -161,6 +161,26 @@ pub trait SessionService: Send + Sync {
     /// # Cancel safety
     /// Reads only.
     async fn get_app_state(&self, app_name: &AppName) -> Result<State>;
+
+    /// Whether the store can be reached: asks it for a sign of life, on a connection as the operations use them.
+    ///
+    /// # Errors
+    /// A backend error of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) within seconds when it cannot.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    async fn check_health(&self) -> Result<()>;
+
+    /// Ends the service in good order, for all its clones: what was accepted is carried out and told to its callers, then the
+    /// connections are closed. Calls from then on end in [`Unavailable`](crate::BackendErrorKind::Unavailable). Closing what is
+    /// closed already succeeds.
+    ///
+    /// # Errors
+    /// Backend errors of closing the connections.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the service may be closed or open.
+    async fn close(&self) -> Result<()>;
 }
 
 #[async_trait]
@@ -195,5 +215,13 @@ impl<S: SessionService + ?Sized> SessionService for Arc<S> {
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
         (**self).get_app_state(app_name).await
+    }
+
+    async fn check_health(&self) -> Result<()> {
+        (**self).check_health().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
     }
 }

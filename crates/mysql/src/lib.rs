@@ -21,7 +21,7 @@ use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseEr
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
+use seabed_core::{BackendErrorKind, Error, Result, open_driver_pool, take_driver_connection};
 
 /// A session service on MySQL or MariaDB.
 pub type MySqlSessionService = SqlSessionService<MySql>;
@@ -32,10 +32,12 @@ pub type MySqlOptions = ConnectOptions<MySql>;
 #[derive(Debug, Clone, Copy)]
 pub struct MySql;
 
-/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and each statement sees what was
-/// committed before it. The driver has set the time zone to UTC and the character set to utf8mb4 before.
+/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and
+/// each statement sees what was committed before it. A lock that somebody holds is waited for for 10 s, not 50. The driver has
+/// set the time zone to UTC and the character set to utf8mb4 before.
 const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
                                 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                                SET SESSION innodb_lock_wait_timeout = 10; \
                                 SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
 
 #[async_trait]
@@ -112,20 +114,6 @@ impl Dialect for MySql {
     }
 
     fn open_pool(options: MySqlOptions) -> DatabaseConnection {
-        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
-        let pool = options.pool.sqlx_pool_options::<Driver>();
-        let pool = pool.after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
-        });
-        let pool = pool.before_acquire(move |connection, is| {
-            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
-            Box::pin(async move {
-                if test {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        });
-        pool.connect_lazy_with(options.driver).into()
+        open_driver_pool!(Driver, options, SESSION_SETTINGS)
     }
 }

@@ -22,7 +22,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
 use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result, take_driver_connection};
+use seabed_core::{BackendErrorKind, Error, Result, open_driver_pool, take_driver_connection};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -33,9 +33,10 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
 
-/// Each statement sees what was committed before it, also where the database's default is another level. Not a startup
-/// parameter, for PgBouncer refuses those it does not know.
-const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'";
+/// Each statement sees what was committed before it, also where the database's default is another level. A lock that
+/// somebody holds is waited for as long as on MySQL, and not for ever. Not startup parameters, for PgBouncer refuses those it
+/// does not know.
+const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
 
 #[async_trait]
 impl Dialect for Postgres {
@@ -124,20 +125,6 @@ impl Dialect for Postgres {
     }
 
     fn open_pool(options: PostgresOptions) -> DatabaseConnection {
-        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
-        let pool = options.pool.sqlx_pool_options::<Driver>();
-        let pool = pool.after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(SESSION_SETTINGS).await.map(drop) })
-        });
-        let pool = pool.before_acquire(move |connection, is| {
-            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
-            Box::pin(async move {
-                if test {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        });
-        pool.connect_lazy_with(options.driver).into()
+        open_driver_pool!(Driver, options, SESSION_SETTINGS)
     }
 }

@@ -62,6 +62,9 @@ impl Dialect for Sqlite {
     /// nothing, and share the next commit.
     const GROUPS: usize = 1;
 
+    /// Longer than a statement waits for writers of other processes.
+    const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
+
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: what CI and people call.
 
-mod bench;
+mod measure;
+mod mutants;
 mod servers;
 mod test;
 
@@ -39,12 +40,32 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
+    /// the better part of an hour
+    Mutants {
+        /// Only guards whose name or case contains this
+        #[arg(default_value = "")]
+        only: String,
+    },
+    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
+    /// rest
+    Torture {
+        /// Passed on to the program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test { arguments } => test::run(&arguments),
-        Command::Bench { arguments } => bench::run(&arguments),
+        Command::Bench { arguments } => {
+            measure::run(&["bench", "--package", "seabed-tests", "--bench", "bench"], &arguments)
+        }
+        Command::Mutants { only } => mutants::run(&only),
+        Command::Torture { arguments } => {
+            measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
+        }
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -10,8 +10,9 @@ use super::Dialect;
 use super::failure::classify;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
-/// How long an operation waits for a pooled connection, and the first one for the server to answer.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner, one that is down is told
+/// of within seconds.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
 const MAX_CONNECTIONS: u32 = 10;
 /// A connection that was idle for longer is tested before its next use. Testing each time would cost every operation a
@@ -27,6 +28,8 @@ pub struct ConnectOptions<D: Dialect> {
     pub driver: D::Driver,
     /// The pool's options: number of connections and timeouts. Its URL is not used.
     pub pool: sea_orm::ConnectOptions,
+    /// How long a statement, or the statements of one transaction, may take.
+    pub(super) statement_timeout: Duration,
 }
 
 impl<D: Dialect> FromStr for ConnectOptions<D> {
@@ -41,14 +44,17 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
-        Ok(Self { driver: D::driver_options(url)?, pool })
+        Ok(Self { driver: D::driver_options(url)?, pool, statement_timeout: D::STATEMENT_TIMEOUT })
     }
 }
 
 impl<D: Dialect> fmt::Debug for ConnectOptions<D> {
     /// Without the driver's options, which hold the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectOptions").field("pool", &self.pool).finish_non_exhaustive()
+        f.debug_struct("ConnectOptions")
+            .field("pool", &self.pool)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -65,9 +71,18 @@ impl<D: Dialect> ConnectOptions<D> {
         self
     }
 
-    /// The same with another limit on the wait for a connection; 10 seconds by default.
+    /// The same with another limit on the wait for a connection, a pooled or a new one; 5 seconds by default.
     pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
         self.pool.acquire_timeout(timeout);
+        self
+    }
+
+    /// The same with another limit on what the server may take for a statement, or for the statements of one transaction; 30
+    /// seconds by default, a minute on SQLite. An operation that meets the limit ends in
+    /// [`Unavailable`](BackendErrorKind::Unavailable) or [`CommitUnknown`](BackendErrorKind::CommitUnknown). Locks that others
+    /// hold are waited for for 10 seconds at most, each time.
+    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
         self
     }
 

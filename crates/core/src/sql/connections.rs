@@ -12,6 +12,7 @@ use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement}
 use tokio::sync::Semaphore;
 
 use super::Dialect;
+use super::patience::Patience;
 
 /// How long an idle connection is kept: a caller who makes one call after the other is sooner.
 const KEEP_IDLE: Duration = Duration::from_millis(2);
@@ -72,6 +73,32 @@ macro_rules! take_driver_connection {
     }};
 }
 
+/// Opens a pool of the driver's whose connections are set up by the statement `$settings`: the body of
+/// [`Dialect::open_pool`](crate::sql::Dialect::open_pool) for servers. The driver's own tests of a connection wait for as long
+/// as the operating system does.
+#[macro_export]
+macro_rules! open_driver_pool {
+    ($driver:ty, $options:expr, $settings:expr) => {{
+        use sea_orm::sqlx::{Connection, Executor};
+
+        let options = $options;
+        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
+        let pool = options.pool.sqlx_pool_options::<$driver>();
+        let pool =
+            pool.after_connect(|connection, _| Box::pin(async move { connection.execute($settings).await.map(drop) }));
+        let pool = pool.before_acquire(move |connection, is| {
+            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
+            Box::pin(async move { if test { $crate::sql::answers(connection.ping()).await } else { Ok(true) } })
+        });
+        let pool = pool.after_release(|connection, _| {
+            Box::pin(async move {
+                if $crate::sql::is_suspicious() { $crate::sql::answers(connection.ping()).await } else { Ok(true) }
+            })
+        });
+        pool.connect_lazy_with(options.driver).into()
+    }};
+}
+
 /// The connections of one service that are kept.
 pub(super) struct Connections {
     kept: Arc<Mutex<Vec<Kept>>>,
@@ -81,6 +108,8 @@ pub(super) struct Connections {
     patience: Duration,
     /// The only connection of a pool is not kept: whoever else uses the pool would wait for it.
     keeps: bool,
+    /// How long a statement may take.
+    statement: Patience,
 }
 
 struct Kept {
@@ -95,10 +124,11 @@ fn lock(kept: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
 }
 
 impl Connections {
-    pub(super) fn new<D: Dialect>(pool: &DatabaseConnection) -> Self {
+    pub(super) fn new<D: Dialect>(pool: &DatabaseConnection, statement: Patience) -> Self {
         let limits = D::pool_limits(pool);
         let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { kept: Arc::default(), places: Semaphore::new(most), patience: limits.acquire_timeout, keeps: most > 1 }
+        let patience = limits.acquire_timeout;
+        Self { kept: Arc::default(), places: Semaphore::new(most), patience, keeps: most > 1, statement }
     }
 
     /// Runs a single statement, and hands on its rows as they come.
@@ -121,7 +151,7 @@ impl Connections {
             let now = Instant::now();
             Kept { connection, taken: now, idle_since: now }
         };
-        kept.connection.query(statement, each).await?;
+        self.statement.wait(kept.connection.query(statement, each)).await.flatten()?;
         if self.keeps && kept.taken.elapsed() < KEEP_IN_ALL {
             self.keep(kept);
         }

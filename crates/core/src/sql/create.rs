@@ -3,11 +3,11 @@
 use sea_orm::sea_query::{IntoIden, Query};
 use sea_orm::{ConnectionTrait, Statement, Value};
 
-use super::Dialect;
 use super::failure::{autocommit_error, statement_error};
 use super::prepared::{Prepared, insert_is_new, slot};
 use super::service::Inner;
 use super::shared_state::{existing, json_value};
+use super::{Dialect, get};
 use crate::entity::sessions;
 use crate::prepare::NewSession;
 use crate::{Error, Result, Session};
@@ -62,11 +62,22 @@ pub(super) async fn create_beside_existing<D: Dialect>(inner: &Inner<D>, new: &N
     let Some((app, user)) = existing(inner, &new.key, OPERATION).await? else {
         return Ok(None);
     };
-    match insert_is_new(&inner.connection, insert_statement(inner, new)?).await {
+    match inner.patience.wait(insert_is_new(&inner.connection, insert_statement(inner, new)?)).await.flatten() {
         Ok(true) => Ok(Some(new.to_session(app, user))),
         Ok(false) => Err(Error::already_exists(&new.key)),
         Err(error) => Err(autocommit_error::<D>(OPERATION, error)),
     }
+}
+
+/// What became of a create that may have been committed: the session is there, and is its own or somebody else's; `None`
+/// when it is not. The time of its creation, in microseconds, tells whose it is.
+pub(super) async fn look<D: Dialect>(inner: &Inner<D>, new: &NewSession) -> Result<Option<Result<Session>>> {
+    let Some(stored) = get::create_time(inner, &new.key).await? else { return Ok(None) };
+    if stored != new.create_time {
+        return Ok(Some(Err(Error::already_exists(&new.key))));
+    }
+    let (app, user) = existing(inner, &new.key, OPERATION).await?.unwrap_or_default();
+    Ok(Some(Ok(new.to_session(app, user))))
 }
 
 fn insert_statement<D: Dialect>(inner: &Inner<D>, new: &NewSession) -> Result<Statement> {

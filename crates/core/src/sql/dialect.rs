@@ -61,6 +61,9 @@ pub trait Dialect: Send + Sync + 'static {
     /// wait, and those that have gathered when a group ends share the next commit.
     const GROUPS: usize;
 
+    /// How long a statement, or the statements of one transaction, may take by default.
+    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 

@@ -1,14 +1,16 @@
 //! Driver errors on their way to [`Error`].
 
-use sea_orm::{ConnAcquireErr, DbErr};
+use sea_orm::DbErr;
 
 use super::Dialect;
+use super::patience::is_unanswered;
 use crate::{BackendError, BackendErrorKind, Error};
 
 /// What a driver's error means, for errors of every driver and of the pool.
 pub(super) fn classify<D: Dialect>(error: &DbErr) -> BackendErrorKind {
     match error {
-        DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => BackendErrorKind::Unavailable,
+        DbErr::ConnectionAcquire(_) => BackendErrorKind::Unavailable,
+        error if is_unanswered(error) => BackendErrorKind::Unavailable,
         DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error) => D::classify(error),
         _ => BackendErrorKind::Unexpected,
     }

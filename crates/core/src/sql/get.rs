@@ -114,6 +114,12 @@ pub(super) async fn get_session<D: Dialect>(inner: &Inner<D>, request: &GetSessi
     rows.into_session()
 }
 
+/// When a session was created, or `None` when there is none.
+pub(super) async fn create_time<D: Dialect>(inner: &Inner<D>, key: &SessionKey) -> Result<Option<Timestamp>> {
+    let request = GetSession::new(key.clone()).with_num_recent_events(0);
+    Ok(get_session(inner, &request).await?.map(|session| session.create_time))
+}
+
 /// Puts a session together out of rows that come in any order, while they come.
 struct Rows<'a> {
     key: &'a SessionKey,

@@ -4,17 +4,18 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sea_orm::{DatabaseTransaction, TransactionTrait};
+use sea_orm::{DatabaseTransaction, DbErr, TransactionTrait};
 use tokio::sync::oneshot;
 
 use super::append::Wait;
 use super::failure::{commit_error, statement_error};
+use super::patience::Patience;
 use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
 use super::write::{Call, Write};
-use super::{Dialect, append, create, delete};
+use super::{Dialect, append, create, delete, get};
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// Hands a write on to the queue and waits for its outcome. A write whose caller has gone before its turn is given up; one
@@ -27,13 +28,15 @@ pub(super) async fn run<D: Dialect, R, T>(
     let (call, outcome) = Call::new(request);
     let write = write(call);
     let operation = write.operation();
-    if inner.queue.accept(write).await {
+    if inner.queue.accept(write).await? {
         tokio::spawn(work(inner.clone()));
     }
-    outcome.await.unwrap_or_else(|oneshot::error::RecvError { .. }| {
+    let (outcome, retries) = outcome.await.map_err(|oneshot::error::RecvError { .. }| {
         let message = format!("{operation} was interrupted: the runtime is shutting down, or a bug");
-        Err(BackendError::new(BackendErrorKind::CommitUnknown, message).into())
-    })
+        BackendError::new(BackendErrorKind::CommitUnknown, message)
+    })?;
+    tracing::Span::current().record("retries", retries);
+    outcome
 }
 
 /// Runs group after group until none can go.
@@ -55,100 +58,127 @@ fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
 async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
+    let tries = Tries::new();
     if let Some(single) = &inner.single {
-        single.execute(inner, &mut group).await;
+        single.execute(inner, &mut group, tries).await;
     } else if inner.fast
         && !(D::GROUPS > 1 && group.iter().all(|claimed| matches!(claimed.write, Write::Delete(_))))
         && let Err(error) = together(inner, &mut group, Wait::No).await
     {
-        nothing_stored(&mut group, error);
+        broken(&mut group, error, tries);
     }
     for claimed in group {
         if claimed.write.has_outcome() {
             claimed.tell();
         } else if D::GROUPS > 1 {
             // Whatever this one has to wait for, the next group does not.
-            tokio::spawn(settle(inner.clone(), claimed));
+            tokio::spawn(settle(inner.clone(), claimed, tries));
         } else {
-            alone(inner, claimed).await;
+            alone(inner, claimed, tries).await;
         }
     }
 }
 
 /// What a group makes of an error that ended its transaction. One of it may be to blame, so each is then tried for itself;
-/// but not a write that was alone already, and not without a server.
-fn nothing_stored(group: &mut [Claimed], error: Error) {
-    match (group, error) {
-        ([claimed], error) if !is_contention(&error) => claimed.write.fail(error),
-        (group, Error::Backend(error)) if error.kind() == BackendErrorKind::Unavailable => {
-            for claimed in group {
-                claimed.write.fail(error.without_source().into());
-            }
-        }
-        (group, _) => {
-            for claimed in group {
-                claimed.write.forget_outcome();
-            }
+/// but not a write that was alone already and would meet the same again, and not without a server.
+fn broken(group: &mut [Claimed], error: Error, tries: Tries) {
+    let kind = error.backend_kind();
+    let is_final = !tries.are_left(&error) && (group.len() == 1 || kind == Some(BackendErrorKind::Unavailable));
+    let mut first = Some(error);
+    for Claimed { write, .. } in group {
+        let Some(error) = first.take() else { continue };
+        first = Some(error.without_source());
+        if is_final {
+            write.fail(error);
+        } else if kind == Some(BackendErrorKind::CommitUnknown) && write.has_outcome() {
+            write.doubt(error);
+        } else {
+            write.forget_outcome();
         }
     }
 }
 
 /// Tells why a write was left out of its group, or runs it [`alone`], beside the groups; then goes on with what waited for
 /// its rows.
-async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed) {
+async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed, tries: Tries) {
     if inner.fast
         && let Write::Append(call) = &mut claimed.write
     {
-        let explained = append::explain(&inner, &call.request).await.transpose();
-        call.outcome = explained.filter(|told| !told.as_ref().is_err_and(is_contention));
+        match append::explain(&inner, &call.request).await {
+            Ok(replayed) => call.outcome = replayed.map(Ok),
+            Err(refusal) if refusal.backend_kind().is_none() => call.outcome = Some(Err(refusal)),
+            // Met again, if it is about this write.
+            Err(_) => {}
+        }
     }
     if claimed.write.has_outcome() {
         claimed.tell();
     } else {
-        alone(&inner, claimed).await;
+        alone(&inner, claimed, tries).await;
     }
     work_too(inner).await;
 }
 
 /// Runs a write in a transaction of its own, again while it meets others and its caller is there, and tells the outcome.
-async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed) {
-    let mut tries = Tries::new();
-    while let Err(error) = together(inner, std::slice::from_mut(&mut claimed), Wait::Yes).await {
+async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed, mut tries: Tries) {
+    while let Err(error) = once(inner, &mut claimed).await {
         if !(claimed.write.is_wanted() && tries.again(&error).await) {
             claimed.write.fail(error);
             break;
         }
+        if error.backend_kind() == Some(BackendErrorKind::CommitUnknown) {
+            claimed.write.doubt(error);
+        }
     }
+    claimed.write.count_retries(tries.retries());
     claimed.tell();
 }
 
-/// Runs the writes in one transaction. After an error nothing of them is stored, or an outcome says that nobody knows.
+/// One try. What an earlier one may have committed is looked for before; an append needs no look, for it finds itself under
+/// the lock of its session.
+async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()> {
+    match &mut claimed.write {
+        Write::Create(call) if call.doubt.is_some() => {
+            call.outcome = create::look(inner, &call.request).await?;
+        }
+        // What is there may have been created since, so it is not deleted a second time.
+        Write::Delete(call) if call.doubt.is_some() => {
+            let gone = get::create_time(inner, &call.request).await?.is_none();
+            call.outcome = call.doubt.take().map(|doubt| if gone { Ok(()) } else { Err(doubt) });
+        }
+        _ => {}
+    }
+    if claimed.write.has_outcome() {
+        return Ok(());
+    }
+    together(inner, std::slice::from_mut(claimed), Wait::Yes).await
+}
+
+/// Runs the writes in one transaction. After an error nothing of them is stored, unless it says that nobody knows.
 /// Writes without an outcome were left out: their sessions would have to be waited for.
 async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wait) -> Result<()> {
-    let operation = group.first().map_or("a write", |first| first.write.operation());
+    let operation = match group {
+        [claimed] => claimed.write.operation(),
+        _ => "a group of writes",
+    };
     if let [Claimed { write: Write::Create(call), .. }] = group
         && let Some(created) = create::create_beside_existing(inner, &call.request).await?
     {
         call.outcome = Some(Ok(created));
         return Ok(());
     }
-    let begun = inner.connection.begin_with_options(D::transaction_options()).await;
-    let transaction = begun.map_err(|error| statement_error::<D>(operation, error))?;
-    let outcome = write_all(inner, &transaction, group, operation, wait).await;
+    let failed = |error| statement_error::<D>(operation, error);
+    let begun = inner.patience.wait(inner.connection.begin_with_options(D::transaction_options())).await;
+    let transaction = begun.flatten().map_err(failed)?;
+    let written = inner.patience.wait(write_all(inner, &transaction, group, operation, wait)).await;
+    let outcome = written.map_err(failed).flatten();
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
         // What went wrong is what the callers want to know; a connection that cannot roll back is closed by the pool.
-        let _: Result<(), Error> = transaction.rollback().await.map_err(|error| statement_error::<D>(operation, error));
+        let _: Result<Result<(), DbErr>, DbErr> = Patience::short().wait(transaction.rollback()).await;
         return outcome;
     }
-    let Err(error) = transaction.commit().await else { return Ok(()) };
-    let told = commit_error::<D>(operation, error.clone());
-    if told.backend_kind() != Some(BackendErrorKind::CommitUnknown) {
-        return Err(told);
-    }
-    for Claimed { write, .. } in group.iter_mut().filter(|claimed| claimed.write.has_outcome()) {
-        write.fail(commit_error::<D>(write.operation(), error.clone()));
-    }
-    Ok(())
+    let committed = inner.patience.wait(transaction.commit()).await;
+    committed.flatten().map_err(|error| commit_error::<D>(operation, error))
 }
 
 /// The rows of each write alone first, then app state, then user state, so that no lock is waited for out of order.
@@ -201,10 +231,6 @@ async fn write_all<D: Dialect>(
         *outcome = Some(Ok(new.to_session(app, user)));
     }
     Ok(())
-}
-
-fn is_contention(error: &Error) -> bool {
-    error.backend_kind() == Some(BackendErrorKind::Contention)
 }
 
 /// An error that says why nothing of a write is stored, and leaves the transaction as it was; any other ends it.

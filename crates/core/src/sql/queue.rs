@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::write::{Row, Write};
+use crate::{BackendError, BackendErrorKind, Result};
 
-/// How many writes wait at most; further callers wait for room.
-const ROOM: usize = 1024;
+/// How many writes wait or are under way at most; further callers wait for room.
+const ROOM: u32 = 1024;
 
 /// How writes are put into groups.
 #[derive(Debug, Clone, Copy)]
@@ -45,19 +46,21 @@ struct State {
 struct Waiting {
     write: Write,
     rows: Vec<Row>,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
-/// A write under way. Its rows are claimed until it is dropped.
+/// A write under way. Its rows are claimed until it is dropped, and its room is taken.
 pub(super) struct Claimed {
     pub(super) write: Write,
     claim: Claim,
+    room: OwnedSemaphorePermit,
 }
 
 impl Claimed {
     /// Tells the caller the outcome. The rows are free then: the caller's next write must not find them claimed.
     pub(super) fn tell(self) {
         drop(self.claim);
+        drop(self.room);
         self.write.tell();
     }
 }
@@ -81,20 +84,32 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Queue {
     pub(super) fn new(policy: Policy) -> Self {
-        Self { policy, state: Arc::default(), room: Arc::new(Semaphore::new(ROOM)) }
+        Self { policy, state: Arc::default(), room: Arc::new(Semaphore::new(ROOM as usize)) }
     }
 
     /// Accepts a write, and says whether a worker is needed that could take it now.
     ///
     /// When the future is dropped, the write is not accepted.
-    pub(super) async fn accept(&self, write: Write) -> bool {
-        // The semaphore is never closed.
-        let Ok(room) = self.room.clone().acquire_owned().await else { return false };
+    ///
+    /// # Errors
+    /// When the queue is closed.
+    pub(super) async fn accept(&self, write: Write) -> Result<bool> {
+        let room = self.room.clone().acquire_owned().await.map_err(|_| {
+            let message = format!("{} on a service that was closed", write.operation());
+            BackendError::new(BackendErrorKind::Unavailable, message)
+        })?;
         let rows = if self.policy.claims { write.rows() } else { Vec::new() };
         let mut state = lock(&self.state);
         let could_go = state.groups < self.policy.groups && !rows.iter().any(|row| state.claimed.contains_key(row));
-        state.waiting.push_back(Waiting { write, rows, _room: room });
-        could_go
+        state.waiting.push_back(Waiting { write, rows, room });
+        Ok(could_go)
+    }
+
+    /// Accepts no more writes, and returns when those that were accepted have their outcomes.
+    pub(super) async fn close(&self) {
+        // An error says that it is closed already.
+        let _all = self.room.acquire_many(ROOM).await;
+        self.room.close();
     }
 
     /// A place for one more group, unless as many as may be are under way.
@@ -121,9 +136,9 @@ impl Slot<'_> {
         for row in group.iter().flat_map(|waiting| &waiting.rows) {
             *state.claimed.entry(row.clone()).or_default() += 1;
         }
-        let claimed = group.into_iter().map(|Waiting { write, rows, .. }| {
+        let claimed = group.into_iter().map(|Waiting { write, rows, room }| {
             let claim = Claim { rows, state: self.queue.state.clone() };
-            Claimed { write, claim }
+            Claimed { write, claim, room }
         });
         Some((claimed.collect(), !state.waiting.is_empty()))
     }

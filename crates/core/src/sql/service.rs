@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement};
+use tracing::Instrument;
 
 use super::connections::Connections;
+use super::failure::statement_error;
 use super::group::run;
+use super::patience::Patience;
 use super::queue::{Policy, Queue};
 use super::retry::retry;
 use super::write::Write;
@@ -37,6 +41,8 @@ pub struct SqlSessionService<D> {
 pub(super) struct Inner<D> {
     pub(super) connection: DatabaseConnection,
     connections: Connections,
+    /// How long a statement, or the statements of one transaction, may take.
+    pub(super) patience: Patience,
     /// Whether operations may take a shorter way than the portable algorithm.
     pub(super) fast: bool,
     pub(super) queue: Queue,
@@ -52,7 +58,7 @@ pub(super) struct Inner<D> {
 const GROUP_SIZE: usize = 64;
 
 impl<D: Dialect> Inner<D> {
-    fn new(connection: DatabaseConnection, fast: bool) -> Self {
+    fn new(connection: DatabaseConnection, fast: bool, patience: Patience) -> Self {
         let single = single::Statements::new().filter(|_| fast);
         // One connection is left to others, if there are several.
         let connections = usize::try_from(D::pool_limits(&connection).max_connections).unwrap_or(usize::MAX);
@@ -64,8 +70,9 @@ impl<D: Dialect> Inner<D> {
             claims: fast,
         };
         Self {
-            connections: Connections::new::<D>(&connection),
+            connections: Connections::new::<D>(&connection, patience),
             connection,
+            patience,
             fast,
             queue: Queue::new(policy),
             single,
@@ -122,7 +129,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
-        Self::from_connection(options.open().await?).await
+        let statement_timeout = options.statement_timeout;
+        Ok(Self::from_connection(options.open().await?).await?.with_statement_timeout(statement_timeout))
     }
 
     /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
@@ -139,7 +147,7 @@ impl<D: Dialect> SqlSessionService<D> {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
         schema::check::<D>(&connection).await?;
-        let inner = Arc::new(Inner::new(connection, true));
+        let inner = Arc::new(Inner::new(connection, true, Patience(D::STATEMENT_TIMEOUT)));
         Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
     }
 
@@ -149,7 +157,14 @@ impl<D: Dialect> SqlSessionService<D> {
     /// statement by statement. The laws and the outcomes are the same; it is there to find out whether a fast path is to
     /// blame for something.
     pub fn with_fast_paths(mut self, fast: bool) -> Self {
-        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), fast));
+        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), fast, self.inner.patience));
+        self
+    }
+
+    /// The same service with another limit on what the server may take for a statement, or for the statements of one
+    /// transaction; see [`ConnectOptions::with_statement_timeout`].
+    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), self.inner.fast, Patience(timeout)));
         self
     }
 
@@ -191,41 +206,82 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 }
 
+/// Runs an operation in a span that tells what it was, where, and how it ended; never what it was about.
+async fn traced<D: Dialect, T>(operation: &'static str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let (outcome, retries) = (tracing::field::Empty, tracing::field::Empty);
+    let span =
+        tracing::info_span!(target: "seabed", "session_service", operation, backend = ?D::BACKEND, outcome, retries);
+    let ended = work.instrument(span.clone()).await;
+    span.record("outcome", ended.as_ref().map_or_else(Error::outcome, |_| "ok"));
+    ended
+}
+
 #[async_trait]
 impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn create_session(&self, request: CreateSession) -> Result<Session> {
-        let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
-        run(&self.inner, new, Write::Create).await
+        traced::<D, _>("create_session", async {
+            let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
+            run(&self.inner, new, Write::Create).await
+        })
+        .await
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        retry(|| get::get_session(&self.inner, &request)).await
+        traced::<D, _>("get_session", retry(|| get::get_session(&self.inner, &request))).await
     }
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
-        request.check()?;
-        retry(|| list::list_sessions(&self.inner, &request)).await
+        traced::<D, _>("list_sessions", async {
+            request.check()?;
+            retry(|| list::list_sessions(&self.inner, &request)).await
+        })
+        .await
     }
 
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
-        request.check()?;
-        retry(|| list::list_events(&self.inner, &request)).await
+        traced::<D, _>("list_events", async {
+            request.check()?;
+            retry(|| list::list_events(&self.inner, &request)).await
+        })
+        .await
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
-        let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
-        run(&self.inner, new, Write::Append).await
+        traced::<D, _>("append_event", async {
+            match NewEvent::try_prepare(request, &*self.clock)? {
+                Some(new) => run(&self.inner, new, Write::Append).await,
+                None => Ok(Appended::Partial),
+            }
+        })
+        .await
     }
 
     async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        run(&self.inner, key.clone(), Write::Delete).await
+        traced::<D, _>("delete_session", run(&self.inner, key.clone(), Write::Delete)).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
-        retry(|| shared_state::get_user_state(&self.inner, key)).await
+        traced::<D, _>("get_user_state", retry(|| shared_state::get_user_state(&self.inner, key))).await
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
-        retry(|| shared_state::get_app_state(&self.inner, app_name)).await
+        traced::<D, _>("get_app_state", retry(|| shared_state::get_app_state(&self.inner, app_name))).await
+    }
+
+    async fn check_health(&self) -> Result<()> {
+        traced::<D, _>("check_health", async {
+            let answered = self.inner.patience.wait(self.inner.connection.ping()).await.flatten();
+            answered.map_err(|error| statement_error::<D>("check_health", error))
+        })
+        .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        traced::<D, _>("close", async {
+            self.inner.queue.close().await;
+            let closed = self.inner.connection.close_by_ref().await;
+            closed.map_err(|error| statement_error::<D>("close", error))
+        })
+        .await
     }
 }

@@ -109,7 +109,7 @@ impl<D: Dialect> Table<D> {
     /// The state of the row, if there is one.
     async fn state(
         &self,
-        connection: &impl ConnectionTrait,
+        connection: &DatabaseTransaction,
         select: &Prepared<D>,
         key: &Key<'_>,
         operation: &str,
@@ -245,15 +245,20 @@ pub(super) fn json_value(state: &State) -> Result<Value> {
     Ok(json.as_str().into())
 }
 
+/// The state as it is now, empty where there is no row.
+async fn current<D: Dialect>(inner: &Inner<D>, table: &Table<D>, key: &Key<'_>, operation: &str) -> Result<State> {
+    let rows = inner.query_all(table.read.bind(key.values())).await;
+    match rows.map_err(|error| statement_error::<D>(operation, error))?.first() {
+        Some(row) => RowOf::new(table.name, key).state(row, "state"),
+        None => Ok(State::new()),
+    }
+}
+
 pub(super) async fn get_app_state<D: Dialect>(inner: &Inner<D>, app_name: &AppName) -> Result<State> {
-    let table = &inner.shared_state.app;
-    let state = table.state(&inner.connection, &table.read, &Key::App(app_name), "get_app_state").await?;
-    Ok(state.unwrap_or_default())
+    current(inner, &inner.shared_state.app, &Key::App(app_name), "get_app_state").await
 }
 
 pub(super) async fn get_user_state<D: Dialect>(inner: &Inner<D>, key: &UserKey) -> Result<State> {
-    let table = &inner.shared_state.user;
     let key = Key::User(&key.app_name, &key.user_id);
-    let state = table.state(&inner.connection, &table.read, &key, "get_user_state").await?;
-    Ok(state.unwrap_or_default())
+    current(inner, &inner.shared_state.user, &key, "get_user_state").await
 }

@@ -7,6 +7,7 @@ use super::Dialect;
 use super::failure::autocommit_error;
 use super::prepared::Prepared;
 use super::queue::Claimed;
+use super::retry::Tries;
 use super::rows::RowOf;
 use super::service::Inner;
 use super::shared_state::{Key, existing, json_value};
@@ -31,7 +32,7 @@ impl<D: Dialect> Statements<D> {
 
     /// Gives the writes of a group, which are of one kind and to different sessions, their outcomes; none to those that
     /// the portable algorithm must settle. Nothing of these was written.
-    pub(super) async fn execute(&self, inner: &Inner<D>, group: &mut [Claimed]) {
+    pub(super) async fn execute(&self, inner: &Inner<D>, group: &mut [Claimed], tries: Tries) {
         let executed = match group.first().map(|first| &first.write) {
             Some(Write::Append(_)) => self.append(inner, group).await,
             Some(Write::Create(_)) => self.create(inner, group).await,
@@ -40,9 +41,11 @@ impl<D: Dialect> Statements<D> {
         let Err(error) = executed else { return };
         for Claimed { write, .. } in group {
             let told = autocommit_error::<D>(write.operation(), error.clone());
-            // All else the portable algorithm meets again, if it is about this write.
-            if let Some(BackendErrorKind::CommitUnknown | BackendErrorKind::Unavailable) = told.backend_kind() {
-                write.fail(told);
+            match told.backend_kind() {
+                _ if !tries.are_left(&told) && told.is_retryable() => write.fail(told),
+                Some(BackendErrorKind::CommitUnknown) => write.doubt(told),
+                // The portable algorithm meets it again, if it is about this write.
+                _ => {}
             }
         }
     }
@@ -84,7 +87,10 @@ impl<D: Dialect> Statements<D> {
         ]);
         for row in inner.query_all(self.create.bind(values)).await? {
             if let Some(Write::Create(call)) = written(group, &row)? {
-                call.outcome = Some(created(inner, &call.request, &row).await);
+                match created(inner, &call.request, &row).await {
+                    Err(error) => call.doubt = Some(error),
+                    created => call.outcome = Some(created),
+                }
             }
         }
         Ok(())

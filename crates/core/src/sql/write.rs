@@ -10,19 +10,37 @@ use crate::{AppName, Appended, Error, Result, Session, SessionKey, UserKey};
 pub(super) struct Call<R, T> {
     pub(super) request: R,
     pub(super) outcome: Option<Result<T>>,
-    caller: oneshot::Sender<Result<T>>,
+    /// Why nobody knows whether an earlier try was committed.
+    pub(super) doubt: Option<Error>,
+    /// How often it was tried again.
+    retries: u32,
+    caller: oneshot::Sender<Told<T>>,
 }
 
+/// An outcome, and how often was tried again until there was one.
+pub(super) type Told<T> = (Result<T>, u32);
+
 impl<R, T> Call<R, T> {
-    pub(super) fn new(request: R) -> (Self, oneshot::Receiver<Result<T>>) {
+    pub(super) fn new(request: R) -> (Self, oneshot::Receiver<Told<T>>) {
         let (caller, outcome) = oneshot::channel();
-        (Self { request, outcome: None, caller }, outcome)
+        (Self { request, outcome: None, doubt: None, retries: 0, caller }, outcome)
+    }
+
+    /// An error of the database ends what was begun, but does not tell what became of an earlier try.
+    fn fail(&mut self, error: Error) {
+        let doubt = self.doubt.take().filter(|_| error.backend_kind().is_some());
+        self.outcome = Some(Err(doubt.unwrap_or(error)));
+    }
+
+    fn doubt(&mut self, error: Error) {
+        self.outcome = None;
+        self.doubt = Some(error);
     }
 
     fn tell(self) {
         if let Some(outcome) = self.outcome {
             // Nobody is told when the caller went away meanwhile.
-            let _: Result<(), Result<T>> = self.caller.send(outcome);
+            let _: Result<(), Told<T>> = self.caller.send((outcome, self.retries));
         }
     }
 }
@@ -116,8 +134,18 @@ impl Write {
         on_call!(self, call => call.outcome = None);
     }
 
+    /// Ends with `error`, or with why it was in doubt before, if that is still unknown.
     pub(super) fn fail(&mut self, error: Error) {
-        on_call!(self, call => call.outcome = Some(Err(error)));
+        on_call!(self, call => call.fail(error));
+    }
+
+    /// Nobody knows whether it was committed, because of `error`.
+    pub(super) fn doubt(&mut self, error: Error) {
+        on_call!(self, call => call.doubt(error));
+    }
+
+    pub(super) fn count_retries(&mut self, retries: u32) {
+        on_call!(self, call => call.retries = retries);
     }
 
     /// Tells the caller the outcome.

@@ -1,0 +1,289 @@
+//! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+use crate::servers;
+
+/// A guard, the change that takes it away, and a case that needs it.
+struct Mutant {
+    guard: &'static str,
+    file: &'static str,
+    /// Replaced by [`to`](Self::to) once; must be there.
+    from: &'static str,
+    to: &'static str,
+    /// What the names of the cases to run hold.
+    case: &'static str,
+}
+
+const POSTGRES: &str = "crates/postgres/src/lib.rs";
+const STATEMENTS: &str = "crates/postgres/src/statements.rs";
+const MYSQL: &str = "crates/mysql/src/lib.rs";
+const SQLITE: &str = "crates/sqlite/src/lib.rs";
+const APPEND: &str = "crates/core/src/sql/append.rs";
+const GROUP: &str = "crates/core/src/sql/group.rs";
+const QUEUE: &str = "crates/core/src/sql/queue.rs";
+const SHARED_STATE: &str = "crates/core/src/sql/shared_state.rs";
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        guard: "insert-or-ignore of shared rows, PostgreSQL",
+        file: POSTGRES,
+        from: "insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());",
+        to: "let _ = (insert, key);",
+        case: "postgres_18::concurrent_creates_of_a_new_app",
+    },
+    Mutant {
+        guard: "insert-or-ignore of shared rows, MySQL",
+        file: MYSQL,
+        from: "insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());",
+        to: "let _ = (insert, key);",
+        case: "mariadb_portable::concurrent_creates_of_a_new_app",
+    },
+    Mutant {
+        guard: "lock of the session row, portable",
+        file: APPEND,
+        from: ".and_where(session_key_condition())\n            .lock_exclusive()",
+        to: ".and_where(session_key_condition())",
+        case: "mariadb_portable::no_session_key_is_lost",
+    },
+    Mutant {
+        guard: "lock of the session row, PostgreSQL's statement",
+        file: STATEMENTS,
+        from: "        .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)\n",
+        to: "",
+        case: "postgres_18::no_session_key_is_lost",
+    },
+    Mutant {
+        guard: "lock of the app's and user's row",
+        file: SHARED_STATE,
+        from: "lock: Prepared::new(read.clone().lock_exclusive()),",
+        to: "lock: Prepared::new(&read),",
+        case: "mariadb_portable::no_app_key_is_lost",
+    },
+    Mutant {
+        guard: "shared rows made by others read again, PostgreSQL's create",
+        file: "crates/core/src/sql/single.rs",
+        from: "    let states = existing(inner, key, \"create_session\").await;",
+        to: "    let states: Result<Option<(State, State)>> = Ok(None);",
+        case: "postgres_18::a_create_tells_the_state_that_others_made_meanwhile",
+    },
+    Mutant {
+        guard: "expected revision, portable",
+        file: "crates/core/src/prepare.rs",
+        from: "ExpectedRevision::Exact(expected) if expected != actual => {",
+        to: "ExpectedRevision::Exact(expected) if expected != actual && expected == actual => {",
+        case: "mariadb::stale_revision_conflicts",
+    },
+    Mutant {
+        guard: "expected revision, PostgreSQL's statement",
+        file: STATEMENTS,
+        from: "        .and_where(of(INPUT, EXPECTED).is_null().or(of(INPUT, EXPECTED).eq(updated())))\n",
+        to: "",
+        case: "postgres_18::stale_revision_conflicts",
+    },
+    Mutant {
+        guard: "replay look-up after a conflict",
+        file: APPEND,
+        from: "return replayed(statements, transaction, new).await?.ok_or(conflict).map(Some);",
+        to: "return Err(conflict);",
+        case: "mariadb_portable::a_replay_succeeds_after_later_events",
+    },
+    Mutant {
+        guard: "replay look-up, PostgreSQL's statement",
+        file: STATEMENTS,
+        from: "        .and_where(Expr::exists(event).not())\n",
+        to: "",
+        case: "postgres_18::a_replay_does_not_break_up_its_group",
+    },
+    Mutant {
+        guard: "content of a replay",
+        file: "crates/core/src/prepare.rs",
+        from: "if *stored == self.event_data {",
+        to: "if *stored == self.event_data || true {",
+        case: "mariadb::an_event_id_with_other_content_is_refused",
+    },
+    Mutant {
+        guard: "one microsecond later than the newest event",
+        file: "crates/core/src/revision.rs",
+        from: "if has_events && own <= update_time { update_time.next() } else { own };",
+        to: "if has_events && own < update_time { update_time } else { own };",
+        case: "sqlite_file::events_with_one_timestamp_keep_append_order",
+    },
+    Mutant {
+        guard: "no event at the creation of its session",
+        file: "crates/core/src/revision.rs",
+        from: "if stored == create_time { stored.next() } else { stored }",
+        to: "stored",
+        case: "sqlite_file::revisions_never_repeat_when_times_do",
+    },
+    Mutant {
+        guard: "retry after contention",
+        file: "crates/core/src/sql/retry.rs",
+        from: "Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => TRY_WITHIN,",
+        to: "Some(BackendErrorKind::CommitUnknown) => TRY_WITHIN,",
+        case: "mariadb::a_deadlock_with_others_is_survived",
+    },
+    Mutant {
+        guard: "retry after a broken connection",
+        file: "crates/core/src/sql/retry.rs",
+        from: "Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,",
+        to: "",
+        case: "mariadb::a_cut_append_is_stored_once_and_told",
+    },
+    Mutant {
+        guard: "look whether a create in doubt was stored",
+        file: GROUP,
+        from: "call.outcome = create::look(inner, &call.request).await?;",
+        to: "",
+        case: "mariadb::a_cut_create_is_stored_once_and_told",
+    },
+    Mutant {
+        guard: "a commit without an answer is unknown, not failed",
+        file: "crates/core/src/sql/failure.rs",
+        from: "BackendErrorKind::Unavailable if sent => commit_error::<D>(operation, error),",
+        to: "",
+        case: "postgres_18::a_cut_create_is_stored_once_and_told",
+    },
+    Mutant {
+        guard: "a task of its own for each write",
+        file: GROUP,
+        from: "        tokio::spawn(work(inner.clone()));",
+        to: "        work(inner.clone()).await;",
+        case: "mariadb::a_call_may_be_dropped_at_any_of_its_polls",
+    },
+    Mutant {
+        guard: "writes of a group are tried for themselves after an error",
+        file: GROUP,
+        from: "let is_final = !tries.are_left(&error) && (group.len() == 1",
+        to: "let is_final = !tries.are_left(&error) && (!group.is_empty()",
+        case: "sqlite_file::a_write_that_fails_fails_alone",
+    },
+    Mutant {
+        guard: "groups leave locked sessions out",
+        file: APPEND,
+        from: "Wait::No => &statements.lock_free_session,",
+        to: "Wait::No => &statements.lock_session,",
+        case: "mariadb::a_locked_session_holds_up_nobody_else",
+    },
+    Mutant {
+        guard: "writes to one session keep their order",
+        file: QUEUE,
+        from: "                passed.insert(session);\n",
+        to: "",
+        case: "mariadb::writes_to_one_session_keep_their_order",
+    },
+    Mutant {
+        guard: "closing waits for what was accepted",
+        file: QUEUE,
+        from: "        let _all = self.room.acquire_many(ROOM).await;\n",
+        to: "",
+        case: "postgres_18::a_closed_service_has_carried_out_what_it_accepted",
+    },
+    Mutant {
+        guard: "BEGIN IMMEDIATE on SQLite",
+        file: SQLITE,
+        from: "sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),",
+        to: "sqlite_transaction_mode: None,",
+        case: "sqlite_file_portable::no_app_key_is_lost",
+    },
+    Mutant {
+        guard: "events deleted by name",
+        file: "crates/core/src/sql/delete.rs",
+        from: "for delete in [&inner.delete.delete_session, &inner.delete.delete_events] {",
+        to: "for delete in [&inner.delete.delete_session] {",
+        case: "sqlite_file::a_pool_without_foreign_keys_leaves_no_events_behind",
+    },
+    Mutant {
+        guard: "six digits of a second on SQLite",
+        file: SQLITE,
+        from: "%Y-%m-%d %H:%M:%S%.6f",
+        to: "%Y-%m-%d %H:%M:%S%.f",
+        case: "sqlite_file::times_are_stored_as_google_adk_stores_them",
+    },
+    Mutant {
+        guard: "collation of ids, MariaDB",
+        file: "migration/src/schema.rs",
+        from: "utf8mb4_nopad_bin",
+        to: "utf8mb4_general_ci",
+        case: "mariadb::session_ids_that_look_alike",
+    },
+    Mutant {
+        guard: "limit on a statement",
+        file: "crates/core/src/sql/patience.rs",
+        from: "tokio::time::timeout(self.0, work)",
+        to: "tokio::time::timeout(self.0 * 1000, work)",
+        case: "mariadb::a_server_that_hangs_is_told_within_the_timeout",
+    },
+    Mutant {
+        guard: "limit on the wait for a lock, PostgreSQL",
+        file: POSTGRES,
+        from: "; SET lock_timeout TO '10s'",
+        to: "",
+        case: "postgres_18::a_lock_that_others_hold_is_contention",
+    },
+    Mutant {
+        guard: "limit on the pool's test of a connection",
+        file: "crates/core/src/sql/patience.rs",
+        from: "last.is_some_and(|last| last.elapsed() < SUSPICION)",
+        to: "last.is_some_and(|last| last.elapsed() > SUSPICION)",
+        case: "postgres_18::a_hung_server_does_not_use_up_the_pool",
+    },
+    Mutant {
+        guard: "one migrator at a time, PostgreSQL",
+        file: "migration/src/lock.rs",
+        from: "            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;\n        }\n        DbBackend::MySql",
+        to: "            let _ = lock;\n        }\n        DbBackend::MySql",
+        case: "postgres_18::ten_processes_migrate_at_once",
+    },
+];
+
+/// Runs the cases of each guard without it, in a copy of what is committed; false when a guard can go unnoticed.
+pub(crate) fn run(only: &str) -> anyhow::Result<bool> {
+    let workspace = servers::workspace()?;
+    let folder = workspace.join("target").join("mutants");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    let cloned = Command::new("git").args(["clone", "--quiet", "--shared"]).arg(workspace).arg(&folder).status()?;
+    ensure!(cloned.success(), "git clone failed");
+    let mut all_noticed = true;
+    println!("| guard | without it fails |\n|---|---|");
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.guard.contains(only) || mutant.case.contains(only)) {
+        let told = match failing_cases(&folder, mutant)? {
+            cases if cases.is_empty() => {
+                all_noticed = false;
+                format!("**nothing** of `{}`", mutant.case)
+            }
+            cases => cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", "),
+        };
+        println!("| {} | {told} |", mutant.guard);
+    }
+    Ok(all_noticed)
+}
+
+fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> {
+    let file = folder.join(mutant.file);
+    let text = std::fs::read_to_string(&file)?;
+    ensure!(text.contains(mutant.from), "{}: {:?} is not in {}", mutant.guard, mutant.from, mutant.file);
+    std::fs::write(&file, text.replacen(mutant.from, mutant.to, 1))?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let tested = Command::new(cargo)
+        .args(["test", "--package", "seabed-tests", "--test", "suite", "--", mutant.case])
+        .current_dir(folder)
+        // Beside the copy, so that the next run need not build all again.
+        .env("CARGO_TARGET_DIR", folder.with_extension("build"))
+        .env("SEABED_REQUIRE", "all")
+        .env("RUSTFLAGS", "-A warnings")
+        .output()
+        .context("cargo cannot be run");
+    std::fs::write(&file, text)?;
+    let tested = tested?;
+    let output = String::from_utf8_lossy(&tested.stdout);
+    let ran = output.lines().any(|line| line.starts_with("test result") && !line.contains(" 0 passed; 0 failed"));
+    ensure!(ran, "{}: no case ran: {}", mutant.guard, String::from_utf8_lossy(&tested.stderr));
+    let failed = output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    Ok(failed.map(|name| name.trim().to_owned()).collect())
+}

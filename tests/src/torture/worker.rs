@@ -1,0 +1,427 @@
+//! A process that makes random calls and writes down what came of them.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use fastrand::Rng;
+use seabed::{
+    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
+    GetSession, ListSessions, Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
+};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::checker::{COUNTER, INCARNATION};
+use super::history::{Action, Journal, Outcome, Record, Refusal, now, scope_of};
+
+/// The environment's variable that makes a process a worker, and tells it what to do.
+const VARIABLE: &str = "SEABED_TORTURE_WORKER";
+pub(crate) const APPS: usize = 2;
+pub(crate) const USERS: usize = 3;
+/// Sessions that are never deleted, and ids that come and go, of each user.
+pub(crate) const LASTING: usize = 6;
+const MORTAL: usize = 2;
+/// Keys of each scope that all tasks write.
+const HOT_KEYS: usize = 4;
+
+/// What a worker is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Orders {
+    pub(crate) url: String,
+    pub(crate) journal: PathBuf,
+    pub(crate) process: usize,
+    /// How many workers had this place before.
+    pub(crate) generation: usize,
+    pub(crate) tasks: usize,
+    pub(crate) seed: u64,
+    pub(crate) fast: bool,
+}
+
+impl Orders {
+    /// The command that makes the current program such a worker.
+    pub(crate) fn command(&self) -> anyhow::Result<tokio::process::Command> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.env(VARIABLE, serde_json::to_string(self)?);
+        Ok(command)
+    }
+}
+
+/// Works, if this process was started as a worker; ends when its standard input is closed.
+///
+/// # Errors
+/// When it cannot write down what it does, or never reaches the database.
+pub async fn work_if_told() -> Option<anyhow::Result<()>> {
+    let orders = std::env::var(VARIABLE).ok()?;
+    Some(match serde_json::from_str(&orders) {
+        Ok(orders) => work(orders).await,
+        Err(error) => Err(error.into()),
+    })
+}
+
+async fn work(orders: Orders) -> anyhow::Result<()> {
+    let service = connect(&orders).await?;
+    let journal = Arc::new(Journal::create(&orders.journal)?);
+    let done = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for task in 0..orders.tasks {
+        let seed = orders.seed.wrapping_add((orders.process * 1000 + orders.generation * 100_000 + task) as u64);
+        let mut worker = Task {
+            service: service.clone(),
+            journal: journal.clone(),
+            name: format!("p{}t{task}", orders.process),
+            generation: orders.generation,
+            calls: 0,
+            random: Rng::with_seed(seed),
+            recent: VecDeque::new(),
+            done: done.clone(),
+        };
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            while stop.load(Ordering::Relaxed) == 0 {
+                worker.step().await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    // A line for the number of acknowledged writes, now and then, until nobody wants to know.
+    let told = tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin()));
+    while !told.is_finished() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        println!("{}", done.load(Ordering::Relaxed));
+    }
+    stop.store(1, Ordering::Relaxed);
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    println!("{}", done.load(Ordering::Relaxed));
+    service.close().await?;
+    Ok(())
+}
+
+/// The server may be down at the moment.
+async fn connect(orders: &Orders) -> anyhow::Result<DynSessionService> {
+    let started = Instant::now();
+    loop {
+        match super::connect(&orders.url, orders.fast).await {
+            Err(error) if error.is_retryable() && started.elapsed() < Duration::from_mins(1) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
+}
+
+/// A caller of the service.
+struct Task {
+    service: DynSessionService,
+    journal: Arc<Journal>,
+    name: String,
+    generation: usize,
+    calls: u64,
+    random: Rng,
+    /// Its latest acknowledged appends to lasting sessions, to replay.
+    recent: VecDeque<(Event, Action)>,
+    done: Arc<AtomicU64>,
+}
+
+pub(crate) fn user(app: usize, user: usize) -> anyhow::Result<UserKey> {
+    Ok(UserKey::try_new(format!("app{app}"), format!("user{user}"))?)
+}
+
+pub(crate) fn lasting(user: &UserKey, number: usize) -> anyhow::Result<SessionKey> {
+    Ok(user.session(SessionId::try_new(format!("lasting{number}"))?))
+}
+
+fn name_of(key: &SessionKey) -> String {
+    format!("{}/{}/{}", key.app_name.as_str(), key.user_id.as_str(), key.session_id.as_str())
+}
+
+/// The create of a session with `keys`, as operation `op`.
+pub(crate) fn create(key: &SessionKey, op: &str, keys: Vec<String>) -> (CreateSession, Action) {
+    let state = keys.iter().fold(State::new().with(INCARNATION, op), |state, key| state.with(key, op));
+    let request = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
+    (request, Action::Create { session: name_of(key), keys })
+}
+
+impl Task {
+    fn next_op(&mut self) -> String {
+        self.calls += 1;
+        format!("{}g{}n{}", self.name, self.generation, self.calls)
+    }
+
+    fn user(&mut self) -> anyhow::Result<UserKey> {
+        user(self.random.usize(..APPS), self.random.usize(..USERS))
+    }
+
+    fn lasting(&mut self) -> anyhow::Result<SessionKey> {
+        let user = self.user()?;
+        lasting(&user, self.random.usize(..LASTING))
+    }
+
+    fn mortal(&mut self) -> anyhow::Result<SessionKey> {
+        let id = SessionId::try_new(format!("mortal{}", self.random.usize(..MORTAL)))?;
+        Ok(self.user()?.session(id))
+    }
+
+    /// Some of the keys that all tasks write, and of its own, in any scope.
+    fn keys(&mut self) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (scope, one_in) in [("", 2), ("user:", 4), ("app:", 6)] {
+            if self.random.usize(..one_in) == 0 {
+                keys.push(format!("{scope}{}", self.name));
+            }
+            if self.random.usize(..one_in) == 0 {
+                keys.push(format!("{scope}hot{}", self.random.usize(..HOT_KEYS)));
+            }
+        }
+        keys
+    }
+
+    async fn step(&mut self) -> anyhow::Result<()> {
+        match self.random.usize(..100) {
+            0..57 => {
+                let key = self.lasting()?;
+                self.append(key, true).await
+            }
+            57..72 => self.count_up().await,
+            72..76 => {
+                let id = self.next_op();
+                let key = self.user()?.session(SessionId::try_new(format!("own-{id}"))?);
+                self.create(key, id).await
+            }
+            76..80 => {
+                let (key, op) = (self.mortal()?, self.next_op());
+                self.create(key, op).await
+            }
+            80..83 => self.delete().await,
+            83..88 => {
+                let key = self.mortal()?;
+                self.append(key, false).await
+            }
+            88..92 => self.replay().await,
+            92..93 => self.reuse().await,
+            93..98 => self.get(Some(8)).await,
+            98 => self.get(None).await,
+            _ => self.list().await,
+        }
+    }
+
+    /// Writes down a call, makes it, writes down how it ended, and makes it again while the outcome is unknown or the
+    /// database cannot be reached.
+    async fn call(&mut self, op: &str, action: &Action, request: Request) -> anyhow::Result<Outcome> {
+        for attempt in 0.. {
+            self.journal.write(&Record::Began { op: op.to_owned(), at: now(), action: action.clone() })?;
+            let outcome = request.clone().send(&self.service).await;
+            self.journal.write(&Record::Ended { op: op.to_owned(), at: now(), outcome: outcome.clone() })?;
+            let again =
+                matches!(outcome, Outcome::Unknown | Outcome::Refused(Refusal::Unavailable | Refusal::Contention));
+            if !again || attempt == 20 {
+                if matches!(outcome, Outcome::Stored(_)) {
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(outcome);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("a loop without end has ended")
+    }
+
+    async fn create(&mut self, key: SessionKey, op: String) -> anyhow::Result<()> {
+        let keys = self.keys();
+        let (request, action) = create(&key, &op, keys);
+        self.call(&op, &action, Request::Create(request)).await.map(drop)
+    }
+
+    async fn append(&mut self, key: SessionKey, lasts: bool) -> anyhow::Result<()> {
+        let op = self.next_op();
+        let keys = self.keys();
+        let delta = keys.iter().fold(State::new(), |delta, key| delta.with(key, op.as_str()));
+        let action = Action::Append { session: name_of(&key), keys, counter: None };
+        let event = event(&op, delta);
+        let request = AppendEvent::new(key, event.clone(), ExpectedRevision::Any);
+        let outcome = self.call(&op, &action, Request::Append(request)).await?;
+        if lasts && matches!(outcome, Outcome::Stored(_)) {
+            self.recent.push_back((event, action));
+            if self.recent.len() > 16 {
+                self.recent.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a counter in session state and appends one more, at the revision that was read; again after a conflict.
+    async fn count_up(&mut self) -> anyhow::Result<()> {
+        let key = self.lasting()?;
+        for _ in 0..3 {
+            let Some(session) = self.look(&key, Some(2)).await? else { return Ok(()) };
+            let counter = session.state.decode::<u64>(COUNTER).ok().flatten().unwrap_or_default() + 1;
+            let op = self.next_op();
+            let action = Action::Append { session: name_of(&key), keys: Vec::new(), counter: Some(counter) };
+            let event = event(&op, State::new().with(COUNTER, counter));
+            let request = AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(session.revision));
+            let outcome = self.call(&op, &action, Request::Append(request)).await?;
+            if outcome != Outcome::Refused(Refusal::RevisionConflict) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self) -> anyhow::Result<()> {
+        let (key, op) = (self.mortal()?, self.next_op());
+        let action = Action::Delete { session: name_of(&key) };
+        self.call(&op, &action, Request::Delete(key)).await.map(drop)
+    }
+
+    /// An event of its own that was acknowledged before, as it was or changed, and the action that wrote it.
+    fn again(&mut self, change: impl Fn(&mut Event)) -> anyhow::Result<Option<(String, AppendEvent, Action)>> {
+        let Some((mut event, action)) = self.random.choice(&self.recent).cloned() else { return Ok(None) };
+        let Action::Append { session, .. } = &action else { return Ok(None) };
+        let [app, user, id] = session.splitn(3, '/').collect::<Vec<_>>()[..] else { return Ok(None) };
+        let (key, op) = (SessionKey::try_new(app, user, id)?, event.id.clone());
+        change(&mut event);
+        Ok(Some((op, AppendEvent::new(key, event, ExpectedRevision::Any), action)))
+    }
+
+    async fn replay(&mut self) -> anyhow::Result<()> {
+        let Some((op, request, action)) = self.again(|_| {})? else { return Ok(()) };
+        if let Outcome::Stored(_) = self.call(&op, &action, Request::Append(request)).await? {
+            self.journal.write(&Record::Objection(format!("the replay of {op} was stored again")))?;
+        }
+        Ok(())
+    }
+
+    async fn reuse(&mut self) -> anyhow::Result<()> {
+        let changed = self.again(|event| event.author = "somebody else".to_owned())?;
+        let Some((_, request, Action::Append { session, .. })) = changed else { return Ok(()) };
+        let op = self.next_op();
+        self.call(&op, &Action::Reuse { session }, Request::Append(request)).await.map(drop)
+    }
+
+    /// A session, after a look whether it is of one moment.
+    async fn look(&mut self, key: &SessionKey, recent: Option<u32>) -> anyhow::Result<Option<Session>> {
+        let request = GetSession::new(key.clone());
+        let request = match recent {
+            Some(recent) => request.with_num_recent_events(recent),
+            None => request,
+        };
+        let session = match self.service.get_session(request).await {
+            Ok(session) => session,
+            Err(error) => {
+                if let Outcome::Wrong(what) = outcome_of(&error) {
+                    self.journal.write(&Record::Objection(format!("get_session: {what}")))?;
+                }
+                return Ok(None);
+            }
+        };
+        let Some(session) = session else { return Ok(None) };
+        let mut state = std::collections::BTreeMap::new();
+        for event in &session.events {
+            state.extend(event.actions.state_delta.iter().map(|(key, value)| (key.as_str(), (value, &event.id))));
+        }
+        for (name, (value, event)) in state {
+            let stored = session.state.get(name);
+            if stored == Some(value) {
+                continue;
+            }
+            // What sessions share, others may have written since.
+            let Some(stored) = stored.filter(|_| name.contains(':')).and_then(|json| json.decode::<String>().ok())
+            else {
+                let what = format!("a read of {} shows event {event} without its {name}", name_of(key));
+                self.journal.write(&Record::Objection(what))?;
+                continue;
+            };
+            if self.random.usize(..16) == 0 || name.ends_with(&self.name) {
+                let (scope, name) = scope_of(&name_of(key), name);
+                let seen = Record::Saw { event: event.clone(), scope, key: name.to_owned(), value: stored };
+                self.journal.write(&seen)?;
+            }
+        }
+        Ok(Some(session))
+    }
+
+    async fn get(&mut self, recent: Option<u32>) -> anyhow::Result<()> {
+        let key = if self.random.bool() { self.lasting()? } else { self.mortal()? };
+        self.look(&key, recent).await.map(drop)
+    }
+
+    async fn list(&mut self) -> anyhow::Result<()> {
+        let request = ListSessions::new(SessionScope::User(self.user()?)).with_limit(10);
+        match self.service.list_sessions(request).await {
+            Err(error) if matches!(outcome_of(&error), Outcome::Wrong(_)) => {
+                self.journal.write(&Record::Objection(format!("list_sessions: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A write, as it is sent.
+#[derive(Clone)]
+enum Request {
+    Create(CreateSession),
+    Append(AppendEvent),
+    Delete(SessionKey),
+}
+
+impl Request {
+    async fn send(self, service: &DynSessionService) -> Outcome {
+        let at = |revision: Revision| revision.timestamp().as_micros();
+        let ended = match self {
+            Self::Create(request) => {
+                service.create_session(request).await.map(|session| Outcome::Stored(at(session.revision)))
+            }
+            Self::Append(request) => service.append_event(request).await.map(|appended| match appended {
+                Appended::Stored(revision) => Outcome::Stored(at(revision)),
+                Appended::Replayed(revision) => Outcome::Replayed(at(revision)),
+                other => Outcome::Wrong(format!("{other:?}")),
+            }),
+            Self::Delete(key) => service.delete_session(&key).await.map(|()| Outcome::Stored(0)),
+        };
+        ended.unwrap_or_else(|error| outcome_of(&error))
+    }
+}
+
+fn event(op: &str, delta: State) -> Event {
+    let content = serde_json::json!({"role": "user", "parts": [{"text": format!("said by {op}")}]});
+    Event::new("user").with_id(op).with_content(content).with_state_delta(delta)
+}
+
+fn outcome_of(error: &Error) -> Outcome {
+    Outcome::Refused(match error {
+        Error::NotFound { .. } => Refusal::NotFound,
+        Error::AlreadyExists { .. } => Refusal::AlreadyExists,
+        Error::RevisionConflict { .. } => Refusal::RevisionConflict,
+        Error::EventIdReused { .. } => Refusal::EventIdReused,
+        error => match error.backend_kind() {
+            Some(BackendErrorKind::CommitUnknown) => return Outcome::Unknown,
+            Some(BackendErrorKind::Contention) => Refusal::Contention,
+            Some(BackendErrorKind::Unavailable) => Refusal::Unavailable,
+            _ => {
+                let first: Option<&dyn std::error::Error> = Some(error);
+                let chain = std::iter::successors(first, |error| error.source());
+                let told: Vec<String> = chain.map(ToString::to_string).collect();
+                return Outcome::Wrong(told.join(": "));
+            }
+        },
+    })
+}
+
+/// Creates what is never deleted.
+pub(crate) async fn create_lasting(service: &DynSessionService, journal: &Journal) -> anyhow::Result<()> {
+    for number in 0..APPS * USERS * LASTING {
+        let user = user(number % APPS, number / APPS % USERS)?;
+        let (key, op) = (lasting(&user, number / APPS / USERS)?, format!("first{number}"));
+        let (request, action) = create(&key, &op, Vec::new());
+        journal.write(&Record::Began { op: op.clone(), at: now(), action })?;
+        let created = service.create_session(request).await.context("a lasting session")?;
+        let outcome = Outcome::Stored(created.revision.timestamp().as_micros());
+        journal.write(&Record::Ended { op, at: now(), outcome })?;
+    }
+    Ok(())
+}

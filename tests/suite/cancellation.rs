@@ -1,0 +1,224 @@
+//! Dropped calls: everything of them is stored or nothing, and the pool stays clean.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed::{
+    AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListEvents,
+    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
+};
+
+use crate::fixture::{Fixture, with_dialect};
+
+crate::database_cases! {
+    Everywhere: [
+        a_call_may_be_dropped_at_any_of_its_polls,
+        an_append_to_a_transaction_of_its_caller_may_be_dropped,
+        a_task_may_be_aborted_during_a_call,
+    ],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Operation {
+    Create,
+    Append,
+    Delete,
+    Get,
+    ListSessions,
+    ListEvents,
+    GetAppState,
+    GetUserState,
+    CheckHealth,
+}
+
+const OPERATIONS: [Operation; 9] = [
+    Operation::Create,
+    Operation::Append,
+    Operation::Delete,
+    Operation::Get,
+    Operation::ListSessions,
+    Operation::ListEvents,
+    Operation::GetAppState,
+    Operation::GetUserState,
+    Operation::CheckHealth,
+];
+
+/// More polls than any call takes, at a pause between them in which the server gets on.
+const POLLS: usize = 400;
+
+fn alice() -> seabed::Result<UserKey> {
+    UserKey::try_new("app", "alice")
+}
+
+fn key(id: &str) -> seabed::Result<SessionKey> {
+    Ok(alice()?.session(SessionId::try_new(id)?))
+}
+
+/// An append that leaves a trace in each table.
+fn append(key: &SessionKey, mark: &str) -> AppendEvent {
+    let delta = State::new().with(mark, 1).with(format!("user:{mark}"), 1).with(format!("app:{mark}"), 1);
+    AppendEvent::new(key.clone(), Event::new("user").with_id(mark).with_state_delta(delta), ExpectedRevision::Any)
+}
+
+async fn call(service: &dyn SessionService, operation: Operation, mark: &str) -> seabed::Result<()> {
+    match operation {
+        Operation::Create => {
+            let (key, state) = (key(mark)?, State::new().with("k", 1).with(format!("app:{mark}"), 1));
+            let request = CreateSession::new(alice()?).with_session_id(key.session_id).with_state(state);
+            service.create_session(request).await.map(drop)
+        }
+        Operation::Append => service.append_event(append(&key("lasting")?, mark)).await.map(drop),
+        Operation::Delete => service.delete_session(&key("deleted")?).await,
+        Operation::Get => service.get_session(GetSession::new(key("lasting")?)).await.map(drop),
+        Operation::ListSessions => {
+            service.list_sessions(ListSessions::new(SessionScope::User(alice()?))).await.map(drop)
+        }
+        Operation::ListEvents => service.list_events(ListEvents::new(key("lasting")?)).await.map(drop),
+        Operation::GetAppState => service.get_app_state(&AppName::try_new("app")?).await.map(drop),
+        Operation::GetUserState => service.get_user_state(&alice()?).await.map(drop),
+        Operation::CheckHealth => service.check_health().await,
+    }
+}
+
+/// Polls `call` so many times, then drops it; whether it was done by then.
+async fn drop_after<T>(polls: usize, pause: Duration, call: impl Future<Output = T>) -> Option<T> {
+    let mut call: Pin<Box<_>> = Box::pin(call);
+    for _ in 0..polls {
+        if let Poll::Ready(done) = poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+            return Some(done);
+        }
+        tokio::time::sleep(pause).await;
+    }
+    None
+}
+
+/// What a dropped call did is there as a whole, or not at all.
+async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &str) -> anyhow::Result<()> {
+    let lasting = observer.get_session(GetSession::new(key("lasting")?)).await?.context("no session")?;
+    match operation {
+        Operation::Append => {
+            let event = lasting.events.iter().any(|event| event.id == mark);
+            for scope in ["", "user:", "app:"] {
+                let state = lasting.state.get(&format!("{scope}{mark}")).is_some();
+                ensure!(event == state, "{mark}: event {event}, {scope} state {state}");
+            }
+        }
+        Operation::Create => {
+            // The session first: its app state may be there when it is looked for then, but not the other way round.
+            let app = lasting.state.get(&format!("app:{mark}")).is_some();
+            let session = observer.get_session(GetSession::new(key(mark)?)).await?;
+            ensure!(session.is_some() || !app, "{mark}: app state without session");
+            let whole = session.is_none_or(|session| session.state.get(&format!("app:{mark}")).is_some());
+            ensure!(whole, "{mark}: session without app state");
+        }
+        Operation::Delete => {
+            if let Some(session) = observer.get_session(GetSession::new(key("deleted")?)).await? {
+                ensure!(session.events.len() == 1, "{mark}: half of a session");
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A session to append to, and one to delete.
+async fn prepare(observer: &DynSessionService) -> anyhow::Result<()> {
+    for id in ["lasting", "deleted"] {
+        let key = key(id)?;
+        if observer.get_session(GetSession::new(key.clone())).await?.is_none() {
+            let request = CreateSession::new(alice()?).with_session_id(key.session_id.clone());
+            observer.create_session(request).await?;
+            let event = Event::new("user").with_id("first");
+            observer.append_event(AppendEvent::new(key, event, ExpectedRevision::Any)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_call_may_be_dropped_at_any_of_its_polls(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let observer = fixture.service().await?;
+        for fast in [true, false] {
+            let options = fixture.service_url.parse::<ConnectOptions<D>>()?.with_max_connections(1);
+            let service = SqlSessionService::<D>::connect_with(options).await?.with_fast_paths(fast);
+            for operation in OPERATIONS {
+                let mut done = None;
+                for polls in 0..POLLS {
+                    prepare(&observer).await?;
+                    let mark = format!("{operation:?}-{polls}-{fast}");
+                    let pause = Duration::from_micros(if polls % 2 == 0 { 50 } else { 300 });
+                    done = drop_after(polls, pause, call(&service, operation, &mark)).await;
+                    // The one connection serves this when what was dropped has given it back.
+                    service.get_app_state(&AppName::try_new("app")?).await?;
+                    check_whole(&observer, operation, &mark).await?;
+                    if matches!(operation, Operation::Create | Operation::Append | Operation::Delete) {
+                        // One write comes after the other: what was dropped is over now.
+                        service.delete_session(&key("none")?).await?;
+                    }
+                    fixture.no_open_transaction().await.with_context(|| mark.clone())?;
+                    check_whole(&observer, operation, &mark).await?;
+                    if done.is_some() {
+                        break;
+                    }
+                }
+                done.with_context(|| format!("{operation:?} is not done after {POLLS} polls"))??;
+            }
+        }
+        Ok(())
+    }
+    fixture.migrated().await?;
+    with_dialect!(fixture, check)
+}
+
+/// Then the caller rolls back, as is documented, and nothing of it is stored.
+async fn an_append_to_a_transaction_of_its_caller_may_be_dropped(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let observer = fixture.service().await?;
+        prepare(&observer).await?;
+        let mut done = None;
+        for polls in 0..POLLS {
+            let mark = format!("polls-{polls}");
+            let transaction = fixture.begin_write().await?;
+            let append = service.append_event_in(&transaction, append(&key("lasting")?, &mark));
+            done = drop_after(polls, Duration::from_micros(200), append).await;
+            transaction.rollback().await?;
+            let session = observer.get_session(GetSession::new(key("lasting")?)).await?.context("no session")?;
+            ensure!(session.events.len() == 1 && session.state.is_empty(), "{mark}: {session:?}");
+            if done.is_some() {
+                break;
+            }
+        }
+        done.context("the append is never done")??;
+        Ok(())
+    }
+    fixture.migrated().await?;
+    with_dialect!(fixture, check)
+}
+
+async fn a_task_may_be_aborted_during_a_call(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    prepare(&service).await?;
+    for round in 0..60_u64 {
+        prepare(&service).await?;
+        let operation = [Operation::Create, Operation::Append, Operation::Delete][round as usize % 3];
+        let mark = format!("aborted-{round}");
+        let task = tokio::spawn({
+            let (service, mark) = (service.clone(), mark.clone());
+            async move { call(&*service, operation, &mark).await }
+        });
+        tokio::time::sleep(Duration::from_micros(round * 40)).await;
+        task.abort();
+        if let Ok(outcome) = task.await {
+            outcome?;
+        }
+        check_whole(&service, operation, &mark).await?;
+        service.append_event(append(&key("lasting")?, &format!("after-{round}"))).await?;
+    }
+    // What had begun goes on for a moment.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fixture.no_open_transaction().await
+}

@@ -1,0 +1,439 @@
+//! Connections that are cut, servers that hang, locks and pools that others hold: what was asked for happens once, or not, and
+//! the caller is told within the time that was promised.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::join_all;
+use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
+use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
+use seabed::{
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
+    GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService,
+    SqliteSessionService, State, UserKey,
+};
+use seabed_tests::{Cut, Family, Kind, Proxy};
+use tokio::task::JoinSet;
+
+use crate::fixture::{Fixture, with_dialect};
+
+crate::database_cases! {
+    Everywhere: [
+        a_closed_service_has_carried_out_what_it_accepted,
+        a_service_may_be_dropped_while_calls_run,
+        a_healthy_service_says_so,
+    ],
+    Servers: [
+        a_cut_append_is_stored_once_and_told,
+        a_cut_create_is_stored_once_and_told,
+        a_cut_delete_is_carried_out_or_in_doubt,
+        a_cut_read_is_read_again,
+        connections_that_the_server_ends_are_replaced,
+        a_server_that_hangs_is_told_within_the_timeout,
+        a_hung_server_does_not_use_up_the_pool,
+        a_lock_that_others_hold_is_contention,
+        a_deadlock_with_others_is_survived,
+        an_exhausted_pool_is_unavailable,
+    ],
+    Sqlite: [
+        a_full_disk_stores_nothing_and_is_told,
+        a_lock_of_another_process_is_waited_for,
+    ],
+}
+
+/// A service on `url` with options of its own, whatever the database.
+async fn connect(fixture: &Fixture, url: &str, set: impl Fn(Limits) -> Limits) -> anyhow::Result<DynSessionService> {
+    async fn of<D: Dialect>(url: &str, limits: Limits) -> seabed::Result<SqlSessionService<D>> {
+        let options: ConnectOptions<D> = url.parse()?;
+        let options = options
+            .with_max_connections(limits.connections)
+            .with_acquire_timeout(limits.acquire)
+            .with_statement_timeout(limits.statement);
+        SqlSessionService::<D>::connect_with(options).await
+    }
+    let limits = set(Limits { connections: 4, acquire: Duration::from_secs(5), statement: Duration::from_secs(30) });
+    Ok(match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => Arc::<PostgresSessionService>::new(of(url, limits).await?),
+        Some(Family::MySql) => Arc::<MySqlSessionService>::new(of(url, limits).await?),
+        None => Arc::<SqliteSessionService>::new(of(url, limits).await?),
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    connections: u32,
+    acquire: Duration,
+    statement: Duration,
+}
+
+fn family(fixture: &Fixture) -> Family {
+    fixture.kind.map_or(Family::Postgres, Kind::family)
+}
+
+fn alice() -> seabed::Result<UserKey> {
+    UserKey::try_new("app", "alice")
+}
+
+fn append(key: &SessionKey, event: Event) -> AppendEvent {
+    AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
+}
+
+/// A service behind a proxy on one connection, and a session.
+async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionService, DynSessionService, SessionKey)> {
+    let direct = fixture.migrated().await?;
+    let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
+    let service = connect(fixture, &url, |limits| Limits { connections: 1, ..limits }).await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    Ok((proxy, service, direct, key))
+}
+
+/// Cuts the first, second, … round trip of a call in each way, until a call needs no more of them.
+async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // The statements are prepared.
+    call(0).await?;
+    let mut number = 0;
+    for cut in Cut::ALL {
+        for passed in 0.. {
+            ensure!(passed < 60, "a call takes sixty round trips");
+            number += 1;
+            // Whatever the last call left, such as a ping, has passed.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            proxy.cut_after(passed, cut);
+            call(number).await.with_context(|| format!("{cut:?} after {passed} requests"))?;
+            if proxy.take_back_cut() {
+                break;
+            }
+        }
+    }
+    ensure!(number > 6, "only {number} cuts");
+    Ok(())
+}
+
+/// Whatever breaks, the service looks for itself what became of the event: the caller is told, and it is there once.
+async fn a_cut_append_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, key) = behind_proxy(fixture).await?;
+    sweep(&proxy, async |number| {
+        let delta = State::new().with("k", number as u64).with("app:k", number as u64);
+        let event = Event::new("user").with_id(format!("event-{number}")).with_state_delta(delta);
+        let revision = direct.get_session(GetSession::new(key.clone())).await?.context("no session")?.revision;
+        let request = AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(revision));
+        let appended = service.append_event(request).await?;
+        let session = direct.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        ensure!(session.events.len() == number + 1, "{} events after {number} calls", session.events.len());
+        ensure!(appended.revision() == Some(session.revision), "{appended:?}, {}", session.revision);
+        for scope in ["k", "app:k"] {
+            ensure!(session.state.decode::<usize>(scope)? == Some(number), "{scope}: {:?}", session.state);
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn a_cut_create_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, _) = behind_proxy(fixture).await?;
+    sweep(&proxy, async |number| {
+        let key = alice()?.session(SessionId::try_new(format!("session-{number}"))?);
+        let state = State::new().with("k", number as u64).with("user:k", number as u64);
+        let request = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
+        let created = service.create_session(request.clone()).await?;
+        let stored = direct.get_session(GetSession::new(key)).await?.context("the session is lost")?;
+        ensure!(stored == created, "{created:?} was told, {stored:?} is stored");
+        let again = service.create_session(request).await;
+        ensure!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn a_cut_delete_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, _) = behind_proxy(fixture).await?;
+    sweep(&proxy, async |_| {
+        let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+        direct.append_event(append(&key, Event::new("user"))).await?;
+        let deleted = service.delete_session(&key).await;
+        let stored = direct.get_session(GetSession::new(key)).await?;
+        match deleted {
+            Ok(()) => ensure!(stored.is_none(), "a session is there that was deleted"),
+            Err(error) => {
+                ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}");
+                ensure!(stored.is_none_or(|session| session.events.len() == 1), "half of a session is there");
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn a_cut_read_is_read_again(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, _, key) = behind_proxy(fixture).await?;
+    sweep(&proxy, async |_| {
+        service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        service.get_app_state(&key.app_name).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn connections_that_the_server_ends_are_replaced(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    for round in 0..5 {
+        let calls = join_all((0..8).map(|_| service.get_session(GetSession::new(key.clone())))).await;
+        ensure!(calls.iter().all(Result::is_ok), "{calls:?}");
+        let account = fixture.database().context("a case for servers")?.account();
+        let ended = match family(fixture) {
+            Family::Postgres => {
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename";
+                fixture.admin.execute_unprepared(&format!("{end} = '{account}'")).await?.rows_affected()
+            }
+            Family::MySql => {
+                let list =
+                    "SELECT CAST(COALESCE(GROUP_CONCAT(id), '') AS CHAR) AS text FROM information_schema.processlist";
+                let ids = fixture.query_text(&format!("{list} WHERE user = '{account}'")).await?;
+                for id in ids.split(',') {
+                    // It may be gone by now.
+                    let _ = fixture.admin.execute_unprepared(&format!("KILL {id}")).await;
+                }
+                ids.split(',').count() as u64
+            }
+        };
+        ensure!(ended > 0, "nothing was ended");
+        let event = Event::new("user").with_id(format!("event-{round}"));
+        service.append_event(append(&key, event)).await?;
+    }
+    let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.len() == 5, "{} events", session.events.len());
+    Ok(())
+}
+
+/// Within the timeout of the caller's own, and within that of the service.
+async fn a_server_that_hangs_is_told_within_the_timeout(fixture: &Fixture) -> anyhow::Result<()> {
+    let direct = fixture.migrated().await?;
+    let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
+    let timeout = Duration::from_millis(700);
+    let service = connect(fixture, &url, |limits| Limits { statement: timeout, acquire: timeout, ..limits }).await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    service.append_event(append(&key, Event::new("user"))).await?;
+    proxy.stall(true);
+    let call = service.append_event(append(&key, Event::new("user").with_id("given up")));
+    ensure!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+    // Far more than the limits that were set, far less than the defaults.
+    let patience = Duration::from_secs(15);
+    let calls = async {
+        let appended = service.append_event(append(&key, Event::new("user").with_id("hung"))).await;
+        let read = service.get_session(GetSession::new(key.clone())).await;
+        let healthy = service.check_health().await;
+        (appended.map(drop), read.map(drop), healthy)
+    };
+    let (appended, read, healthy) = tokio::time::timeout(patience, calls).await.context("the calls hang")?;
+    for outcome in [appended, read, healthy] {
+        let error = outcome.err().context("an answer of a server that hangs")?;
+        ensure!(error.is_retryable(), "{error:?}");
+    }
+    proxy.stall(false);
+    // What hung is stored once or not at all, and then once.
+    let again = service.append_event(append(&key, Event::new("user").with_id("hung").with_timestamp(1.0))).await;
+    ensure!(!matches!(&again, Err(error) if error.is_retryable()), "{again:?}");
+    let session = direct.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.iter().filter(|event| event.id == "hung").count() == 1, "{:?}", session.events);
+    Ok(())
+}
+
+/// Calls that hang keep their places in the pool no longer than promised.
+async fn a_hung_server_does_not_use_up_the_pool(fixture: &Fixture) -> anyhow::Result<()> {
+    let direct = fixture.migrated().await?;
+    let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
+    let timeout = Duration::from_millis(500);
+    let service = connect(fixture, &url, |limits| Limits { statement: timeout, ..limits }).await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    let reads = || join_all((0..8).map(|_| service.get_session(GetSession::new(key.clone()))));
+    ensure!(reads().await.iter().all(Result::is_ok));
+    proxy.stall(true);
+    let hung = join_all((0..4).map(|_| service.delete_session(&key))).await;
+    ensure!(hung.iter().all(Result::is_err), "{hung:?}");
+    // The stalled connections stay stalled, as behind a network that swallows packets; new ones go another way.
+    let started = Instant::now();
+    proxy.stall(false);
+    while reads().await.iter().any(Result::is_err) {
+        ensure!(started.elapsed() < Duration::from_secs(20), "the pool does not recover");
+    }
+    Ok(())
+}
+
+async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    let holder = fixture.admin.begin().await?;
+    holder.execute_unprepared("SELECT state FROM app_states FOR UPDATE").await?;
+    let event = Event::new("user").with_state_delta(State::new().with("app:k", 1));
+    let call = service.append_event(append(&key, event.clone()));
+    // Twice the servers' lock timeout, and what is between; far less than for ever.
+    let outcome = tokio::time::timeout(Duration::from_secs(60), call).await.context("the call waits for ever")?;
+    let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+    ensure!(kind == Some(BackendErrorKind::Contention), "{outcome:?}");
+    holder.rollback().await?;
+    let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    ensure!(session.events.is_empty() && session.state.is_empty(), "{session:?}");
+    ensure!(!service.append_event(append(&key, event)).await?.is_replayed());
+    Ok(())
+}
+
+/// A foreign transaction locks the app first and the session then.
+async fn a_deadlock_with_others_is_survived(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    for round in 0..5 {
+        let other = fixture.admin.begin().await?;
+        other.execute_unprepared("SELECT state FROM app_states FOR UPDATE").await?;
+        let delta = State::new().with("app:k", round).with("k", round);
+        let event = Event::new("user").with_id(format!("event-{round}")).with_state_delta(delta);
+        let call = tokio::spawn({
+            let (service, request) = (service.clone(), append(&key, event));
+            async move { service.append_event(request).await }
+        });
+        // Long enough for the append to hold its session and wait for the app.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let deadlock = other.execute_unprepared("SELECT state FROM sessions FOR UPDATE").await;
+        other.rollback().await.or_else(|error| if deadlock.is_err() { Ok(()) } else { Err(error) })?;
+        call.await??;
+    }
+    let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.len() == 5 && session.state.decode::<u64>("app:k")? == Some(4), "{session:?}");
+    Ok(())
+}
+
+async fn an_exhausted_pool_is_unavailable(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let options: ConnectOptions<D> = fixture.service_url.parse()?;
+        let pool = options.with_max_connections(1).with_acquire_timeout(Duration::from_millis(300)).open().await?;
+        let starved = SqlSessionService::<D>::from_connection(pool.clone()).await?;
+        let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+        let taken = pool.begin().await?;
+        let appended = starved.append_event(append(&key, Event::new("user"))).await.map(drop);
+        let read = starved.get_session(GetSession::new(key.clone())).await.map(drop);
+        for outcome in [appended, read] {
+            let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+            ensure!(kind == Some(BackendErrorKind::Unavailable), "{outcome:?}");
+        }
+        taken.rollback().await?;
+        starved.append_event(append(&key, Event::new("user"))).await?;
+        let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+        ensure!(session.events.len() == 1, "{session:?}");
+        Ok(())
+    }
+    fixture.migrated().await?;
+    with_dialect!(fixture, check)
+}
+
+/// `max_page_count` is SQLite's own limit on the size of a file, and ends in the error of a full disk.
+async fn a_full_disk_stores_nothing_and_is_told(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    let pool = fixture.service_url.parse::<seabed::SqliteOptions>()?.with_max_connections(1).open().await?;
+    let service: DynSessionService = seabed::from_connection(pool.clone()).await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    pool.execute_unprepared("PRAGMA max_page_count = 40").await?;
+    let text = "x".repeat(2000);
+    let mut stored = 0;
+    let error = loop {
+        let delta = State::new().with("k", stored as u64 + 1);
+        let event = Event::new("user").with_content(serde_json::json!({"parts": [{"text": text}]}));
+        match service.append_event(append(&key, event.with_state_delta(delta))).await {
+            Ok(_) => stored += 1,
+            Err(error) => break error,
+        }
+        ensure!(stored < 1000, "the disk is never full");
+    };
+    ensure!(error.backend_kind() == Some(BackendErrorKind::Unexpected) && !error.is_retryable(), "{error:?}");
+    let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    ensure!(session.events.len() == stored && session.state.decode::<usize>("k")? == Some(stored), "torn: {stored}");
+    pool.execute_unprepared("PRAGMA max_page_count = 1000000").await?;
+    service.append_event(append(&key, Event::new("user"))).await?;
+    let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.len() == stored + 1, "{} events, not {}", session.events.len(), stored + 1);
+    Ok(())
+}
+
+async fn a_lock_of_another_process_is_waited_for(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    let other = fixture.begin_write().await?;
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let (service, request) = (service.clone(), append(&key, Event::new("user")));
+            tokio::spawn(async move { service.append_event(request).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ensure!(calls.iter().all(|call| !call.is_finished()), "an append passed the lock");
+    other.rollback().await?;
+    for call in calls {
+        call.await??;
+    }
+    Ok(())
+}
+
+async fn a_closed_service_has_carried_out_what_it_accepted(fixture: &Fixture) -> anyhow::Result<()> {
+    let observer = fixture.migrated().await?;
+    let service = fixture.service().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    let mut calls = JoinSet::new();
+    for number in 0..300 {
+        let delta = State::new().with(format!("app:k{number}"), 1);
+        let (service, request) = (service.clone(), append(&key, Event::new("user").with_state_delta(delta)));
+        calls.spawn(async move { service.append_event(request).await });
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    service.close().await?;
+    service.close().await?;
+    let (mut stored, mut refused) = (0, 0);
+    while let Some(call) = calls.join_next().await {
+        match call? {
+            Ok(_) => stored += 1,
+            Err(error) => {
+                ensure!(error.backend_kind() == Some(BackendErrorKind::Unavailable), "{error:?}");
+                refused += 1;
+            }
+        }
+    }
+    let state = observer.get_app_state(&AppName::try_new("app")?).await?;
+    ensure!(state.len() == stored && stored + refused == 300, "{} keys, {stored} stored", state.len());
+    for outcome in [
+        service.get_session(GetSession::new(key.clone())).await.map(drop),
+        service.append_event(append(&key, Event::new("user"))).await.map(drop),
+        service.check_health().await,
+    ] {
+        let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+        ensure!(kind == Some(BackendErrorKind::Unavailable), "{outcome:?}");
+    }
+    Ok(())
+}
+
+async fn a_service_may_be_dropped_while_calls_run(fixture: &Fixture) -> anyhow::Result<()> {
+    let observer = fixture.migrated().await?;
+    let service = fixture.service().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    let mut calls = JoinSet::new();
+    for number in 0..60 {
+        let delta = State::new().with(format!("app:k{number}"), 1);
+        let (service, request) = (service.clone(), append(&key, Event::new("user").with_state_delta(delta)));
+        calls.spawn(async move { service.append_event(request).await.map(drop) });
+    }
+    drop(service);
+    tokio::time::sleep(Duration::from_millis(3)).await;
+    calls.abort_all();
+    while let Some(call) = calls.join_next().await {
+        if let Ok(outcome) = call {
+            outcome?;
+        }
+    }
+    // What had begun goes on; then each event has its key, and each key its event.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let session = observer.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.len() == session.state.len(), "{session:?}");
+    Ok(())
+}
+
+async fn a_healthy_service_says_so(fixture: &Fixture) -> anyhow::Result<()> {
+    Ok(fixture.migrated().await?.check_health().await?)
+}

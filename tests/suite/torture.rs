@@ -1,0 +1,45 @@
+//! The short form of `cargo xtask torture`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::ensure;
+use seabed_tests::torture::{Plan, run, work_if_told};
+use tokio::runtime::Runtime;
+
+use crate::fixture::Fixture;
+
+crate::database_cases! {
+    Everywhere: [nothing_is_lost_under_torture],
+}
+
+/// Makes this process a worker, if it was started as one.
+pub(crate) fn run_as_child(runtime: &Runtime) -> Option<ExitCode> {
+    Some(match runtime.block_on(work_if_told())? {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// On a server of its own, which is killed; with a new seed each time, which a failure tells.
+async fn nothing_is_lost_under_torture(fixture: &Fixture) -> anyhow::Result<()> {
+    let seed = fastrand::u64(..);
+    let plan = Plan {
+        kind: fixture.kind,
+        length: Duration::from_secs(10),
+        writes: 500,
+        kills: 1,
+        seed,
+        processes: 2,
+        tasks: 4,
+        faults: true,
+        fast: true,
+    };
+    let outcome = run(&plan).await?;
+    println!("{} with seed {seed}:\n{outcome}", outcome.version);
+    ensure!(outcome.objections.is_empty(), "seed {seed}: {outcome}");
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! `cargo xtask torture`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use seabed_tests::Kind;
+use seabed_tests::torture::{Plan, run, work_if_told};
+
+/// Makes random calls from several processes while servers, workers and connections are killed, and checks that nothing was
+/// lost, doubled, reordered or torn. Exit status 0 if so.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask torture")]
+struct Options {
+    /// `postgres_15`, `postgres_18`, `mysql_9`, `mariadb` or `sqlite_file`
+    #[arg(long)]
+    backend: String,
+    /// For how long at least
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// How many acknowledged writes at least
+    #[arg(long, default_value_t = 0)]
+    writes: u64,
+    /// How many kills of the server, and of workers, at least
+    #[arg(long, default_value_t = 0)]
+    kills: usize,
+    /// What all that is random follows from; a fresh one by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Processes at once
+    #[arg(long, default_value_t = 4)]
+    processes: usize,
+    /// Calls of each process at once
+    #[arg(long, default_value_t = 8)]
+    tasks: usize,
+    /// Kill, cut, stall and lock nothing
+    #[arg(long)]
+    no_faults: bool,
+    /// Without the fast paths
+    #[arg(long)]
+    portable: bool,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    match runtime.block_on(torture()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("torture: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn torture() -> anyhow::Result<bool> {
+    if let Some(worked) = work_if_told().await {
+        return worked.map(|()| true);
+    }
+    let options = Options::parse();
+    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == options.backend);
+    anyhow::ensure!(kind.is_some() || options.backend == "sqlite_file", "no such backend: {}", options.backend);
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("{} with seed {seed}", options.backend);
+    let plan = Plan {
+        kind,
+        length: Duration::from_secs(options.seconds),
+        writes: options.writes,
+        kills: options.kills,
+        seed,
+        processes: options.processes,
+        tasks: options.tasks,
+        faults: !options.no_faults,
+        fast: !options.portable,
+    };
+    let outcome = run(&plan).await?;
+    println!("{} {}\n{outcome}", options.backend, outcome.version);
+    Ok(outcome.objections.is_empty())
+}
