@@ -214,10 +214,12 @@ impl<'a> Checker<'a> {
             }
         }
         for (session, mut creations) in creations {
-            creations.sort_by_key(|creation| creation.began);
+            creations.sort_by_key(|creation| creation.ended);
             let deletes = self.deletes.get(session).map_or(&[][..], Vec::as_slice);
+            // Whichever of two came first, a delete came between them.
             let twice = creations.windows(2).any(|pair| {
-                !deletes.iter().any(|delete| delete.ended >= pair[0].began && delete.began <= pair[1].ended)
+                let (first, last) = (pair[0].began.min(pair[1].began), pair[0].ended.max(pair[1].ended));
+                !deletes.iter().any(|delete| delete.ended >= first && delete.began <= last)
             });
             if twice {
                 self.object(format!("{session} was created twice, and not deleted in between"));

@@ -82,15 +82,15 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
 /// What a group makes of an error that ended its transaction. One of it may be to blame, so each is then tried for itself;
 /// but not a write that was alone already and would meet the same again, and not without a server.
 fn broken(group: &mut [Claimed], error: Error, tries: Tries) {
-    let kind = error.backend_kind();
-    let is_final = !tries.are_left(&error) && (group.len() == 1 || kind == Some(BackendErrorKind::Unavailable));
+    let (kind, is_lone) = (error.backend_kind(), group.len() == 1);
+    let is_final = !tries.are_left(&error) && (is_lone || kind == Some(BackendErrorKind::Unavailable));
     let mut first = Some(error);
     for Claimed { write, .. } in group {
         let Some(error) = first.take() else { continue };
         first = Some(error.without_source());
         if is_final {
             write.fail(error);
-        } else if kind == Some(BackendErrorKind::CommitUnknown) && write.has_outcome() {
+        } else if kind == Some(BackendErrorKind::CommitUnknown) && (is_lone || write.has_outcome()) {
             write.doubt(error);
         } else {
             write.forget_outcome();
@@ -137,6 +137,8 @@ async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed, mut tries: Tr
 /// One try. What an earlier one may have committed is looked for before; an append needs no look, for it finds itself under
 /// the lock of its session.
 async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()> {
+    // An earlier try may have got that far before it failed.
+    claimed.write.forget_outcome();
     match &mut claimed.write {
         Write::Create(call) if call.doubt.is_some() => {
             call.outcome = create::look(inner, &call.request).await?;
