@@ -20,7 +20,7 @@ use super::history::{Action, Journal, Outcome, Record, Refusal, now, scope_of};
 
 /// The environment's variable that makes a process a worker, and tells it what to do.
 const VARIABLE: &str = "SEABED_TORTURE_WORKER";
-pub(crate) const APPS: usize = 2;
+pub(crate) const APPS: usize = 6;
 pub(crate) const USERS: usize = 3;
 /// Sessions that are never deleted, and ids that come and go, of each user.
 pub(crate) const LASTING: usize = 6;
