@@ -269,7 +269,7 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     let event = Event::new("user").with_state_delta(State::new().with("app:k", 1));
     let call = service.append_event(append(&key, event.clone()));
     // Twice the servers' lock timeout, and what is between; far less than for ever.
-    let outcome = tokio::time::timeout(Duration::from_secs(60), call).await.context("the call waits for ever")?;
+    let outcome = tokio::time::timeout(Duration::from_mins(1), call).await.context("the call waits for ever")?;
     let kind = outcome.as_ref().err().and_then(Error::backend_kind);
     ensure!(kind == Some(BackendErrorKind::Contention), "{outcome:?}");
     holder.rollback().await?;

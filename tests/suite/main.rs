@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::Report;
+use seabed_tests::{Family, Report};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -47,11 +47,14 @@ enum Where {
     Everywhere,
     Servers,
     Sqlite,
+    /// sqlx's driver for MySQL loses count of a server's answers when a statement is dropped while it is being prepared.
+    ExceptMySql,
 }
 
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
+            Store::Server(kind) if kind.family() == Family::MySql => matches!(self, Self::Everywhere | Self::Servers),
             Store::Server(_) => self != Self::Sqlite,
             Store::SqliteFile => self != Self::Servers,
             Store::Memory | Store::SqliteMemory => false,

@@ -158,13 +158,13 @@ impl Subject {
                     None => SessionScope::App(AppName::try_new(app)?),
                 };
                 let mut request = ListSessions::new(scope).with_limit(u32::from(*limit)).with_order(order(*descending));
-                let mut pages = String::new();
+                let mut pages = Vec::new();
                 loop {
                     let page = service.list_sessions(request.clone()).await?;
-                    pages.push_str(&format!("{:?}\n", page.items));
+                    pages.push(format!("{:?}", page.items));
                     match page.next {
                         Some(next) => request = request.with_cursor(next),
-                        None => break pages,
+                        None => break pages.join("\n"),
                     }
                 }
             }

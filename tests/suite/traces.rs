@@ -25,7 +25,10 @@ type Fields = BTreeMap<String, String>;
 
 /// Keeps the fields of Seabed's spans and events.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<(BTreeMap<u64, Fields>, Vec<Fields>)>>);
+struct Recorder(Arc<Mutex<Seen>>);
+
+/// Spans by their ids, and events.
+type Seen = (BTreeMap<u64, Fields>, Vec<Fields>);
 
 struct Reader<'a>(&'a mut Fields);
 

@@ -162,10 +162,11 @@ pub trait SessionService: Send + Sync {
     /// Reads only.
     async fn get_app_state(&self, app_name: &AppName) -> Result<State>;
 
-    /// Whether the store can be reached: asks it for a sign of life, on a connection as the operations use them.
+    /// Whether the store can be reached and has its tables: reads their version, on a connection as the operations use them.
     ///
     /// # Errors
-    /// A backend error of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) within seconds when it cannot.
+    /// A backend error within 5 seconds: of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) when it cannot be reached,
+    /// [`Schema`](crate::BackendErrorKind::Schema) for missing or unknown tables.
     ///
     /// # Cancel safety
     /// Reads only.

@@ -75,13 +75,20 @@ impl Dialect for MySql {
             // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD (MariaDB's snapshot isolation)
             1213 | 1205 | 1020 => BackendErrorKind::Contention,
             // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED, ER_SERVER_SHUTDOWN,
-            // ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR (a Galera node that is
+            // ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR (a Galera node that is
             // not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is no longer the primary)
-            1040 | 1203 | 1226 | 1053 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
+            1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
             // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR
             1146 | 1054 => BackendErrorKind::Schema,
             _ => BackendErrorKind::Unexpected,
         }
+    }
+
+    fn is_refusal(error: &RuntimeErr) -> bool {
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<MySqlDatabaseError>());
+        // ER_SERVER_SHUTDOWN, ER_CONNECTION_KILLED (MariaDB)
+        error.is_some_and(|error| !matches!(error.number(), 1053 | 1927))
     }
 
     fn driver_options(url: &str) -> Result<MySqlConnectOptions> {

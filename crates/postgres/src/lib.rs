@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
@@ -88,6 +89,13 @@ impl Dialect for Postgres {
             "42P01" | "42703" | "3F000" => BackendErrorKind::Schema,
             _ => BackendErrorKind::Unexpected,
         }
+    }
+
+    fn is_refusal(error: &RuntimeErr) -> bool {
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        // admin_shutdown, crash_shutdown, and the connection exceptions
+        code.is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
     }
 
     fn driver_options(url: &str) -> Result<PgConnectOptions> {

@@ -99,6 +99,11 @@ impl Dialect for Sqlite {
         }
     }
 
+    /// SQLite is in this process: what fails has not happened.
+    fn is_refusal(error: &RuntimeErr) -> bool {
+        matches!(error, RuntimeErr::SqlxError(error) if error.as_database_error().is_some())
+    }
+
     fn driver_options(url: &str) -> Result<SqliteConnectOptions> {
         let invalid = |reason: String| Error::Invalid { field: "url", reason };
         if url.contains("mode=memory") {

@@ -21,7 +21,7 @@ fn append(keys: &[&str], counter: Option<u64>) -> Action {
 }
 
 fn object(value: Value) -> Map<String, Value> {
-    value.as_object().cloned().unwrap_or_default()
+    if let Value::Object(map) = value { map } else { Map::new() }
 }
 
 fn event(id: &str, timestamp: i64, delta: Value) -> StoredEvent {
@@ -67,7 +67,9 @@ fn contents() -> Contents {
 
 fn objections(records: Vec<Record>, contents: &Contents) -> Vec<String> {
     let mut history = History::default();
-    records.into_iter().for_each(|record| history.add(record));
+    for record in records {
+        history.add(record);
+    }
     history.finish();
     check(&history, contents).1
 }

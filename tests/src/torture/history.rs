@@ -1,6 +1,6 @@
 //! What workers write down: a line before each call, and one after it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -135,7 +135,7 @@ pub(crate) struct History {
     pub(crate) seen: Vec<[String; 4]>,
     pub(crate) objections: Vec<String>,
     /// Calls that have begun and not ended.
-    open: BTreeMap<String, ()>,
+    open: BTreeSet<String>,
 }
 
 impl History {
@@ -160,7 +160,7 @@ impl History {
     pub(crate) fn add(&mut self, record: Record) {
         match record {
             Record::Began { op, at, action } => {
-                self.open.insert(op.clone(), ());
+                self.open.insert(op.clone());
                 let new = Operation { action, began: at, fate: Fate::Refused, ended: i64::MAX, revision: None };
                 self.operations.entry(op).or_insert(new);
             }
@@ -203,7 +203,7 @@ impl History {
 
     /// Whoever was killed during a call never learned what came of it.
     pub(crate) fn finish(&mut self) {
-        for op in std::mem::take(&mut self.open).into_keys() {
+        for op in std::mem::take(&mut self.open) {
             if let Some(operation) = self.operations.get_mut(&op).filter(|operation| operation.fate == Fate::Refused) {
                 operation.fate = Fate::Unknown;
             }

@@ -244,7 +244,7 @@ impl Task {
         let action = Action::Append { session: name_of(&key), keys, counter: None };
         let event = event(&op, delta);
         let request = AppendEvent::new(key, event.clone(), ExpectedRevision::Any);
-        let outcome = self.call(&op, &action, Request::Append(request)).await?;
+        let outcome = self.call(&op, &action, Request::Append(Box::new(request))).await?;
         if lasts && matches!(outcome, Outcome::Stored(_)) {
             self.recent.push_back((event, action));
             if self.recent.len() > 16 {
@@ -264,7 +264,7 @@ impl Task {
             let action = Action::Append { session: name_of(&key), keys: Vec::new(), counter: Some(counter) };
             let event = event(&op, State::new().with(COUNTER, counter));
             let request = AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(session.revision));
-            let outcome = self.call(&op, &action, Request::Append(request)).await?;
+            let outcome = self.call(&op, &action, Request::Append(Box::new(request))).await?;
             if outcome != Outcome::Refused(Refusal::RevisionConflict) {
                 break;
             }
@@ -290,17 +290,17 @@ impl Task {
 
     async fn replay(&mut self) -> anyhow::Result<()> {
         let Some((op, request, action)) = self.again(|_| {})? else { return Ok(()) };
-        if let Outcome::Stored(_) = self.call(&op, &action, Request::Append(request)).await? {
+        if let Outcome::Stored(_) = self.call(&op, &action, Request::Append(Box::new(request))).await? {
             self.journal.write(&Record::Objection(format!("the replay of {op} was stored again")))?;
         }
         Ok(())
     }
 
     async fn reuse(&mut self) -> anyhow::Result<()> {
-        let changed = self.again(|event| event.author = "somebody else".to_owned())?;
+        let changed = self.again(|event| "somebody else".clone_into(&mut event.author))?;
         let Some((_, request, Action::Append { session, .. })) = changed else { return Ok(()) };
         let op = self.next_op();
-        self.call(&op, &Action::Reuse { session }, Request::Append(request)).await.map(drop)
+        self.call(&op, &Action::Reuse { session }, Request::Append(Box::new(request))).await.map(drop)
     }
 
     /// A session, after a look whether it is of one moment.
@@ -365,7 +365,7 @@ impl Task {
 #[derive(Clone)]
 enum Request {
     Create(CreateSession),
-    Append(AppendEvent),
+    Append(Box<AppendEvent>),
     Delete(SessionKey),
 }
 
@@ -376,10 +376,10 @@ impl Request {
             Self::Create(request) => {
                 service.create_session(request).await.map(|session| Outcome::Stored(at(session.revision)))
             }
-            Self::Append(request) => service.append_event(request).await.map(|appended| match appended {
+            Self::Append(request) => service.append_event(*request).await.map(|appended| match appended {
                 Appended::Stored(revision) => Outcome::Stored(at(revision)),
                 Appended::Replayed(revision) => Outcome::Replayed(at(revision)),
-                other => Outcome::Wrong(format!("{other:?}")),
+                other @ Appended::Partial => Outcome::Wrong(format!("{other:?}")),
             }),
             Self::Delete(key) => service.delete_session(&key).await.map(|()| Outcome::Stored(0)),
         };

@@ -37,7 +37,20 @@ macro_rules! take_driver_connection {
     ($driver:ty, $pool:expr) => {{
         use sea_orm::sqlx;
 
-        struct Connection(sqlx::pool::PoolConnection<$driver>);
+        struct Connection {
+            pooled: sqlx::pool::PoolConnection<$driver>,
+            /// Whether a statement was sent whose answer has not been read to its end.
+            is_busy: bool,
+        }
+
+        impl Drop for Connection {
+            fn drop(&mut self) {
+                // The driver may have lost count of the answers, and the pool's test waits for one as long as it takes.
+                if self.is_busy {
+                    self.pooled.close_on_drop();
+                }
+            }
+        }
 
         #[async_trait::async_trait]
         impl $crate::sql::DriverConnection for Connection {
@@ -48,22 +61,26 @@ macro_rules! take_driver_connection {
             ) -> Result<(), sea_orm::DbErr> {
                 let values = statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()));
                 let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), sea_query_sqlx::SqlxValues(values));
-                let mut rows = query.fetch(&mut *self.0);
+                self.is_busy = true;
+                let mut rows = query.fetch(&mut *self.pooled);
                 loop {
                     match futures_util::TryStreamExt::try_next(&mut rows).await {
                         Ok(Some(row)) => each(sea_orm::QueryResult::from(row)),
-                        Ok(None) => return Ok(()),
+                        Ok(None) => break,
                         Err(error) => {
                             let error = std::sync::Arc::new(error);
                             return Err(sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(error)));
                         }
                     }
                 }
+                drop(rows);
+                self.is_busy = false;
+                Ok(())
             }
         }
 
         match $pool.acquire().await {
-            Ok(connection) => Ok(Box::new(Connection(connection)) as Box<dyn $crate::sql::DriverConnection>),
+            Ok(pooled) => Ok(Box::new(Connection { pooled, is_busy: false }) as Box<dyn $crate::sql::DriverConnection>),
             Err(sqlx::Error::PoolTimedOut) => Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)),
             Err(sqlx::Error::PoolClosed) => {
                 Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
@@ -90,11 +107,7 @@ macro_rules! open_driver_pool {
             let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
             Box::pin(async move { if test { $crate::sql::answers(connection.ping()).await } else { Ok(true) } })
         });
-        let pool = pool.after_release(|connection, _| {
-            Box::pin(async move {
-                if $crate::sql::is_suspicious() { $crate::sql::answers(connection.ping()).await } else { Ok(true) }
-            })
-        });
+        let pool = pool.after_release(|_, _| Box::pin(async { Ok(!$crate::sql::is_suspicious()) }));
         pool.connect_lazy_with(options.driver).into()
     }};
 }
@@ -133,7 +146,7 @@ impl Connections {
 
     /// Runs a single statement, and hands on its rows as they come.
     ///
-    /// When the future is dropped, or fails, the connection goes to the pool, which finds out what state it is in.
+    /// When the future is dropped, or fails, the connection is closed.
     pub(super) async fn query<D: Dialect>(
         &self,
         pool: &DatabaseConnection,

@@ -102,6 +102,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// violations are told by sea-orm.
     fn classify(error: &RuntimeErr) -> BackendErrorKind;
 
+    /// Whether an error is the server's answer that it did not carry out a statement; not that it ended the connection, for then
+    /// it may have, or that the connection broke.
+    fn is_refusal(error: &RuntimeErr) -> bool;
+
     /// The driver's options for `url`, with what the algorithms want of a connection.
     ///
     /// # Errors

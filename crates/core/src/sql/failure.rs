@@ -40,12 +40,12 @@ pub(super) fn commit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     }
 }
 
-/// The error of a statement of `operation` that commits by itself: when the connection broke, nobody knows. One that
+/// The error of a statement of `operation` that commits by itself: unless the server refused it, nobody knows. One that
 /// never got a connection stored nothing.
 pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
-    let sent = matches!(error, DbErr::Exec(_) | DbErr::Query(_));
-    match classify::<D>(&error) {
-        BackendErrorKind::Unavailable if sent => commit_error::<D>(operation, error),
-        _ => statement_error::<D>(operation, error),
-    }
+    let is_known = match &error {
+        DbErr::Exec(error) | DbErr::Query(error) => D::is_refusal(error),
+        _ => true,
+    };
+    if is_known { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }
 }

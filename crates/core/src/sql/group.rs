@@ -58,14 +58,14 @@ fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
 async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
-    let tries = Tries::new();
+    let mut tries = Tries::new();
     if let Some(single) = &inner.single {
-        single.execute(inner, &mut group, tries).await;
+        single.execute(inner, &mut group, &mut tries).await;
     } else if inner.fast
         && !(D::GROUPS > 1 && group.iter().all(|claimed| matches!(claimed.write, Write::Delete(_))))
         && let Err(error) = together(inner, &mut group, Wait::No).await
     {
-        broken(&mut group, error, tries);
+        broken(&mut group, error, &mut tries);
     }
     for claimed in group {
         if claimed.write.has_outcome() {
@@ -81,16 +81,19 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
 
 /// What a group makes of an error that ended its transaction. One of it may be to blame, so each is then tried for itself;
 /// but not a write that was alone already and would meet the same again, and not without a server.
-fn broken(group: &mut [Claimed], error: Error, tries: Tries) {
-    let (kind, is_lone) = (error.backend_kind(), group.len() == 1);
-    let is_final = !tries.are_left(&error) && (is_lone || kind == Some(BackendErrorKind::Unavailable));
+fn broken(group: &mut [Claimed], error: Error, tries: &mut Tries) {
+    let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), group.len() == 1);
+    let is_final = !tries.are_left(&error) && (is_lone || error.is_retryable());
+    if !is_final {
+        tries.count(&error);
+    }
     let mut first = Some(error);
     for Claimed { write, .. } in group {
         let Some(error) = first.take() else { continue };
         first = Some(error.without_source());
         if is_final {
             write.fail(error);
-        } else if kind == Some(BackendErrorKind::CommitUnknown) && (is_lone || write.has_outcome()) {
+        } else if is_unknown && (is_lone || write.has_written()) {
             write.doubt(error);
         } else {
             write.forget_outcome();
@@ -121,6 +124,9 @@ async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed, tries: T
 
 /// Runs a write in a transaction of its own, again while it meets others and its caller is there, and tells the outcome.
 async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed, mut tries: Tries) {
+    if !claimed.write.is_wanted() {
+        return;
+    }
     while let Err(error) = once(inner, &mut claimed).await {
         if !(claimed.write.is_wanted() && tries.again(&error).await) {
             claimed.write.fail(error);
@@ -153,7 +159,19 @@ async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()>
     if claimed.write.has_outcome() {
         return Ok(());
     }
-    together(inner, std::slice::from_mut(claimed), Wait::Yes).await
+    let tried = together(inner, std::slice::from_mut(claimed), Wait::Yes).await;
+    if let Write::Create(call) = &mut claimed.write
+        && call.doubt.is_some()
+        && [tried.as_ref().err(), call.outcome.as_ref().and_then(|outcome| outcome.as_ref().err())]
+            .into_iter()
+            .flatten()
+            .any(|error| matches!(error, Error::AlreadyExists { .. }))
+    {
+        // The earlier try was still under way when it was looked for.
+        call.outcome = create::look(inner, &call.request).await?;
+        return Ok(());
+    }
+    tried
 }
 
 /// Runs the writes in one transaction. After an error nothing of them is stored, unless it says that nobody knows.
@@ -170,8 +188,12 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
         return Ok(());
     }
     let failed = |error| statement_error::<D>(operation, error);
-    let begun = inner.patience.wait(inner.connection.begin_with_options(D::transaction_options())).await;
-    let transaction = begun.flatten().map_err(failed)?;
+    // In a task of its own, so that nothing drops it midway.
+    let connection = inner.connection.clone();
+    let begun = tokio::spawn(async move { connection.begin_with_options(D::transaction_options()).await });
+    let begun = inner.patience.wait(begun).await.map_err(failed)?;
+    let begun = begun.unwrap_or_else(|panic| Err(DbErr::Custom(format!("the transaction did not begin: {panic}"))));
+    let transaction = begun.map_err(failed)?;
     let written = inner.patience.wait(write_all(inner, &transaction, group, operation, wait)).await;
     let outcome = written.map_err(failed).flatten();
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {

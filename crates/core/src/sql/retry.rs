@@ -45,15 +45,18 @@ impl Tries {
         self.made < TRIES && self.started.elapsed() < within
     }
 
+    /// Counts a try that failed, to be followed by another.
+    pub(super) fn count(&mut self, error: &Error) {
+        tracing::info!(target: "seabed", retry = self.made, because = error.outcome(), "trying again");
+        self.made += 1;
+    }
+
     /// Whether to try again after `error`; waits before it says yes.
     pub(super) async fn again(&mut self, error: &Error) -> bool {
         let again = self.are_left(error);
         if again {
-            let wait = self.wait.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let because = error.outcome();
-            tracing::info!(retry = self.made, because, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
-            tokio::time::sleep(wait).await;
-            self.made += 1;
+            tokio::time::sleep(self.wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            self.count(error);
             self.wait = (self.wait * 2).min(LONGEST_WAIT);
         }
         again

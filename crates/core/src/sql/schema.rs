@@ -1,18 +1,22 @@
 //! Looking at the schema before anything is stored in it.
 
-use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult, QueryTrait, Statement};
 
 use super::Dialect;
 use super::failure::{classify, statement_error};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use crate::{BackendError, BackendErrorKind, Result};
 
-/// Refuses a database whose schema is missing or of a version that is not google-adk's v1.
-pub(super) async fn check<D: Dialect>(connection: &DatabaseConnection) -> Result<()> {
-    let version = adk_internal_metadata::Entity::find()
-        .filter(adk_internal_metadata::Column::Key.eq(SCHEMA_VERSION_KEY))
-        .one(connection)
-        .await;
+/// Reads the version of the schema.
+pub(super) fn version_query<D: Dialect>() -> Statement {
+    let query = adk_internal_metadata::Entity::find().filter(adk_internal_metadata::Column::Key.eq(SCHEMA_VERSION_KEY));
+    query.build(D::BACKEND)
+}
+
+/// Refuses a database whose schema, by the answer to [`version_query`], is missing or of a version that is not google-adk's v1.
+pub(super) fn check<D: Dialect>(answer: Result<Option<QueryResult>, DbErr>) -> Result<()> {
+    let version =
+        answer.and_then(|row| row.map(|row| adk_internal_metadata::Model::from_query_result(&row, "")).transpose());
     let refused = |message: String| Err(BackendError::new(BackendErrorKind::Schema, message).into());
     match version {
         Ok(Some(row)) if row.value == SCHEMA_VERSION => Ok(()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement};
 use tracing::Instrument;
 
 use super::connections::Connections;
@@ -29,7 +29,8 @@ use crate::{
 /// `MySqlSessionService`, `SqliteSessionService`.
 ///
 /// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes that have to wait
-/// for others, of this service and its clones, are committed together. A service belongs to the tokio runtime that it is first
+/// for others, of this service and its clones, are committed together. Services made of one by `with_…` share its pool, but not
+/// its writes; [`close`](SessionService::close) closes the pool for all of them. A service belongs to the tokio runtime that it is first
 /// used on, as its pool does.
 pub struct SqlSessionService<D> {
     clock: Arc<dyn Clock>,
@@ -54,6 +55,8 @@ pub(super) struct Inner<D> {
     pub(super) shared_state: shared_state::Statements<D>,
 }
 
+/// How long a health check may take, the wait for a connection included.
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many writes a group holds at most: enough that a commit hardly counts, few enough that nobody waits for long.
 const GROUP_SIZE: usize = 64;
 
@@ -129,25 +132,29 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
-        let statement_timeout = options.statement_timeout;
-        Ok(Self::from_connection(options.open().await?).await?.with_statement_timeout(statement_timeout))
+        let patience = Patience(options.statement_timeout);
+        Self::from_pool(options.open().await?, patience).await
     }
 
     /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
     /// SERIALIZABLE, writers that meet on one row fail each other, and may end in
     /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, and must commit
-    /// each statement by itself (`autocommit`), as it does by default.
+    /// each statement by itself (`autocommit`), as it does by default. [`close`](SessionService::close) closes this pool.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) as in [`connect`](Self::connect).
     pub async fn from_connection(connection: DatabaseConnection) -> Result<Self> {
+        Self::from_pool(connection, Patience(D::STATEMENT_TIMEOUT)).await
+    }
+
+    async fn from_pool(connection: DatabaseConnection, patience: Patience) -> Result<Self> {
         let backend = connection.get_database_backend();
         if backend != D::BACKEND {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
-        schema::check::<D>(&connection).await?;
-        let inner = Arc::new(Inner::new(connection, true, Patience(D::STATEMENT_TIMEOUT)));
+        schema::check::<D>(patience.wait(connection.query_one_raw(schema::version_query::<D>())).await.flatten())?;
+        let inner = Arc::new(Inner::new(connection, true, patience));
         Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
     }
 
@@ -197,7 +204,9 @@ impl<D: Dialect> SqlSessionService<D> {
     /// [is retryable](Error::is_retryable) do all of it again.
     ///
     /// # Cancel safety
-    /// When the future is dropped, part of the event may be in the transaction: roll it back.
+    /// When the future is dropped, part of the event may be in the transaction: roll it back. On MySQL and MariaDB do not drop it
+    /// (run it in a task): sqlx 0.9 loses count of the server's answers when a statement is dropped while it is being prepared,
+    /// and may then wait for ever for one.
     pub async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
         match NewEvent::try_prepare(request, &*self.clock)? {
             Some(event) => append::append_event(&self.inner, transaction, &event).await,
@@ -270,8 +279,9 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
 
     async fn check_health(&self) -> Result<()> {
         traced::<D, _>("check_health", async {
-            let answered = self.inner.patience.wait(self.inner.connection.ping()).await.flatten();
-            answered.map_err(|error| statement_error::<D>("check_health", error))
+            let rows = self.inner.query_all(schema::version_query::<D>());
+            let rows = Patience(HEALTH_CHECK_TIMEOUT).wait(rows).await.flatten();
+            schema::check::<D>(rows.map(|rows| rows.into_iter().next()))
         })
         .await
     }
@@ -279,8 +289,8 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn close(&self) -> Result<()> {
         traced::<D, _>("close", async {
             self.inner.queue.close().await;
-            let closed = self.inner.connection.close_by_ref().await;
-            closed.map_err(|error| statement_error::<D>("close", error))
+            let closed = self.inner.patience.wait(self.inner.connection.close_by_ref()).await;
+            closed.flatten().map_err(|error| statement_error::<D>("close", error))
         })
         .await
     }

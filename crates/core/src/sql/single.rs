@@ -32,17 +32,23 @@ impl<D: Dialect> Statements<D> {
 
     /// Gives the writes of a group, which are of one kind and to different sessions, their outcomes; none to those that
     /// the portable algorithm must settle. Nothing of these was written.
-    pub(super) async fn execute(&self, inner: &Inner<D>, group: &mut [Claimed], tries: Tries) {
+    pub(super) async fn execute(&self, inner: &Inner<D>, group: &mut [Claimed], tries: &mut Tries) {
         let executed = match group.first().map(|first| &first.write) {
             Some(Write::Append(_)) => self.append(inner, group).await,
             Some(Write::Create(_)) => self.create(inner, group).await,
             Some(Write::Delete(_)) | None => return,
         };
         let Err(error) = executed else { return };
+        let told = |write: &Write| autocommit_error::<D>(write.operation(), error.clone());
+        let Some(Claimed { write, .. }) = group.first() else { return };
+        let (again, first) = (tries.are_left(&told(write)), told(write));
+        if again || !first.is_retryable() {
+            tries.count(&first);
+        }
         for Claimed { write, .. } in group {
-            let told = autocommit_error::<D>(write.operation(), error.clone());
+            let told = told(write);
             match told.backend_kind() {
-                _ if !tries.are_left(&told) && told.is_retryable() => write.fail(told),
+                _ if !again && told.is_retryable() => write.fail(told),
                 Some(BackendErrorKind::CommitUnknown) => write.doubt(told),
                 // The portable algorithm meets it again, if it is about this write.
                 _ => {}
