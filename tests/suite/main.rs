@@ -145,7 +145,8 @@ async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> R
     };
     let outcome = tokio::time::timeout(CASE_TIMEOUT, (case.check)(&fixture)).await;
     let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the case hangs")));
-    let removed = fixture.remove().await;
+    let removed = tokio::time::timeout(CASE_TIMEOUT, fixture.remove()).await;
+    let removed = removed.unwrap_or_else(|_| Err(anyhow::anyhow!("the database of the case is still in use")));
     outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;
     Ok(Completion::Completed)
 }
