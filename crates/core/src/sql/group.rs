@@ -168,7 +168,8 @@ async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()>
             .any(|error| matches!(error, Error::AlreadyExists { .. }))
     {
         // The earlier try was still under way when it was looked for.
-        call.outcome = create::look(inner, &call.request).await?;
+        let told = create::look(inner, &call.request).await?;
+        call.outcome = told.or_else(|| Some(Err(Error::already_exists(&call.request.key))));
         return Ok(());
     }
     tried
