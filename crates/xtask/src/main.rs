@@ -43,9 +43,8 @@ enum Command {
     /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
     /// the better part of an hour
     Mutants {
-        /// Only guards whose name or case contains this
-        #[arg(default_value = "")]
-        only: String,
+        /// Only guards whose names or cases contain one of these
+        only: Vec<String>,
     },
     /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
     /// rest

@@ -69,8 +69,8 @@ pub(super) async fn create_beside_existing<D: Dialect>(inner: &Inner<D>, new: &N
     }
 }
 
-/// What became of a create that may have been committed: the session is there, and is its own or somebody else's; `None`
-/// when it is not. The time of its creation, in microseconds, tells whose it is.
+/// Whose session is there, when an earlier try of a create may have been committed: its own or somebody else's; `None` when none
+/// is there any more. The time of its creation, in microseconds, tells whose it is.
 pub(super) async fn look<D: Dialect>(inner: &Inner<D>, new: &NewSession) -> Result<Option<Result<Session>>> {
     let Some(stored) = get::create_time(inner, &new.key).await? else { return Ok(None) };
     if stored != new.create_time {

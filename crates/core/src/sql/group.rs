@@ -140,23 +140,16 @@ async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed, mut tries: Tr
     claimed.tell();
 }
 
-/// One try. What an earlier one may have committed is looked for before; an append needs no look, for it finds itself under
-/// the lock of its session.
+/// One try. What an earlier one may have committed is found by it: an append meets its event, a create its session. A delete
+/// is not repeated, for what is there may have been created since.
 async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()> {
     // An earlier try may have got that far before it failed.
     claimed.write.forget_outcome();
-    match &mut claimed.write {
-        Write::Create(call) if call.doubt.is_some() => {
-            call.outcome = create::look(inner, &call.request).await?;
-        }
-        // What is there may have been created since, so it is not deleted a second time.
-        Write::Delete(call) if call.doubt.is_some() => {
-            let gone = get::create_time(inner, &call.request).await?.is_none();
-            call.outcome = call.doubt.take().map(|doubt| if gone { Ok(()) } else { Err(doubt) });
-        }
-        _ => {}
-    }
-    if claimed.write.has_outcome() {
+    if let Write::Delete(call) = &mut claimed.write
+        && call.doubt.is_some()
+    {
+        let gone = get::create_time(inner, &call.request).await?.is_none();
+        call.outcome = call.doubt.take().map(|doubt| if gone { Ok(()) } else { Err(doubt) });
         return Ok(());
     }
     let tried = together(inner, std::slice::from_mut(claimed), Wait::Yes).await;
@@ -167,7 +160,6 @@ async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()>
             .flatten()
             .any(|error| matches!(error, Error::AlreadyExists { .. }))
     {
-        // The earlier try was still under way when it was looked for.
         let told = create::look(inner, &call.request).await?;
         call.outcome = told.or_else(|| Some(Err(Error::already_exists(&call.request.key))));
         return Ok(());
