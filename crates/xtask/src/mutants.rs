@@ -135,6 +135,20 @@ const MUTANTS: &[Mutant] = &[
         case: "mariadb::a_cut_append_is_stored_once_and_told",
     },
     Mutant {
+        guard: "a failed try leaves no outcome",
+        file: GROUP,
+        from: "    // An earlier try may have got that far before it failed.\n    claimed.write.forget_outcome();\n",
+        to: "    if claimed.write.has_outcome() {\n        return Ok(());\n    }\n",
+        case: "mariadb::a_cut_append_is_stored_once_and_told",
+    },
+    Mutant {
+        guard: "a lone write whose commit got no answer is in doubt",
+        file: GROUP,
+        from: "(is_lone || write.has_written())",
+        to: "write.has_written()",
+        case: "mariadb::a_cut_create_is_stored_once_and_told",
+    },
+    Mutant {
         guard: "look whose session a create in doubt has met",
         file: GROUP,
         from: "let told = create::look(inner, &call.request).await?;",
