@@ -18,6 +18,7 @@ crate::database_cases! {
     Everywhere: [
         a_call_may_be_dropped_at_any_of_its_polls,
         a_task_may_be_aborted_during_a_call,
+        a_dropped_call_leaves_its_group_alone,
     ],
     ExceptMySql: [
         an_append_to_a_transaction_of_its_caller_may_be_dropped,
@@ -223,4 +224,27 @@ async fn a_task_may_be_aborted_during_a_call(fixture: &Fixture) -> anyhow::Resul
     // What had begun goes on for a moment.
     tokio::time::sleep(Duration::from_millis(300)).await;
     fixture.no_open_transaction().await
+}
+
+/// Writes that wait together are carried out by one of them, or so it may seem; whoever goes away takes nobody along.
+async fn a_dropped_call_leaves_its_group_alone(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    prepare(&service).await?;
+    for round in 0..20_u64 {
+        let calls: Vec<_> = (0..12)
+            .map(|number| {
+                let (service, mark) = (service.clone(), format!("round-{round}-{number}"));
+                tokio::spawn(async move { service.append_event(append(&key("lasting")?, &mark)).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_micros(round * 150)).await;
+        for (number, call) in calls.into_iter().enumerate() {
+            if number % 4 == 0 {
+                call.abort();
+            } else {
+                call.await?.with_context(|| format!("call {number} of round {round}"))?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -157,8 +157,8 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
     }
     for _ in 0..5 {
         let calls = try_join_all(free.iter().map(|key| service.append_event(append(key, Event::new("user")))));
-        // Far less than the servers' own lock timeouts, and far more than it takes.
-        tokio::time::timeout(Duration::from_secs(20), calls).await.context("the others wait for the lock")??;
+        // Less than the limit on the wait for a lock, and far more than it takes.
+        tokio::time::timeout(Duration::from_secs(8), calls).await.context("the others wait for the lock")??;
     }
     ensure!(waiting.try_join_next().is_none(), "an append passed the lock");
     transaction.rollback().await?;

@@ -163,11 +163,11 @@ const MUTANTS: &[Mutant] = &[
         case: "postgres_18::a_cut_create_is_stored_once_and_told",
     },
     Mutant {
-        guard: "a task of its own for each write",
+        guard: "writes run in tasks of their own",
         file: GROUP,
         from: "        tokio::spawn(work(inner.clone()));",
         to: "        work(inner.clone()).await;",
-        case: "mariadb::a_call_may_be_dropped_at_any_of_its_polls",
+        case: "mariadb::a_dropped_call_leaves_its_group_alone",
     },
     Mutant {
         guard: "writes of a group are tried for themselves after an error",
@@ -202,7 +202,7 @@ const MUTANTS: &[Mutant] = &[
         file: SQLITE,
         from: "sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),",
         to: "sqlite_transaction_mode: None,",
-        case: "sqlite_file_portable::no_app_key_is_lost",
+        case: "sqlite_file::four_processes_create_sessions",
     },
     Mutant {
         guard: "events deleted by name",
@@ -238,13 +238,6 @@ const MUTANTS: &[Mutant] = &[
         from: "; SET lock_timeout TO '10s'",
         to: "",
         case: "postgres_18::a_lock_that_others_hold_is_contention",
-    },
-    Mutant {
-        guard: "limit on the pool's test of a connection",
-        file: "crates/core/src/sql/patience.rs",
-        from: "last.is_some_and(|last| last.elapsed() < SUSPICION)",
-        to: "last.is_some_and(|last| last.elapsed() > SUSPICION)",
-        case: "postgres_18::a_hung_server_does_not_use_up_the_pool",
     },
     Mutant {
         guard: "one migrator at a time, PostgreSQL",
