@@ -1,5 +1,6 @@
 //! A proxy between a service and its server that counts what passes, and cuts or stalls it on request.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,8 +43,8 @@ impl Cut {
 struct Line {
     family: Family,
     traffic: Mutex<Traffic>,
-    /// The next cut, and how many requests pass before it.
-    cut: Mutex<Option<(usize, Cut)>>,
+    /// The next cuts, and how many requests pass before each.
+    cuts: Mutex<VecDeque<(usize, Cut)>>,
     stalled: watch::Sender<bool>,
 }
 
@@ -87,7 +88,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let line =
-            Line { family, traffic: Mutex::default(), cut: Mutex::default(), stalled: watch::Sender::new(false) };
+            Line { family, traffic: Mutex::default(), cuts: Mutex::default(), stalled: watch::Sender::new(false) };
         let line = Arc::new(line);
         let accepting = tokio::spawn(accept(listener, server, line.clone())).abort_handle();
         let proxy = Self { address, line, accepting };
@@ -103,14 +104,15 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.line.traffic))
     }
 
-    /// Cuts the connection of a request, once, after `passed` other requests; the pool's pings do not count.
-    pub fn cut_after(&self, passed: usize, cut: Cut) {
-        *lock(&self.line.cut) = Some((passed, cut));
+    /// Cuts the connections of requests, one after the other, each after so many that pass. Pings of the pool's do not count where
+    /// they can be told.
+    pub fn cut(&self, cuts: impl IntoIterator<Item = (usize, Cut)>) {
+        *lock(&self.line.cuts) = cuts.into_iter().collect();
     }
 
-    /// Takes back a cut that has not happened; false when it has.
-    pub fn take_back_cut(&self) -> bool {
-        lock(&self.line.cut).take().is_some()
+    /// Takes back the cuts that have not happened, and tells how many.
+    pub fn take_back_cuts(&self) -> usize {
+        std::mem::take(&mut *lock(&self.line.cuts)).len()
     }
 
     /// Forwards nothing, and ends no connection, until it is told otherwise.
@@ -207,19 +209,13 @@ impl Line {
 
     /// Whether the request that comes now is to be cut.
     fn next_cut(&self) -> Option<Cut> {
-        let mut planned = lock(&self.cut);
-        match &mut *planned {
-            Some((0, cut)) => {
-                let cut = *cut;
-                *planned = None;
-                Some(cut)
-            }
-            Some((passed, _)) => {
-                *passed -= 1;
-                None
-            }
-            None => None,
+        let mut planned = lock(&self.cuts);
+        let (passed, _) = planned.front_mut()?;
+        if *passed == 0 {
+            return planned.pop_front().map(|(_, cut)| cut);
         }
+        *passed -= 1;
+        None
     }
 }
 

@@ -88,25 +88,31 @@ async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionSer
     Ok((proxy, service, direct, key))
 }
 
-/// Cuts the first, second, … round trip of a call in each way, until a call needs no more of them.
+/// Cuts the first, second, … round trip of a call in each way, until a call needs no more of them; then two of them.
 async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
     // The statements are prepared.
     call(0).await?;
     let mut number = 0;
-    for cut in Cut::ALL {
+    for (cut, again) in Cut::ALL.map(|cut| (cut, 0..1)).into_iter().chain([(Cut::BeforeReply, 1..10)]) {
         for passed in 0.. {
             ensure!(passed < 60, "a call takes sixty round trips");
-            number += 1;
-            // Whatever the last call left, such as a ping, has passed.
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            proxy.cut_after(passed, cut);
-            call(number).await.with_context(|| format!("{cut:?} after {passed} requests"))?;
-            if proxy.take_back_cut() {
+            let mut left = 0;
+            for again in again.clone() {
+                number += 1;
+                // Whatever the last call left, such as a ping, has passed.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let second = (again > 0).then(|| (again - 1, cut));
+                proxy.cut([(passed, cut)].into_iter().chain(second));
+                let cuts = || format!("{cut:?} after {passed} requests, then {second:?}");
+                call(number).await.with_context(cuts)?;
+                left = proxy.take_back_cuts().saturating_sub(usize::from(second.is_some()));
+            }
+            if left > 0 {
                 break;
             }
         }
     }
-    ensure!(number > 6, "only {number} cuts");
+    ensure!(number > 9, "only {number} calls");
     Ok(())
 }
 
@@ -132,18 +138,23 @@ async fn a_cut_append_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Resu
 
 async fn a_cut_create_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
     let (proxy, service, direct, _) = behind_proxy(fixture).await?;
-    sweep(&proxy, async |number| {
-        let key = alice()?.session(SessionId::try_new(format!("session-{number}"))?);
-        let state = State::new().with("k", number as u64).with("user:k", number as u64);
-        let request = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
-        let created = service.create_session(request.clone()).await?;
-        let stored = direct.get_session(GetSession::new(key)).await?.context("the session is lost")?;
-        ensure!(stored == created, "{created:?} was told, {stored:?} is stored");
-        let again = service.create_session(request).await;
-        ensure!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
-        Ok(())
-    })
-    .await
+    // With state that sessions share, and without, which may take one statement.
+    for shared in [true, false] {
+        sweep(&proxy, async |number| {
+            let key = alice()?.session(SessionId::try_new(format!("session-{number}-{shared}"))?);
+            let state = State::new().with("k", number as u64);
+            let state = if shared { state.with("user:k", number as u64) } else { state };
+            let request = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
+            let created = service.create_session(request.clone()).await?;
+            let stored = direct.get_session(GetSession::new(key)).await?.context("the session is lost")?;
+            ensure!(stored == created, "{created:?} was told, {stored:?} is stored");
+            let again = service.create_session(request).await;
+            ensure!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 async fn a_cut_delete_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {

@@ -121,7 +121,7 @@ async fn retries_are_traced(fixture: &Fixture) -> anyhow::Result<()> {
     service.get_user_state(&user).await?;
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     let recorder = Recorder::default();
-    proxy.cut_after(0, Cut::BeforeReply);
+    proxy.cut([(0, Cut::BeforeReply)]);
     recorder.during(service.get_user_state(&user)).await?;
     let (spans, events) = recorder.seen();
     let retried = spans.first().and_then(|span| span.get("retries")).context("no retries in the span")?;

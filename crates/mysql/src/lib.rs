@@ -12,7 +12,6 @@
 //! TLS is used where the server offers it, and required with `?ssl-mode=REQUIRED` (or `VERIFY_IDENTITY`) in the URL. An
 //! account with a password on MySQL 9 (`caching_sha2_password`) needs it.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,7 +19,9 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, MySql as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
+use seabed_core::sql::{
+    ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService, is_broken_connection,
+};
 use seabed_core::{BackendErrorKind, Error, Result, open_driver_pool, take_driver_connection};
 
 /// A session service on MySQL or MariaDB.
@@ -64,8 +65,7 @@ impl Dialect for MySql {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
-                // A certificate that does not hold is InvalidData, and will not hold the next time either.
-                SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
+                SqlxError::Io(ref error) if is_broken_connection(error) => BackendErrorKind::Unavailable,
                 // An answer that was cut off.
                 SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,

@@ -13,7 +13,6 @@
 
 mod statements;
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,7 +21,9 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService};
+use seabed_core::sql::{
+    ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService, is_broken_connection,
+};
 use seabed_core::{BackendErrorKind, Error, Result, open_driver_pool, take_driver_connection};
 
 /// A session service on PostgreSQL.
@@ -70,8 +71,7 @@ impl Dialect for Postgres {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
         let SqlxError::Database(error) = &**error else {
             return match **error {
-                // A certificate that does not hold is InvalidData, and will not hold the next time either.
-                SqlxError::Io(ref error) if error.kind() != ErrorKind::InvalidData => BackendErrorKind::Unavailable,
+                SqlxError::Io(ref error) if is_broken_connection(error) => BackendErrorKind::Unavailable,
                 // An answer that was cut off.
                 SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
                 _ => BackendErrorKind::Unexpected,

@@ -33,7 +33,7 @@ const MUTANTS: &[Mutant] = &[
         file: POSTGRES,
         from: "insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());",
         to: "let _ = (insert, key);",
-        case: "postgres_18::concurrent_creates_of_a_new_app",
+        case: "postgres_18_portable::concurrent_creates_of_a_new_app",
     },
     Mutant {
         guard: "insert-or-ignore of shared rows, MySQL",
@@ -196,13 +196,6 @@ const MUTANTS: &[Mutant] = &[
         from: "        let _all = self.room.acquire_many(ROOM).await;\n",
         to: "",
         case: "postgres_18::a_closed_service_has_carried_out_what_it_accepted",
-    },
-    Mutant {
-        guard: "BEGIN IMMEDIATE on SQLite",
-        file: SQLITE,
-        from: "sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),",
-        to: "sqlite_transaction_mode: None,",
-        case: "sqlite_file::four_processes_create_sessions",
     },
     Mutant {
         guard: "events deleted by name",

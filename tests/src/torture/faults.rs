@@ -70,7 +70,7 @@ pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Resul
 
 fn cut(proxy: &Proxy, random: &mut Rng) {
     let cut = Cut::ALL[random.usize(..Cut::ALL.len())];
-    proxy.cut_after(random.usize(..20), cut);
+    proxy.cut([(random.usize(..20), cut)]);
 }
 
 async fn terminate(admin: &DatabaseConnection, account: &str) -> anyhow::Result<()> {

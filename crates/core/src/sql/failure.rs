@@ -16,6 +16,12 @@ pub(super) fn classify<D: Dialect>(error: &DbErr) -> BackendErrorKind {
     }
 }
 
+/// Whether an I/O error says that a connection broke or could not be made. A certificate that does not hold is none of these: it
+/// will not hold the next time either.
+pub fn is_broken_connection(error: &std::io::Error) -> bool {
+    !(error.kind() == std::io::ErrorKind::InvalidData && error.to_string().contains("certificate"))
+}
+
 /// The error of a statement of `operation`.
 pub(super) fn statement_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     let kind = classify::<D>(&error);
@@ -48,4 +54,20 @@ pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Err
         _ => true,
     };
     if is_known { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::is_broken_connection;
+
+    /// The words are those of rustls.
+    #[test]
+    fn a_certificate_that_does_not_hold_is_no_broken_connection() {
+        let invalid = |text: &str| is_broken_connection(&Error::new(ErrorKind::InvalidData, text));
+        assert!(!invalid("invalid peer certificate: UnknownIssuer"));
+        assert!(invalid("received unexpected message: got ApplicationData when expecting Handshake"));
+        assert!(is_broken_connection(&ErrorKind::UnexpectedEof.into()));
+    }
 }

@@ -29,5 +29,6 @@ mod write;
 pub use connect::ConnectOptions;
 pub use connections::DriverConnection;
 pub use dialect::{Dialect, PoolLimits, SingleStatements};
+pub use failure::is_broken_connection;
 pub use patience::{answers, is_suspicious};
 pub use service::SqlSessionService;
