@@ -54,6 +54,16 @@
 //! [`Error::is_retryable`] says whether to repeat the identical call. An append is idempotent by its event's id, so
 //! repeating it is safe even when nobody knows whether the first one was committed.
 //!
+//! A commit that got no answer is looked up by the service itself, and a connection that broke before anything was decided is
+//! replaced; only when no connection can be had does the caller learn of it.
+//!
+//! # In production
+//!
+//! [`check_health`](SessionService::check_health) is for readiness probes, [`close`](SessionService::close) for a shutdown in good
+//! order. Connections are waited for 5 seconds, statements 30, locks of others 10; the backend's options
+//! (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is a `tracing` span of the target
+//! `seabed` with the fields `operation`, `backend`, `outcome` and `retries`, and never content.
+//!
 //! # What is guaranteed
 //!
 //! The traits [`SessionService`] and [`SessionServiceExt`] state it operation by operation; the crate
