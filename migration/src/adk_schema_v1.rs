@@ -16,8 +16,8 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        layout::check(manager).await?;
         let connection = manager.get_connection();
+        layout::check(connection).await?;
         for statement in schema::create(schema::Flavor::of(connection).await?) {
             connection.execute_unprepared(&statement).await?;
         }

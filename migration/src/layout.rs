@@ -1,83 +1,116 @@
-//! Telling what tables are there before anything is made beside them: they are adopted, or refused by name.
+//! Telling whose tables are there before anything is made beside them: they are adopted, or refused by name.
 
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, IdenStatic, Iterable, QueryFilter,
-    Statement,
-};
-use sea_orm_migration::SchemaManager;
+use std::collections::BTreeSet;
+
+use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, QueryFilter};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::events;
+use seabed_core::sql::{Column, Objection, columns, unfit_columns};
 
 /// The column of `events` that only google-adk's schema v0 has: actions pickled by Python.
 const V0_COLUMN: &str = "actions";
+/// The column of `events` that only the Rust crate adk-session has.
+const ADK_SESSION_COLUMN: &str = "llm_response";
 
-/// Refuses tables that are not google-adk's v1, so that none of them is taken for what it is not.
-pub(crate) async fn check(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    if manager.has_table(adk_internal_metadata::Entity.table_name()).await? {
-        return check_version(manager.get_connection()).await;
-    }
-    let events = events::Entity.table_name();
-    if manager.has_table(events).await? {
-        if manager.has_column(events, V0_COLUMN).await? {
-            return Err(refusal("the tables are of google-adk's schema v0; upgrade them to v1 first"));
-        }
-        if keeps_times_as_numbers(manager.get_connection()).await? {
-            return Err(refusal("the tables are those of google-adk's SqliteSessionService, whose times are numbers"));
-        }
-    }
-    check_columns(manager, sessions::Entity).await?;
-    check_columns(manager, events::Entity).await?;
-    check_columns(manager, app_states::Entity).await?;
-    check_columns(manager, user_states::Entity).await
+/// Whose tables a database holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layout {
+    /// None that Seabed knows.
+    Empty,
+    /// google-adk's schema v1, which Seabed shares; tables may be missing.
+    V1,
+    /// google-adk's schema v0, with actions pickled by Python.
+    V0,
+    /// google-adk's `SqliteSessionService`, with times as numbers.
+    SqliteSessionService,
+    /// The Rust crate adk-session.
+    AdkSession,
+    /// Tables of the same names that are none of these, and how that was told.
+    Unknown(String),
 }
 
-async fn check_version(connection: &impl ConnectionTrait) -> Result<(), DbErr> {
+impl Layout {
+    /// Whose it is, in words.
+    pub fn describe(&self) -> &str {
+        match self {
+            Self::Empty => "there are no session tables",
+            Self::V1 => "the tables are of google-adk's schema v1",
+            Self::V0 => "the tables are of google-adk's schema v0; `seabed-migrate upgrade` makes v1 of them",
+            Self::SqliteSessionService => {
+                "the tables are those of google-adk's SqliteSessionService, whose times are numbers; `seabed-migrate \
+                 upgrade --to` copies them into another database"
+            }
+            Self::AdkSession => {
+                "the tables are those of the Rust crate adk-session; `seabed-migrate upgrade --to` copies them into another \
+                 database"
+            }
+            Self::Unknown(reason) => reason,
+        }
+    }
+
+    /// Whose tables `connection` reaches.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
+        let columns = columns(connection).await?;
+        let tables: BTreeSet<&str> = columns.iter().map(|column| column.table_name.as_str()).collect();
+        if tables.contains(adk_internal_metadata::Entity.table_name()) {
+            return version(connection).await;
+        }
+        if tables.is_empty() {
+            return Ok(Self::Empty);
+        }
+        let events = events::Entity.table_name();
+        let has = |name: &str| columns.iter().any(|column| column.table_name == events && column.column_name == name);
+        Ok(if has(ADK_SESSION_COLUMN) {
+            Self::AdkSession
+        } else if has(V0_COLUMN) {
+            Self::V0
+        } else if keeps_times_as_numbers(connection.get_database_backend(), &columns) {
+            Self::SqliteSessionService
+        } else {
+            Self::without_version(connection.get_database_backend(), &columns, &tables)
+        })
+    }
+
+    /// Tables without their version: those of a migration that was interrupted, if they have every column of theirs.
+    fn without_version(backend: DbBackend, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
+        let missing = unfit_columns(backend, columns)
+            .into_iter()
+            .find(|unfit| unfit.objection == Objection::Missing && tables.contains(unfit.table));
+        missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}: it is not google-adk's schema v1")))
+    }
+}
+
+/// Refuses tables that are not google-adk's v1, so that none of them is taken for what it is not.
+pub(crate) async fn check(connection: &impl ConnectionTrait) -> Result<(), DbErr> {
+    match Layout::of(connection).await? {
+        Layout::Empty | Layout::V1 => Ok(()),
+        other => Err(DbErr::Migration(format!("{}; nothing was changed", other.describe()))),
+    }
+}
+
+async fn version(connection: &impl ConnectionTrait) -> Result<Layout, DbErr> {
     let row = adk_internal_metadata::Entity::find()
         .filter(adk_internal_metadata::Column::Key.eq(SCHEMA_VERSION_KEY))
         .one(connection)
         .await?;
-    match row {
-        Some(row) if row.value == SCHEMA_VERSION => Ok(()),
-        Some(row) => Err(refusal(format!(
+    Ok(match row {
+        Some(row) if row.value == SCHEMA_VERSION => Layout::V1,
+        Some(row) => Layout::Unknown(format!(
             "the tables are of schema version {:?}, this release knows version {SCHEMA_VERSION:?} only",
             row.value
-        ))),
-        None => {
-            Err(refusal(format!("adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told")))
-        }
-    }
+        )),
+        None => Layout::Unknown(format!(
+            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told"
+        )),
+    })
 }
 
 /// google-adk has two stores on SQLite. Their columns bear the same names; only the types tell them apart.
-async fn keeps_times_as_numbers(connection: &impl ConnectionTrait) -> Result<bool, DbErr> {
-    if connection.get_database_backend() != DbBackend::Sqlite {
-        return Ok(false);
-    }
-    let column_type = Statement::from_sql_and_values(
-        DbBackend::Sqlite,
-        "SELECT type FROM pragma_table_info(?) WHERE name = ?",
-        [events::Entity.table_name().into(), events::Column::Timestamp.as_str().into()],
-    );
-    let row = connection.query_one_raw(column_type).await?;
-    let column_type: Option<String> = row.map(|row| row.try_get("", "type")).transpose()?;
-    Ok(column_type.is_some_and(|name| name.eq_ignore_ascii_case("REAL")))
-}
-
-/// A table that is there must have every column of the entity.
-async fn check_columns<E: EntityTrait>(manager: &SchemaManager<'_>, table: E) -> Result<(), DbErr> {
-    let table = table.table_name();
-    if !manager.has_table(table).await? {
-        return Ok(());
-    }
-    for column in E::Column::iter() {
-        if !manager.has_column(table, column.as_str()).await? {
-            let column = column.as_str();
-            return Err(refusal(format!("table {table} has no column {column}: it is not google-adk's schema v1")));
-        }
-    }
-    Ok(())
-}
-
-fn refusal(reason: impl Into<String>) -> DbErr {
-    DbErr::Migration(format!("{}; nothing was changed", reason.into()))
+fn keeps_times_as_numbers(backend: DbBackend, columns: &[Column]) -> bool {
+    let time = |column: &&Column| column.column_name == "timestamp" && column.table_name == "events";
+    backend == DbBackend::Sqlite && columns.iter().find(time).is_some_and(|column| column.data_type == "real")
 }

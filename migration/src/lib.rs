@@ -10,7 +10,9 @@
 mod adk_schema_v1;
 mod layout;
 mod lock;
+mod rights;
 mod schema;
+mod verify;
 
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden, EntityTrait};
@@ -18,7 +20,9 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
+pub use layout::Layout;
 pub use sea_orm_migration::MigrationStatus;
+pub use verify::{Finding, Mend, Severity, repair, verify};
 
 /// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +83,7 @@ pub async fn up(connection: &DatabaseConnection, options: UpOptions) -> Result<(
 /// is not ours. So the layout is always looked at, and missing tables are always made.
 async fn up_locked(transaction: &DatabaseTransaction, options: UpOptions) -> Result<(), DbErr> {
     let manager = SchemaManager::new(transaction);
-    layout::check(&manager).await?;
+    layout::check(transaction).await?;
     Migrator::up(transaction, None).await?;
     let flavor = schema::Flavor::of(transaction).await?;
     if schema::is_table_missing(&manager).await? {
@@ -152,7 +156,7 @@ pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, Migr
 pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Result<Vec<String>> {
     let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
     let manager = SchemaManager::new(connection);
-    layout::check(&manager).await.map_err(migration_error)?;
+    layout::check(connection).await.map_err(migration_error)?;
     let mut statements = Vec::new();
     if schema::is_table_missing(&manager).await.map_err(migration_error)? {
         statements.extend(schema::create(flavor));
@@ -161,6 +165,24 @@ pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Resu
         statements.push(schema::update_time_index(flavor));
     }
     Ok(statements)
+}
+
+/// The statements by which an administrator lets `account` run a service, and no more. Empty on SQLite, which has no accounts. On
+/// MySQL and MariaDB an account is `name@host`; any host without one.
+///
+/// # Errors
+/// Backend errors.
+pub async fn grants(connection: &DatabaseConnection, account: &str) -> Result<Vec<String>> {
+    let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
+    Ok(rights::grants(flavor, account))
+}
+
+/// Whose tables a database holds.
+///
+/// # Errors
+/// Backend errors.
+pub async fn layout(connection: &DatabaseConnection) -> Result<Layout> {
+    Layout::of(connection).await.map_err(migration_error)
 }
 
 /// The statements that [`down`] would run, except for the ledger.

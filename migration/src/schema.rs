@@ -4,7 +4,9 @@ use sea_orm::sea_query::{
     Alias, ColumnDef, ForeignKey, ForeignKeyAction, Index, IndexCreateStatement, IndexOrder, IntoIden, OnConflict,
     Query, Table, TableCreateStatement,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, Statement};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, Statement,
+};
 use sea_orm_migration::SchemaManager;
 use seabed_core::entity::adk_internal_metadata::{SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
@@ -46,9 +48,16 @@ impl Flavor {
         }
     }
 
+    /// An identifier as it is written in SQL.
+    pub(crate) fn quote(self, name: &str) -> String {
+        let quote = if self.backend() == DbBackend::MySql { '`' } else { '"' };
+        let doubled = name.replace(quote, &format!("{quote}{quote}"));
+        format!("{quote}{doubled}{quote}")
+    }
+
     /// Binary, and without padding: `utf8mb4_bin` would still take `bob` and `bob␠` for one. `None` where ids are
     /// compared byte for byte anyway.
-    fn collation(self) -> Option<&'static str> {
+    pub(crate) fn collation(self) -> Option<&'static str> {
         match self {
             Self::MySql => Some("utf8mb4_0900_bin"),
             Self::MariaDb => Some("utf8mb4_nopad_bin"),
@@ -56,7 +65,7 @@ impl Flavor {
         }
     }
 
-    fn json_type(self) -> &'static str {
+    pub(crate) fn json_type(self) -> &'static str {
         match self {
             Self::Postgres => "jsonb",
             Self::MySql | Self::MariaDb => "longtext",
@@ -64,7 +73,7 @@ impl Flavor {
         }
     }
 
-    fn timestamp_type(self) -> &'static str {
+    pub(crate) fn timestamp_type(self) -> &'static str {
         match self {
             Self::Postgres => "timestamp without time zone",
             Self::MySql | Self::MariaDb => "datetime(6)",
@@ -178,8 +187,27 @@ fn metadata(flavor: Flavor) -> Vec<String> {
     vec![table, backend.build(&row).to_string()]
 }
 
+/// The tables and the columns of their primary keys.
+pub(crate) fn primary_keys() -> [(&'static str, Vec<&'static str>); 5] {
+    fn of<E: EntityTrait>(table: E) -> (&'static str, Vec<&'static str>) {
+        (table.table_name(), E::PrimaryKey::iter().map(|key| key.into_column().as_str()).collect())
+    }
+    [
+        of(adk_internal_metadata::Entity),
+        of(app_states::Entity),
+        of(user_states::Entity),
+        of(sessions::Entity),
+        of(events::Entity),
+    ]
+}
+
+/// The statement that makes google-adk's index of events.
+pub(crate) fn create_events_index(flavor: Flavor) -> String {
+    flavor.backend().build(events_index().table(events::Entity)).to_string()
+}
+
 /// The tables, dependents first.
-fn tables() -> [&'static str; 5] {
+pub(crate) fn tables() -> [&'static str; 5] {
     [
         adk_internal_metadata::Entity.table_name(),
         events::Entity.table_name(),

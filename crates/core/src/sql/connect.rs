@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sea_orm::DatabaseConnection;
 
-use super::Dialect;
 use super::failure::classify;
+use super::{Dialect, Weakness};
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner, one that is down is told
@@ -30,6 +30,8 @@ pub struct ConnectOptions<D: Dialect> {
     pub pool: sea_orm::ConnectOptions,
     /// How long a statement, or the statements of one transaction, may take.
     pub(super) statement_timeout: Duration,
+    /// What tables may have that cannot keep the laws.
+    pub(super) accepted: Vec<Weakness>,
 }
 
 impl<D: Dialect> FromStr for ConnectOptions<D> {
@@ -44,7 +46,7 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
-        Ok(Self { driver: D::driver_options(url)?, pool, statement_timeout: D::STATEMENT_TIMEOUT })
+        Ok(Self { driver: D::driver_options(url)?, pool, statement_timeout: D::STATEMENT_TIMEOUT, accepted: Vec::new() })
     }
 }
 
@@ -54,6 +56,7 @@ impl<D: Dialect> fmt::Debug for ConnectOptions<D> {
         f.debug_struct("ConnectOptions")
             .field("pool", &self.pool)
             .field("statement_timeout", &self.statement_timeout)
+            .field("accepted", &self.accepted)
             .finish_non_exhaustive()
     }
 }
@@ -83,6 +86,12 @@ impl<D: Dialect> ConnectOptions<D> {
     /// hold are waited for for 10 seconds at most, each time.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
+        self
+    }
+
+    /// The same for tables with `weakness`, which a service refuses otherwise. What it breaks then, [`Weakness`] says.
+    pub fn with_accepted(mut self, weakness: Weakness) -> Self {
+        self.accepted.push(weakness);
         self
     }
 

@@ -6,6 +6,7 @@
 //! Rows are locked in one order everywhere: session, then app state, then user state.
 
 mod append;
+mod columns;
 mod connect;
 mod connections;
 mod create;
@@ -26,6 +27,7 @@ mod shared_state;
 mod single;
 mod write;
 
+pub use columns::{Column, Objection, Unfit, Weakness, columns, unfit_columns};
 pub use connect::ConnectOptions;
 pub use connections::DriverConnection;
 pub use dialect::{Dialect, PoolLimits, SingleStatements};

@@ -15,7 +15,9 @@ use super::patience::Patience;
 use super::queue::{Policy, Queue};
 use super::retry::retry;
 use super::write::Write;
-use super::{ConnectOptions, Dialect, append, create, delete, get, list, schema, shared_state, single};
+use super::{
+    ConnectOptions, Dialect, Weakness, append, columns, create, delete, get, list, schema, shared_state, single,
+};
 use crate::prepare::{NewEvent, NewSession};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
@@ -122,7 +124,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a URL that cannot be understood; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
-    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables or an unknown version. None of them holds the URL.
+    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep the
+    /// laws, by name. None of them holds the URL.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url.parse()?).await
     }
@@ -132,8 +135,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// Those of [`connect`](Self::connect).
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
-        let patience = Patience(options.statement_timeout);
-        Self::from_pool(options.open().await?, patience).await
+        let (patience, accepted) = (Patience(options.statement_timeout), options.accepted.clone());
+        Self::from_pool(options.open().await?, patience, &accepted).await
     }
 
     /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
@@ -145,15 +148,25 @@ impl<D: Dialect> SqlSessionService<D> {
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) as in [`connect`](Self::connect).
     pub async fn from_connection(connection: DatabaseConnection) -> Result<Self> {
-        Self::from_pool(connection, Patience(D::STATEMENT_TIMEOUT)).await
+        Self::from_connection_accepting(connection, &[]).await
     }
 
-    async fn from_pool(connection: DatabaseConnection, patience: Patience) -> Result<Self> {
+    /// Like [`from_connection`](Self::from_connection), for tables with weaknesses that are refused otherwise.
+    ///
+    /// # Errors
+    /// Those of [`from_connection`](Self::from_connection).
+    pub async fn from_connection_accepting(connection: DatabaseConnection, accepted: &[Weakness]) -> Result<Self> {
+        Self::from_pool(connection, Patience(D::STATEMENT_TIMEOUT), accepted).await
+    }
+
+    async fn from_pool(connection: DatabaseConnection, patience: Patience, accepted: &[Weakness]) -> Result<Self> {
         let backend = connection.get_database_backend();
         if backend != D::BACKEND {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
-        schema::check::<D>(patience.wait(connection.query_one_raw(schema::version_query::<D>())).await.flatten())?;
+        let version = connection.query_one_raw(schema::version_query::<D>());
+        schema::check_version::<D>(patience.wait(version).await.flatten())?;
+        schema::check_columns::<D>(patience.wait(columns(&connection)).await.flatten(), accepted)?;
         let inner = Arc::new(Inner::new(connection, true, patience));
         Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
     }
@@ -281,7 +294,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
         traced::<D, _>("check_health", async {
             let rows = self.inner.query_all(schema::version_query::<D>());
             let rows = Patience(HEALTH_CHECK_TIMEOUT).wait(rows).await.flatten();
-            schema::check::<D>(rows.map(|rows| rows.into_iter().next()))
+            schema::check_version::<D>(rows.map(|rows| rows.into_iter().next()))
         })
         .await
     }

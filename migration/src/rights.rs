@@ -1,0 +1,61 @@
+//! What an account must be allowed to do for a service to run under it, and no more.
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
+use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+
+use crate::schema::Flavor;
+
+/// The tables, and the statements that a service runs on each. State rows stay when sessions go; events are never changed.
+fn needed() -> [(&'static str, &'static [&'static str]); 5] {
+    [
+        (adk_internal_metadata::Entity.table_name(), &["SELECT"]),
+        (app_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
+        (user_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
+        (sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+        (events::Entity.table_name(), &["SELECT", "INSERT", "DELETE"]),
+    ]
+}
+
+/// The statements that let `account` run a service. On MySQL an account is a name and a host.
+pub(crate) fn grants(flavor: Flavor, account: &str) -> Vec<String> {
+    let account = match flavor {
+        Flavor::Sqlite => return Vec::new(),
+        Flavor::Postgres => flavor.quote(account),
+        Flavor::MySql | Flavor::MariaDb => {
+            let (name, host) = account.rsplit_once('@').unwrap_or((account, "%"));
+            let text = |part: &str| format!("'{}'", part.trim_matches('\'').replace('\\', "\\\\").replace('\'', "''"));
+            format!("{}@{}", text(name), text(host))
+        }
+    };
+    let grant = |(table, rights): (&str, &[&str])| {
+        format!("GRANT {} ON {} TO {account}", rights.join(", "), flavor.quote(table))
+    };
+    needed().into_iter().map(grant).collect()
+}
+
+/// A right that the account of a connection does not have.
+pub(crate) struct Missing {
+    pub(crate) table: &'static str,
+    pub(crate) right: &'static str,
+    pub(crate) told: DbErr,
+}
+
+/// Tries each right with a statement that concerns no row.
+pub(crate) async fn missing(connection: &DatabaseConnection, flavor: Flavor) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    for (table, rights) in needed() {
+        for &right in rights {
+            let name = flavor.quote(table);
+            let statement = match right {
+                "SELECT" => format!("SELECT 1 FROM {name} WHERE 1 = 0"),
+                "INSERT" => format!("INSERT INTO {name} SELECT * FROM {name} WHERE 1 = 0"),
+                "UPDATE" => format!("UPDATE {name} SET update_time = update_time WHERE 1 = 0"),
+                _ => format!("DELETE FROM {name} WHERE 1 = 0"),
+            };
+            if let Err(told) = connection.execute_unprepared(&statement).await {
+                missing.push(Missing { table, right, told });
+            }
+        }
+    }
+    missing
+}

@@ -1,0 +1,123 @@
+//! Keys and indexes.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult, Statement};
+
+use super::{Finding, Mend};
+use crate::schema::{self, Flavor};
+
+/// A column of an index, as the database describes it.
+#[derive(FromQueryResult)]
+struct IndexColumn {
+    table_name: String,
+    index_name: String,
+    is_primary: i64,
+    column_name: String,
+}
+
+/// The columns of all indexes of Seabed's tables, in their order.
+fn index_query(flavor: Flavor) -> String {
+    let names = schema::tables().map(|table| format!("'{table}'")).join(", ");
+    match flavor {
+        Flavor::Postgres => format!(
+            "SELECT CAST(name AS text) AS table_name, CAST(indexrelid AS text) AS index_name, \
+             CAST(indisprimary AS int)::bigint AS is_primary, CAST(attname AS text) AS column_name \
+             FROM unnest(ARRAY[{names}]) AS name JOIN pg_index ON indrelid = to_regclass(name) AND indisvalid \
+             CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS key (number, place) \
+             JOIN pg_attribute ON attrelid = indrelid AND attnum = key.number ORDER BY indexrelid, place"
+        ),
+        Flavor::Sqlite => format!(
+            "SELECT tables.name AS table_name, indexes.name AS index_name, indexes.origin = 'pk' AS is_primary, \
+             keys.name AS column_name FROM sqlite_master AS tables, pragma_index_list(tables.name) AS indexes, \
+             pragma_index_info(indexes.name) AS keys WHERE tables.type = 'table' AND tables.name IN ({names}) \
+             ORDER BY tables.name, indexes.name, keys.seqno"
+        ),
+        Flavor::MySql | Flavor::MariaDb => format!(
+            "SELECT CAST(table_name AS CHAR) AS table_name, CAST(index_name AS CHAR) AS index_name, \
+             CAST(index_name = 'PRIMARY' AS SIGNED) AS is_primary, CAST(column_name AS CHAR) AS column_name \
+             FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name IN ({names}) \
+             ORDER BY table_name, index_name, seq_in_index"
+        ),
+    }
+}
+
+/// Whether the events of a session go with it.
+fn cascade_query(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::Postgres => {
+            "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass('events') \
+             AND confrelid = to_regclass('sessions') AND confdeltype = 'c'"
+        }
+        Flavor::Sqlite => {
+            "SELECT 1 FROM pragma_foreign_key_list('events') WHERE \"table\" = 'sessions' AND on_delete = 'CASCADE'"
+        }
+        Flavor::MySql | Flavor::MariaDb => {
+            "SELECT 1 FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE() \
+             AND table_name = 'events' AND referenced_table_name = 'sessions' AND delete_rule = 'CASCADE'"
+        }
+    }
+}
+
+pub(super) async fn keys_and_indexes(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
+    let backend = connection.get_database_backend();
+    let rows = connection.query_all_raw(Statement::from_string(backend, index_query(flavor))).await?;
+    let mut primary_keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut indexes: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for row in &rows {
+        let IndexColumn { table_name, index_name, is_primary, column_name } = IndexColumn::from_query_result(row, "")?;
+        if is_primary != 0 {
+            primary_keys.entry(table_name.clone()).or_default().push(column_name.clone());
+        }
+        indexes.entry((table_name, index_name)).or_default().push(column_name);
+    }
+    let mut findings = Vec::new();
+    for (table, key) in schema::primary_keys() {
+        let mut found = primary_keys.get(table).cloned().unwrap_or_default();
+        let mut wanted: Vec<String> = key.iter().map(ToString::to_string).collect();
+        found.sort();
+        wanted.sort();
+        if found != wanted {
+            let quoted = key.iter().map(|name| flavor.quote(name)).collect::<Vec<_>>().join(", ");
+            findings.push(Finding::error(
+                table,
+                format!("the primary key is ({}) instead of ({})", found.join(", "), key.join(", ")),
+                "concurrent writers store rows twice, or fail",
+                match flavor {
+                    Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
+                    _ => Mend::Unsafe(vec![format!(
+                        "ALTER TABLE {} ADD PRIMARY KEY ({quoted})",
+                        flavor.quote(table)
+                    )]),
+                },
+            ));
+        }
+    }
+    let order = ["app_name", "user_id", "session_id", "timestamp"];
+    let is_ours = |((table, _), columns): (&(String, String), &Vec<String>)| {
+        table == "events" && columns.iter().zip(order).filter(|(found, wanted)| found == wanted).count() == order.len()
+    };
+    if !indexes.iter().any(is_ours) {
+        findings.push(Finding::warning(
+            "events",
+            "there is no index on (app_name, user_id, session_id, timestamp, id)",
+            "reading one session reads the events of all",
+            Mend::Safe(vec![schema::create_events_index(flavor)]),
+        ));
+    }
+    if connection.query_one_raw(Statement::from_string(backend, cascade_query(flavor))).await?.is_none() {
+        let key = "app_name, user_id, session_id";
+        findings.push(Finding::warning(
+            "events",
+            "no foreign key takes the events of a session away with it",
+            "google-adk's delete_session leaves events behind, which the next session of that id would have",
+            match flavor {
+                Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
+                _ => Mend::Unsafe(vec![format!(
+                    "ALTER TABLE events ADD FOREIGN KEY ({key}) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE"
+                )]),
+            },
+        ));
+    }
+    Ok(findings)
+}

@@ -1,0 +1,135 @@
+//! What rows tell that others have written.
+
+use std::fmt::Write as _;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
+use seabed_core::sql::{Objection, Unfit, Weakness};
+
+use super::mend::without_key_checks;
+use super::{Finding, Mend};
+use crate::schema::{self, Flavor};
+
+/// How many ids are named at most.
+const NAMED: usize = 10;
+
+/// One finding for all columns whose collation takes different ids for one: they are mended together or not at all.
+pub(super) async fn inexact_ids(
+    connection: &DatabaseConnection,
+    flavor: Flavor,
+    unfit: &[Unfit],
+) -> Result<Finding, DbErr> {
+    let weak = || unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+    let columns: Vec<String> = weak().map(|unfit| format!("{}.{}", unfit.table, unfit.column)).collect();
+    let first = weak().next().map(ToString::to_string).unwrap_or_default();
+    let mut problem = format!("{first} ({} such columns)", columns.len());
+    let mend = match flavor.collation() {
+        None => Mend::Advice(
+            "make another database with `seabed-migrate up`, and copy into it with `seabed-migrate copy`".to_owned(),
+        ),
+        Some(collation) => {
+            let convert = |table: &str| {
+                format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", flavor.quote(table))
+            };
+            let statements = without_key_checks(schema::tables().map(convert).into());
+            let collisions = collisions(connection).await?;
+            if collisions.is_empty() {
+                Mend::Safe(statements)
+            } else {
+                problem.push_str("; taken for one now:");
+                for ids in collisions.iter().take(NAMED) {
+                    write!(problem, " {ids};").map_err(|error| DbErr::Custom(error.to_string()))?;
+                }
+                if collisions.len() > NAMED {
+                    problem.push_str(" and others;");
+                }
+                problem.push_str(" once ids are exact they share no state any more, and events may lose their session");
+                Mend::Unsafe(statements)
+            }
+        }
+    };
+    Ok(Finding::error(&columns.join(", "), problem, Weakness::InexactIds.consequence(), mend))
+}
+
+/// Ids that are stored in several spellings, on MySQL and MariaDB.
+async fn collisions(connection: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    let spelled = |name: &str, scope: &str, source: &str| {
+        format!(
+            "SELECT CAST(GROUP_CONCAT(DISTINCT CAST({name} AS BINARY) ORDER BY {name} SEPARATOR ', ') AS CHAR) AS ids \
+             FROM ({source}) AS ids GROUP BY {scope}{name} HAVING COUNT(DISTINCT CAST({name} AS BINARY)) > 1 LIMIT {}",
+            NAMED + 1
+        )
+    };
+    let apps = "SELECT app_name FROM app_states UNION ALL SELECT app_name FROM user_states UNION ALL \
+                SELECT app_name FROM sessions UNION ALL SELECT app_name FROM events";
+    let users = "SELECT app_name, user_id FROM user_states UNION ALL SELECT app_name, user_id FROM sessions UNION ALL \
+                 SELECT app_name, user_id FROM events";
+    let sessions = "SELECT app_name, user_id, id FROM sessions UNION ALL SELECT app_name, user_id, session_id FROM events";
+    let mut found = Vec::new();
+    for query in [
+        spelled("app_name", "", apps),
+        spelled("user_id", "app_name, ", users),
+        spelled("id", "app_name, user_id, ", sessions),
+    ] {
+        let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
+        for row in rows {
+            found.push(row.try_get("", "ids")?);
+        }
+    }
+    Ok(found)
+}
+
+/// Rows that must not be, whoever wrote them.
+pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
+    let mut findings = Vec::new();
+    for (table, key) in [("app_states", "app_name"), ("user_states", "app_name, user_id")] {
+        let same_user = if table == "user_states" { " AND states.user_id = sessions.user_id" } else { "" };
+        let missing = format!(
+            "FROM sessions WHERE NOT EXISTS (SELECT 1 FROM {table} states WHERE states.app_name = sessions.app_name{same_user})"
+        );
+        let count = count(connection, &missing).await?;
+        if count > 0 {
+            let state = if flavor == Flavor::Postgres { "CAST('{}' AS jsonb)" } else { "'{}'" };
+            findings.push(Finding::error(
+                table,
+                format!("{count} sessions have no row here"),
+                "google-adk cannot append to them",
+                Mend::Safe(vec![format!(
+                    "INSERT INTO {table} ({key}, state, update_time) SELECT {key}, {state}, MIN(create_time) {missing} \
+                     GROUP BY {key}"
+                )]),
+            ));
+        }
+    }
+    let belongs = "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
+    let orphans = format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {belongs})");
+    let count_of_orphans = count(connection, &orphans).await?;
+    if count_of_orphans > 0 {
+        findings.push(Finding::warning(
+            "events",
+            format!("{count_of_orphans} events have no session"),
+            "nobody reads them, until a session of that id is created: it would have them",
+            Mend::Unsafe(vec![format!("DELETE {orphans}")]),
+        ));
+    }
+    let timestamp = flavor.quote("timestamp");
+    let later = format!(
+        "EXISTS (SELECT 1 FROM events WHERE {belongs} AND events.{timestamp} > sessions.update_time)"
+    );
+    let count_of_later = count(connection, &format!("FROM sessions WHERE {later}")).await?;
+    if count_of_later > 0 {
+        findings.push(Finding::warning(
+            "sessions.update_time",
+            format!("{count_of_later} sessions have events later than their last update"),
+            "google-adk stored them by clocks that disagree; the next event may be sorted before them",
+            Mend::Safe(vec![format!(
+                "UPDATE sessions SET update_time = (SELECT MAX(events.{timestamp}) FROM events WHERE {belongs}) WHERE {later}"
+            )]),
+        ));
+    }
+    Ok(findings)
+}
+
+async fn count(connection: &DatabaseConnection, rows: &str) -> Result<i64, DbErr> {
+    let query = Statement::from_string(connection.get_database_backend(), format!("SELECT COUNT(*) AS rows_found {rows}"));
+    connection.query_one_raw(query).await?.map_or(Ok(0), |row| row.try_get("", "rows_found"))
+}

@@ -1,0 +1,57 @@
+//! What mends a column.
+
+use seabed_core::sql::{Objection, Unfit, Weakness};
+
+use super::{Finding, Mend};
+use crate::schema::Flavor;
+
+/// The finding of a column that does not do; [`Weakness::InexactIds`] is one finding for all columns, and not made here.
+pub(super) fn column(flavor: Flavor, unfit: &Unfit) -> Option<Finding> {
+    let wanted = match unfit.objection {
+        Objection::Unusable { wanted } => wanted,
+        Objection::Weak(Weakness::CoarseTimes) => flavor.timestamp_type(),
+        Objection::Weak(Weakness::ShortText) => flavor.json_type(),
+        _ => return None,
+    };
+    let consequence = match unfit.objection {
+        Objection::Weak(weakness) => weakness.consequence(),
+        _ => "no service of Seabed's starts on this database",
+    };
+    let subject = format!("{}.{}", unfit.table, unfit.column);
+    let found = unfit.found.as_ref().map_or("", |found| found.data_type.as_str());
+    Some(Finding::error(&subject, unfit.to_string(), consequence, change_type(flavor, unfit, found, wanted)))
+}
+
+fn change_type(flavor: Flavor, unfit: &Unfit, found: &str, wanted: &str) -> Mend {
+    let (table, column) = (flavor.quote(unfit.table), flavor.quote(unfit.column));
+    match flavor {
+        Flavor::Sqlite => Mend::Advice(
+            "SQLite changes no column: make another database with `seabed-migrate up`, and copy into it with \
+             `seabed-migrate copy`"
+                .to_owned(),
+        ),
+        Flavor::Postgres => {
+            let value = match found {
+                "timestamp with time zone" => format!("{column} AT TIME ZONE 'UTC'"),
+                _ => format!("{column}::{wanted}"),
+            };
+            Mend::Safe(vec![format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wanted} USING {value}")])
+        }
+        Flavor::MySql | Flavor::MariaDb => {
+            let null = if unfit.column == "event_data" { "NULL" } else { "NOT NULL" };
+            let collation = match (wanted.starts_with("datetime"), flavor.collation()) {
+                (false, Some(name)) => format!(" CHARACTER SET utf8mb4 COLLATE {name}"),
+                _ => String::new(),
+            };
+            let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
+            // A column of MySQL's type `timestamp` is shown in the session's time zone, and that of a migrator is UTC.
+            if wanted.starts_with("varchar") { Mend::Safe(without_key_checks(vec![change])) } else { Mend::Safe(vec![change]) }
+        }
+    }
+}
+
+/// MySQL changes no column of a foreign key while it checks them.
+pub(super) fn without_key_checks(statements: Vec<String>) -> Vec<String> {
+    let around = |check: u8| vec![format!("SET FOREIGN_KEY_CHECKS = {check}")];
+    [around(0), statements, around(1)].concat()
+}
