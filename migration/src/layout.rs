@@ -34,7 +34,7 @@ impl Layout {
     /// Whose it is, in words.
     pub fn describe(&self) -> &str {
         match self {
-            Self::Empty => "there are no session tables",
+            Self::Empty => "there are no session tables; `seabed-migrate up` makes them",
             Self::V1 => "the tables are of google-adk's schema v1",
             Self::V0 => "the tables are of google-adk's schema v0; `seabed-migrate upgrade` makes v1 of them",
             Self::SqliteSessionService => {
@@ -103,9 +103,9 @@ async fn version(connection: &impl ConnectionTrait) -> Result<Layout, DbErr> {
             "the tables are of schema version {:?}, this release knows version {SCHEMA_VERSION:?} only",
             row.value
         )),
-        None => Layout::Unknown(format!(
-            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told"
-        )),
+        None => {
+            Layout::Unknown(format!("adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told"))
+        }
     })
 }
 

@@ -12,6 +12,8 @@ mod layout;
 mod lock;
 mod rights;
 mod schema;
+#[cfg(feature = "transfer")]
+mod transfer;
 mod verify;
 
 use sea_orm::sea_query::{Expr, Query};
@@ -22,6 +24,8 @@ use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
 pub use layout::Layout;
 pub use sea_orm_migration::MigrationStatus;
+#[cfg(feature = "transfer")]
+pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
 pub use verify::{Finding, Mend, Severity, repair, verify};
 
 /// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.

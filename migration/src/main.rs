@@ -1,13 +1,28 @@
-//! `seabed-migrate`: makes, shows and removes Seabed's tables.
+//! The command `seabed-migrate`.
 
+mod cli {
+    pub(crate) mod findings;
+    pub(crate) mod open;
+    pub(crate) mod transfer;
+}
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use sea_orm::DatabaseConnection;
-use seabed_core::sql::{ConnectOptions, Dialect};
-use seabed_migration::{MigrationStatus, StoredData, UpOptions};
+use seabed_migration::{MigrationStatus, Selection, StoredData, UpOptions};
 
-/// Makes, shows and removes the session tables of Seabed and google-adk (schema v1).
+use cli::findings::{self, Format};
+use cli::open::{MissingFile, open};
+use cli::transfer;
+
+/// Exit status of a command that did its work and found that something is wrong.
+const FOUND_WRONG: u8 = 3;
+
+/// Makes, checks, moves and removes the session tables that Seabed shares with google-adk (schema v1).
+///
+/// Exit status: 0 when all is well; 1 when the command could not do its work, and says why; 2 for wrong arguments; 3 when it did,
+/// and something is wrong: `verify` found an error, a transfer left rows out.
 #[derive(Parser)]
 #[command(name = "seabed-migrate", version, arg_required_else_help = true)]
 struct Cli {
@@ -44,12 +59,61 @@ enum Command {
     },
     /// Show which migrations are applied; changes nothing
     Status,
+    /// Compare the database with what Seabed expects, and explain each difference; changes nothing
+    Verify {
+        /// How to print what is found
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// Show what `verify` finds and can be mended without changing a stored value, and mend it
+    Repair {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        dry_run: DryRun,
+    },
+    /// Print the SQL that lets an account run the service, and no more
+    Grants {
+        /// The account; on MySQL and MariaDB name@host, any host without one
+        #[arg(long)]
+        account: String,
+    },
+    /// Copy sessions, events and state into another database of any kind, and compare what arrived
+    Copy {
+        /// The database to read, in one snapshot; it is not changed
+        #[arg(long, env = "SEABED_FROM_URL", hide_env_values = true)]
+        from: String,
+        /// The database to write; it must have the tables
+        #[arg(long, env = "SEABED_TO_URL", hide_env_values = true)]
+        to: String,
+        #[command(flatten)]
+        selection: SelectionArguments,
+        #[command(flatten)]
+        resume: Resume,
+    },
+    /// Write sessions, events and state to a file of JSON Lines
+    Export {
+        /// The file, which must not be there; standard output without one
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        selection: SelectionArguments,
+    },
+    /// Copy what `export` has written into the database
+    Import {
+        /// The file; standard input without one
+        #[arg(long)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        resume: Resume,
+    },
 }
 
 #[derive(Args)]
 struct DryRun {
     /// Print the SQL and change nothing
-    #[arg(long)]
+    #[arg(long, visible_alias = "sql")]
     dry_run: bool,
 }
 
@@ -66,10 +130,43 @@ impl DropData {
     }
 }
 
+#[derive(Args)]
+struct SelectionArguments {
+    /// Only this app
+    #[arg(long)]
+    app: Option<String>,
+    /// Only this user
+    #[arg(long)]
+    user: Option<String>,
+}
+
+impl From<SelectionArguments> for Selection {
+    fn from(arguments: SelectionArguments) -> Self {
+        let mut selection = Self::default();
+        selection.app_name = arguments.app;
+        selection.user_id = arguments.user;
+        selection
+    }
+}
+
+#[derive(Args)]
+struct Resume {
+    /// Go on although the target has sessions: from a run that was interrupted, or its own. What is there stays; what is
+    /// missing is added
+    #[arg(long)]
+    resume: bool,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = tokio::select! {
+        ended = run(Cli::parse()) => ended,
+        Ok(()) = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
+            "interrupted; what was done so far stays, and the same command with --resume goes on"
+        )),
+    };
+    match ended {
+        Ok(exit) => exit,
         Err(error) => {
             eprintln!("seabed-migrate: {error:#}");
             ExitCode::FAILURE
@@ -77,18 +174,14 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    let Some(url) = cli.database_url else {
-        anyhow::bail!("no database: set DATABASE_URL or pass --database-url");
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let url = || {
+        cli.database_url.clone().ok_or_else(|| anyhow::anyhow!("no database: set DATABASE_URL or pass --database-url"))
     };
-    let missing_file = match &cli.command {
-        Command::Up { dry_run: DryRun { dry_run: true }, .. } => MissingFile::StandIn,
-        Command::Up { .. } => MissingFile::Create,
-        _ => MissingFile::Refuse,
-    };
-    let database = open(&url, missing_file).await?;
     match cli.command {
         Command::Up { update_time_index, dry_run } => {
+            let missing_file = if dry_run.dry_run { MissingFile::StandIn } else { MissingFile::Create };
+            let database = open(&url()?, missing_file).await?;
             let mut options = UpOptions::default();
             options.update_time_index = update_time_index;
             if dry_run.dry_run {
@@ -99,6 +192,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         }
         Command::Down { drop, dry_run } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
             if dry_run.dry_run {
                 print(&seabed_migration::down_sql(&database).await?);
             } else {
@@ -107,6 +201,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         }
         Command::Refresh { drop, dry_run } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
             if dry_run.dry_run {
                 print(&seabed_migration::refresh_sql(&database).await?);
             } else {
@@ -115,13 +210,36 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             }
         }
         Command::Status => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
             for (name, status) in seabed_migration::status(&database).await? {
                 let status = if status == MigrationStatus::Applied { "applied" } else { "pending" };
                 println!("{status}  {name}");
             }
         }
+        Command::Verify { format } => {
+            return findings::verify(&open(&url()?, MissingFile::Refuse).await?, format).await;
+        }
+        Command::Repair { yes, dry_run } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
+            return findings::repair(&database, yes, dry_run.dry_run).await;
+        }
+        Command::Grants { account } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
+            print(&seabed_migration::grants(&database, &account).await?);
+        }
+        Command::Copy { from, to, selection, resume } => {
+            return transfer::copy(&from, &to, selection.into(), resume.resume).await;
+        }
+        Command::Export { file, selection } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
+            return transfer::export(&database, file, selection.into()).await;
+        }
+        Command::Import { file, resume } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
+            return transfer::import(file, &database, resume.resume).await;
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn explain_drop(error: seabed_core::Error) -> anyhow::Error {
@@ -137,37 +255,4 @@ fn print(statements: &[String]) {
     for statement in statements {
         println!("{statement};");
     }
-}
-
-/// What to do when the file of an SQLite database is not there.
-#[derive(Clone, Copy)]
-enum MissingFile {
-    Refuse,
-    /// Make it: tables follow.
-    Create,
-    /// Look at an empty database in memory instead.
-    StandIn,
-}
-
-/// Opens the database that `url` is of.
-async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
-    #[cfg(feature = "postgres")]
-    if seabed_postgres::Postgres::is_url(url) {
-        return Ok(url.parse::<seabed_postgres::PostgresOptions>()?.open().await?);
-    }
-    #[cfg(feature = "mysql")]
-    if seabed_mysql::MySql::is_url(url) {
-        return Ok(url.parse::<seabed_mysql::MySqlOptions>()?.open().await?);
-    }
-    #[cfg(feature = "sqlite")]
-    if seabed_sqlite::Sqlite::is_url(url) {
-        let options: ConnectOptions<seabed_sqlite::Sqlite> = url.parse()?;
-        let options = match missing_file {
-            MissingFile::Create => options.with_driver(|driver| driver.create_if_missing(true)),
-            MissingFile::StandIn if !options.driver.get_filename().exists() => "sqlite::memory:".parse()?,
-            _ => options,
-        };
-        return Ok(options.open().await?);
-    }
-    anyhow::bail!("this is not a URL of a database that this build of seabed-migrate knows")
 }

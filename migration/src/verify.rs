@@ -94,7 +94,12 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     let is_missing = |unfit: &&Unfit| unfit.objection == Objection::Missing;
     if let Some(missing) = unfit.iter().find(is_missing) {
         let mend = Mend::Advice("make the tables that are missing: seabed-migrate up".to_owned());
-        return Ok(vec![Finding::error(missing.table, missing.to_string(), "no service of Seabed's starts here", mend)]);
+        return Ok(vec![Finding::error(
+            missing.table,
+            missing.to_string(),
+            "no service of Seabed's starts here",
+            mend,
+        )]);
     }
     let inexact = unfit.iter().any(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
     let mut findings = Vec::new();

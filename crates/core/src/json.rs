@@ -55,6 +55,26 @@ impl Json {
         serde_json::from_str(self.as_str())
     }
 
+    /// The one text that all JSON texts of this value share: keys sorted, no white space, numbers as digits and an exponent.
+    /// Two values are equal exactly when these are.
+    pub fn canonical(&self) -> String {
+        let mut canonical = String::with_capacity(self.as_str().len());
+        match write_canonical(self.as_str(), MAX_DEPTH, &mut canonical) {
+            Ok(()) => canonical,
+            // An unpaired surrogate in text written by others has no other form.
+            Err(_) => self.as_str().to_owned(),
+        }
+    }
+
+    /// Whether every backend can hold the value, and read it back unchanged.
+    ///
+    /// # Errors
+    /// For nesting beyond 127 levels, a NUL character, an unpaired surrogate, a number beyond a double's range or of more than
+    /// 1000 digits; without the value.
+    pub fn check_portable(&self) -> Result<(), serde_json::Error> {
+        check_portable(self.as_str())
+    }
+
     /// Whether this is JSON's `null`, which is a value like any other.
     pub fn is_null(&self) -> bool {
         self.as_str().trim() == "null"
@@ -88,7 +108,7 @@ impl<'de> Deserialize<'de> for Json {
 
 impl PartialEq for Json {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str() || same_value(self.as_str(), other.as_str(), MAX_DEPTH).unwrap_or(false)
+        self.as_str() == other.as_str() || self.canonical() == other.canonical()
     }
 }
 
@@ -110,45 +130,45 @@ macro_rules! from_plain_value {
 }
 from_plain_value!(bool, i32, i64, u32, u64, f64, &str, String);
 
-/// How deep equality looks; [`check_portable`] lets nothing deeper through to a database.
+/// How deep the canonical text looks; [`check_portable`] lets nothing deeper through to a database.
 const MAX_DEPTH: usize = 127;
 
-/// Whether two JSON texts mean the same value. Compares level by level on borrowed slices of the texts, so numbers are
-/// seen as they are written. What differs in its text below `depth` levels counts as different.
-fn same_value(left: &str, right: &str, depth: usize) -> Result<bool, serde_json::Error> {
-    if depth == 0 {
-        return Ok(left == right);
+/// Appends the one text that all JSON texts of the same value share. Goes level by level on borrowed slices of the text, so
+/// numbers are seen as they are written. What is below `depth` levels stays as it is.
+fn write_canonical(text: &str, depth: usize, canonical: &mut String) -> Result<(), serde_json::Error> {
+    let text = text.trim();
+    let mut separator = "";
+    match text.as_bytes().first() {
+        Some(b'{') if depth > 0 => {
+            let entries: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text)?;
+            canonical.push('{');
+            for (key, value) in entries {
+                canonical.push_str(separator);
+                canonical.push_str(&serde_json::to_string(&key)?);
+                canonical.push(':');
+                write_canonical(value.get(), depth - 1, canonical)?;
+                separator = ",";
+            }
+            canonical.push('}');
+        }
+        Some(b'[') if depth > 0 => {
+            canonical.push('[');
+            for item in serde_json::from_str::<Vec<&RawValue>>(text)? {
+                canonical.push_str(separator);
+                write_canonical(item.get(), depth - 1, canonical)?;
+                separator = ",";
+            }
+            canonical.push(']');
+        }
+        Some(b'"') => canonical.push_str(&serde_json::to_string(&serde_json::from_str::<Cow<'_, str>>(text)?)?),
+        Some(b'-' | b'0'..=b'9') => Number::parse(text).write(canonical),
+        _ => canonical.push_str(text),
     }
-    let (left, right) = (left.trim(), right.trim());
-    Ok(match (left.as_bytes().first(), right.as_bytes().first()) {
-        (Some(b'{'), Some(b'{')) => {
-            let left: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(left)?;
-            let right: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(right)?;
-            left.len() == right.len()
-                && left.iter().try_fold(true, |same, (key, value)| match right.get(key) {
-                    Some(other) if same => same_value(value.get(), other.get(), depth - 1),
-                    _ => Ok(false),
-                })?
-        }
-        (Some(b'['), Some(b'[')) => {
-            let left: Vec<&RawValue> = serde_json::from_str(left)?;
-            let right: Vec<&RawValue> = serde_json::from_str(right)?;
-            left.len() == right.len()
-                && left.iter().zip(&right).try_fold(true, |same, (value, other)| {
-                    if same { same_value(value.get(), other.get(), depth - 1) } else { Ok(false) }
-                })?
-        }
-        (Some(b'"'), Some(b'"')) => {
-            serde_json::from_str::<Cow<'_, str>>(left)? == serde_json::from_str::<Cow<'_, str>>(right)?
-        }
-        (Some(b'-' | b'0'..=b'9'), Some(b'-' | b'0'..=b'9')) => Number::parse(left) == Number::parse(right),
-        _ => left == right,
-    })
+    Ok(())
 }
 
 /// A JSON number in one normal form, digits × 10^exponent, so that `1e2`, `100` and `100.0` are equal and no digit is
 /// rounded away. An arbitrary-precision type would expand `1e999999999`; this does not.
-#[derive(PartialEq)]
 struct Number {
     negative: bool,
     digits: String,
@@ -170,6 +190,18 @@ impl Number {
         // An exponent beyond 64 bits saturates: no column holds such a number anyway.
         let exponent = exponent.parse::<i64>().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
         Self { negative, digits, exponent: Some(exponent.saturating_add(shift)) }
+    }
+
+    fn write(&self, canonical: &mut String) {
+        let Some(exponent) = self.exponent else { return canonical.push('0') };
+        if self.negative {
+            canonical.push('-');
+        }
+        canonical.push_str(&self.digits);
+        if exponent != 0 {
+            canonical.push('e');
+            canonical.push_str(&exponent.to_string());
+        }
     }
 }
 
@@ -303,6 +335,13 @@ mod tests {
         assert!(!equal("123456789012345678901234567890", "123456789012345678901234567891"));
         assert!(!equal("1e999999999", "1e999999998"));
         assert!(!equal("-1", "1"));
+    }
+
+    #[test]
+    fn the_canonical_text_is_json_of_the_same_value() {
+        let json = Json::parse(r#" {"b": [1.50, -0, 1e3, true], "a": {"\u00e9": "\/"}, "": null} "#).unwrap();
+        assert_eq!(json.canonical(), r#"{"":null,"a":{"é":"/"},"b":[15e-1,0,1e3,true]}"#);
+        assert_eq!(Json::parse(json.canonical()).unwrap(), json);
     }
 
     #[test]

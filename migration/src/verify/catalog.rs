@@ -85,10 +85,7 @@ pub(super) async fn keys_and_indexes(connection: &DatabaseConnection, flavor: Fl
                 "concurrent writers store rows twice, or fail",
                 match flavor {
                     Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
-                    _ => Mend::Unsafe(vec![format!(
-                        "ALTER TABLE {} ADD PRIMARY KEY ({quoted})",
-                        flavor.quote(table)
-                    )]),
+                    _ => Mend::Unsafe(vec![format!("ALTER TABLE {} ADD PRIMARY KEY ({quoted})", flavor.quote(table))]),
                 },
             ));
         }

@@ -63,7 +63,8 @@ async fn collisions(connection: &DatabaseConnection) -> Result<Vec<String>, DbEr
                 SELECT app_name FROM sessions UNION ALL SELECT app_name FROM events";
     let users = "SELECT app_name, user_id FROM user_states UNION ALL SELECT app_name, user_id FROM sessions UNION ALL \
                  SELECT app_name, user_id FROM events";
-    let sessions = "SELECT app_name, user_id, id FROM sessions UNION ALL SELECT app_name, user_id, session_id FROM events";
+    let sessions =
+        "SELECT app_name, user_id, id FROM sessions UNION ALL SELECT app_name, user_id, session_id FROM events";
     let mut found = Vec::new();
     for query in [
         spelled("app_name", "", apps),
@@ -100,7 +101,8 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
             ));
         }
     }
-    let belongs = "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
+    let belongs =
+        "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
     let orphans = format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {belongs})");
     let count_of_orphans = count(connection, &orphans).await?;
     if count_of_orphans > 0 {
@@ -112,9 +114,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
         ));
     }
     let timestamp = flavor.quote("timestamp");
-    let later = format!(
-        "EXISTS (SELECT 1 FROM events WHERE {belongs} AND events.{timestamp} > sessions.update_time)"
-    );
+    let later = format!("EXISTS (SELECT 1 FROM events WHERE {belongs} AND events.{timestamp} > sessions.update_time)");
     let count_of_later = count(connection, &format!("FROM sessions WHERE {later}")).await?;
     if count_of_later > 0 {
         findings.push(Finding::warning(
@@ -130,6 +130,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
 }
 
 async fn count(connection: &DatabaseConnection, rows: &str) -> Result<i64, DbErr> {
-    let query = Statement::from_string(connection.get_database_backend(), format!("SELECT COUNT(*) AS rows_found {rows}"));
+    let query =
+        Statement::from_string(connection.get_database_backend(), format!("SELECT COUNT(*) AS rows_found {rows}"));
     connection.query_one_raw(query).await?.map_or(Ok(0), |row| row.try_get("", "rows_found"))
 }

@@ -45,7 +45,11 @@ fn change_type(flavor: Flavor, unfit: &Unfit, found: &str, wanted: &str) -> Mend
             };
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
             // A column of MySQL's type `timestamp` is shown in the session's time zone, and that of a migrator is UTC.
-            if wanted.starts_with("varchar") { Mend::Safe(without_key_checks(vec![change])) } else { Mend::Safe(vec![change]) }
+            if wanted.starts_with("varchar") {
+                Mend::Safe(without_key_checks(vec![change]))
+            } else {
+                Mend::Safe(vec![change])
+            }
         }
     }
 }

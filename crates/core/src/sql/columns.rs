@@ -156,8 +156,16 @@ pub async fn columns(connection: &impl ConnectionTrait) -> Result<Vec<Column>, D
         sessions::Entity.table_name(),
         events::Entity.table_name(),
     ];
+    columns_of_tables(connection, &tables).await
+}
+
+/// Like [`columns`], of other tables. Their names must need no escaping.
+///
+/// # Errors
+/// Those of the database.
+pub async fn columns_of_tables(connection: &impl ConnectionTrait, tables: &[&str]) -> Result<Vec<Column>, DbErr> {
     let backend = connection.get_database_backend();
-    let names = tables.map(|table| format!("'{table}'")).join(", ");
+    let names = tables.iter().map(|table| format!("'{table}'")).collect::<Vec<_>>().join(", ");
     let query = match backend {
         DbBackend::Postgres => format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
@@ -271,7 +279,12 @@ fn is_at_least(limit: &str, length: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn objection(backend: DbBackend, name: (&str, &str), data_type: &str, collation: Option<&str>) -> Option<Objection> {
+    fn objection(
+        backend: DbBackend,
+        name: (&str, &str),
+        data_type: &str,
+        collation: Option<&str>,
+    ) -> Option<Objection> {
         let column = Column {
             table_name: name.0.to_owned(),
             column_name: name.1.to_owned(),

@@ -46,7 +46,12 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
-        Ok(Self { driver: D::driver_options(url)?, pool, statement_timeout: D::STATEMENT_TIMEOUT, accepted: Vec::new() })
+        Ok(Self {
+            driver: D::driver_options(url)?,
+            pool,
+            statement_timeout: D::STATEMENT_TIMEOUT,
+            accepted: Vec::new(),
+        })
     }
 }
 

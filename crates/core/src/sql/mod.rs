@@ -27,7 +27,7 @@ mod shared_state;
 mod single;
 mod write;
 
-pub use columns::{Column, Objection, Unfit, Weakness, columns, unfit_columns};
+pub use columns::{Column, Objection, Unfit, Weakness, columns, columns_of_tables, unfit_columns};
 pub use connect::ConnectOptions;
 pub use connections::DriverConnection;
 pub use dialect::{Dialect, PoolLimits, SingleStatements};

@@ -1,0 +1,39 @@
+//! Opening the database that a URL is of.
+
+use sea_orm::DatabaseConnection;
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+use seabed_core::sql::{ConnectOptions, Dialect};
+
+/// What to do when the file of an SQLite database is not there.
+#[derive(Clone, Copy)]
+pub(crate) enum MissingFile {
+    /// Do not go on.
+    Refuse,
+    /// Make it: tables follow.
+    Create,
+    /// Look at an empty database in memory instead.
+    StandIn,
+}
+
+/// Opens the database that `url` is of.
+pub(crate) async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
+    #[cfg(feature = "postgres")]
+    if seabed_postgres::Postgres::is_url(url) {
+        return Ok(url.parse::<seabed_postgres::PostgresOptions>()?.open().await?);
+    }
+    #[cfg(feature = "mysql")]
+    if seabed_mysql::MySql::is_url(url) {
+        return Ok(url.parse::<seabed_mysql::MySqlOptions>()?.open().await?);
+    }
+    #[cfg(feature = "sqlite")]
+    if seabed_sqlite::Sqlite::is_url(url) {
+        let options: ConnectOptions<seabed_sqlite::Sqlite> = url.parse()?;
+        let options = match missing_file {
+            MissingFile::Create => options.with_driver(|driver| driver.create_if_missing(true)),
+            MissingFile::StandIn if !options.driver.get_filename().exists() => "sqlite::memory:".parse()?,
+            _ => options,
+        };
+        return Ok(options.open().await?);
+    }
+    anyhow::bail!("this is not a URL of a database that this build of seabed-migrate knows")
+}

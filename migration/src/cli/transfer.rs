@@ -1,0 +1,147 @@
+//! `copy`, `export` and `import`.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
+use seabed_migration::{Selection, Summary};
+
+use super::open::{MissingFile, open};
+use crate::FOUND_WRONG;
+
+/// How often a line is printed where there is no terminal.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// How many rows that were left out are named.
+const NAMED: usize = 20;
+
+pub(crate) async fn copy(from: &str, to: &str, selection: Selection, resume: bool) -> anyhow::Result<ExitCode> {
+    if from == to {
+        anyhow::bail!("source and target are the same database");
+    }
+    let source = open(from, MissingFile::Refuse).await.context("the source")?;
+    let target = open(to, MissingFile::Refuse).await.context("the target")?;
+    check_target(&target, resume).await?;
+    let mut report = Report::new();
+    let summary = seabed_migration::copy(&source, &target, selection, &mut |summary| report.show(summary)).await;
+    Ok(report.end(&summary?))
+}
+
+pub(crate) async fn export(
+    database: &DatabaseConnection,
+    file: Option<PathBuf>,
+    selection: Selection,
+) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new();
+    let mut progress = |summary: &Summary| report.show(summary);
+    let summary = match &file {
+        None => {
+            let output = BufWriter::new(std::io::stdout());
+            seabed_migration::export(database, selection, output, &mut progress).await?
+        }
+        Some(path) => {
+            let cannot = || format!("cannot make {}", path.display());
+            let output = File::options().write(true).create_new(true).open(path).with_context(cannot)?;
+            let mut output = BufWriter::new(output);
+            let summary = seabed_migration::export(database, selection, &mut output, &mut progress).await?;
+            output.flush()?;
+            output.get_ref().sync_all().with_context(|| format!("cannot write {}", path.display()))?;
+            summary
+        }
+    };
+    Ok(report.end(&summary))
+}
+
+pub(crate) async fn import(
+    file: Option<PathBuf>,
+    database: &DatabaseConnection,
+    resume: bool,
+) -> anyhow::Result<ExitCode> {
+    check_target(database, resume).await?;
+    let mut report = Report::new();
+    let mut progress = |summary: &Summary| report.show(summary);
+    let summary = match file {
+        None => seabed_migration::import(BufReader::new(std::io::stdin()), database, &mut progress).await?,
+        Some(path) => {
+            let input = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            seabed_migration::import(BufReader::new(input), database, &mut progress).await?
+        }
+    };
+    Ok(report.end(&summary))
+}
+
+/// Rows are merged with what is there, which somebody who mistook the target would regret.
+pub(crate) async fn check_target(target: &DatabaseConnection, resume: bool) -> anyhow::Result<()> {
+    let any = Statement::from_string(target.get_database_backend(), "SELECT 1 FROM sessions LIMIT 1");
+    // Tables that are missing are told of by name afterwards.
+    let is_filled = target.query_one_raw(any).await.is_ok_and(|row| row.is_some());
+    if is_filled && !resume {
+        anyhow::bail!(
+            "the target has sessions already, and nothing was written; --resume adds what is missing, and leaves what is there"
+        );
+    }
+    Ok(())
+}
+
+/// Tells how far a transfer is: a bar on a terminal, a line from time to time elsewhere.
+pub(crate) struct Report {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    told: Instant,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {elapsed}, {eta} left");
+        let bar = style.ok().filter(|_| std::io::stderr().is_terminal());
+        let bar = bar.map(|style| ProgressBar::new(0).with_style(style));
+        Self { bar, started: Instant::now(), told: Instant::now() }
+    }
+
+    pub(crate) fn show(&mut self, summary: &Summary) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(summary.expected_events.unwrap_or(summary.events));
+            bar.set_position(summary.events);
+        } else if self.told.elapsed() > REPORT_INTERVAL {
+            self.told = Instant::now();
+            let of = summary.expected_events.map(|all| format!(" of {all}")).unwrap_or_default();
+            eprintln!("{} sessions, {}{of} events", summary.sessions, summary.events);
+        }
+    }
+
+    pub(crate) fn end(self, summary: &Summary) -> ExitCode {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        let Summary { app_states, user_states, sessions, events, .. } = summary;
+        eprintln!(
+            "read: {sessions} sessions, {events} events, {user_states} user states, {app_states} app states in {:.1} s",
+            self.started.elapsed().as_secs_f64()
+        );
+        eprintln!(
+            "new in the target: {} sessions, {} events; states added or changed: {}",
+            summary.new_sessions, summary.new_events, summary.changed_states
+        );
+        eprintln!("content read:   {}", summary.content);
+        eprintln!("content stored: {}", summary.stored_content);
+        if summary.is_complete() && summary.content != summary.stored_content {
+            eprintln!("they differ because rows of the target were updated later than those of the source");
+        }
+        let named = |title: &str, rows: Vec<String>| {
+            if !rows.is_empty() {
+                eprintln!("{} rows {title}:", rows.len());
+            }
+            rows.iter().take(NAMED).for_each(|row| eprintln!("  {row}"));
+            if rows.len() > NAMED {
+                eprintln!("  and {} more", rows.len() - NAMED);
+            }
+        };
+        named("were left out", summary.refused.iter().map(ToString::to_string).collect());
+        named("are not what was sent", summary.different.clone());
+        if summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
+    }
+}

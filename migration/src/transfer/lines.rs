@@ -1,0 +1,236 @@
+//! Sessions as JSON Lines.
+
+use std::io::{BufRead, Write};
+
+use sea_orm::DbErr;
+use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::{Json, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::record::{ContentHash, Record};
+use super::tables::{Outlet, Source, Stop};
+use super::{Progress, Summary};
+
+const FORMAT: &str = "seabed-sessions";
+const VERSION: u32 = 1;
+/// How many rows there are between two calls of the progress.
+const ROWS_PER_REPORT: u64 = 1000;
+
+/// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; JSON is as the source has it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Header {
+        format: String,
+        version: u32,
+    },
+    AppState {
+        app_name: String,
+        state: Json,
+        update_time: Timestamp,
+    },
+    UserState {
+        app_name: String,
+        user_id: String,
+        state: Json,
+        update_time: Timestamp,
+    },
+    Session {
+        app_name: String,
+        user_id: String,
+        id: String,
+        state: Json,
+        create_time: Timestamp,
+        update_time: Timestamp,
+    },
+    Event {
+        app_name: String,
+        user_id: String,
+        session_id: String,
+        id: String,
+        invocation_id: String,
+        timestamp: Timestamp,
+        event_data: Option<Json>,
+    },
+    End {
+        rows: u64,
+        content: String,
+    },
+}
+
+pub(super) async fn write(
+    mut source: Source,
+    mut file: impl Write + Send,
+    progress: &mut Progress<'_>,
+) -> Result<Summary, DbErr> {
+    let mut summary = Summary { expected_events: source.events, ..Summary::default() };
+    let mut rows = 0;
+    put(&mut file, &Line::Header { format: FORMAT.to_owned(), version: VERSION })?;
+    while let Some(record) = source.rows.recv().await {
+        let record = match record? {
+            Record::Refused(refused) => {
+                summary.refused.push(refused);
+                continue;
+            }
+            record => record,
+        };
+        match &record {
+            Record::AppState(_) => summary.app_states += 1,
+            Record::UserState(_) => summary.user_states += 1,
+            Record::Session(_) => summary.sessions += 1,
+            _ => summary.events += 1,
+        }
+        summary.content.toggle(ContentHash::of(&record));
+        put(&mut file, &line(record)?)?;
+        rows += 1;
+        if rows % ROWS_PER_REPORT == 0 {
+            progress(&summary);
+        }
+    }
+    summary.stored_content = summary.content;
+    put(&mut file, &Line::End { rows, content: summary.content.to_string() })?;
+    file.flush().map_err(|error| file_error(&error))?;
+    progress(&summary);
+    Ok(summary)
+}
+
+fn put(file: &mut impl Write, line: &Line) -> Result<(), DbErr> {
+    let mut text = serde_json::to_vec(line).map_err(|error| DbErr::Custom(error.to_string()))?;
+    text.push(b'\n');
+    file.write_all(&text).map_err(|error| file_error(&error))
+}
+
+fn file_error(error: &std::io::Error) -> DbErr {
+    DbErr::Custom(format!("the file: {error}"))
+}
+
+fn line(record: Record) -> Result<Line, DbErr> {
+    let json = |text: String| Json::parse(text).map_err(|_| DbErr::Custom("a column holds no JSON".to_owned()));
+    let time = Timestamp::from_naive_utc;
+    Ok(match record {
+        Record::AppState(row) => {
+            Line::AppState { app_name: row.app_name, state: json(row.state)?, update_time: time(row.update_time) }
+        }
+        Record::UserState(row) => Line::UserState {
+            app_name: row.app_name,
+            user_id: row.user_id,
+            state: json(row.state)?,
+            update_time: time(row.update_time),
+        },
+        Record::Session(row) => Line::Session {
+            app_name: row.app_name,
+            user_id: row.user_id,
+            id: row.id,
+            state: json(row.state)?,
+            create_time: time(row.create_time),
+            update_time: time(row.update_time),
+        },
+        Record::Event(row) => Line::Event {
+            app_name: row.app_name,
+            user_id: row.user_id,
+            session_id: row.session_id,
+            id: row.id,
+            invocation_id: row.invocation_id,
+            timestamp: time(row.timestamp),
+            event_data: row.event_data.map(json).transpose()?,
+        },
+        Record::Refused(refused) => return Err(DbErr::Custom(refused.to_string())),
+    })
+}
+
+/// Reads the header, and the rest beside whoever takes it.
+pub(super) fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
+    match next(&mut file, 1)? {
+        Some(Line::Header { format, version: VERSION }) if format == FORMAT => {}
+        Some(Line::Header { format, version }) if format == FORMAT => {
+            let told = format!("the file is of version {version}, this release reads version {VERSION}");
+            return Err(DbErr::Custom(told));
+        }
+        _ => return Err(DbErr::Custom("the file is none that `seabed-migrate export` has written".to_owned())),
+    }
+    Ok(Source::of(None, |outlet| async move {
+        let reading = tokio::task::spawn_blocking(move || read_rows(&mut file, &outlet));
+        reading.await.map_err(|panic| Stop::Failed(DbErr::Custom(panic.to_string())))?
+    }))
+}
+
+fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
+    let runtime = tokio::runtime::Handle::current();
+    let mut content = ContentHash::default();
+    let mut rows = 0;
+    loop {
+        let number = rows + 2;
+        let record = match next(file, number)? {
+            Some(Line::End { rows: all, content: sum }) => {
+                if all == rows && sum == content.to_string() {
+                    return Ok(());
+                }
+                let told = format!("the file is not as it was written: it should hold {all} rows, and holds {rows}");
+                return Err(Stop::Failed(DbErr::Custom(told)));
+            }
+            Some(line) => record(line).ok_or_else(|| DbErr::Custom(format!("line {number} is a second header")))?,
+            None => {
+                let told = "the file was cut off: what it holds is imported; import all of it again once you have it";
+                return Err(Stop::Failed(DbErr::Custom(told.to_owned())));
+            }
+        };
+        rows += 1;
+        content.toggle(ContentHash::of(&record));
+        runtime.block_on(outlet.send(record))?;
+    }
+}
+
+fn next(file: &mut impl BufRead, number: u64) -> Result<Option<Line>, DbErr> {
+    let mut text = String::new();
+    if file.read_line(&mut text).map_err(|error| file_error(&error))? == 0 {
+        return Ok(None);
+    }
+    if !text.ends_with('\n') {
+        return Ok(None);
+    }
+    let place = |error: serde_json::Error| {
+        DbErr::Custom(format!(
+            "line {number} is not as it was written: {:?} error, column {}",
+            error.classify(),
+            error.column()
+        ))
+    };
+    serde_json::from_str(&text).map(Some).map_err(place)
+}
+
+fn record(line: Line) -> Option<Record> {
+    let text = |json: Json| json.as_str().to_owned();
+    Some(match line {
+        Line::AppState { app_name, state, update_time } => Record::AppState(app_states::Model {
+            app_name,
+            state: text(state),
+            update_time: update_time.to_naive_utc(),
+        }),
+        Line::UserState { app_name, user_id, state, update_time } => Record::UserState(user_states::Model {
+            app_name,
+            user_id,
+            state: text(state),
+            update_time: update_time.to_naive_utc(),
+        }),
+        Line::Session { app_name, user_id, id, state, create_time, update_time } => Record::Session(sessions::Model {
+            app_name,
+            user_id,
+            id,
+            state: text(state),
+            create_time: create_time.to_naive_utc(),
+            update_time: update_time.to_naive_utc(),
+        }),
+        Line::Event { app_name, user_id, session_id, id, invocation_id, timestamp, event_data } => {
+            Record::Event(events::Model {
+                id,
+                app_name,
+                user_id,
+                session_id,
+                invocation_id,
+                timestamp: timestamp.to_naive_utc(),
+                event_data: event_data.map(text),
+            })
+        }
+        Line::Header { .. } | Line::End { .. } => return None,
+    })
+}

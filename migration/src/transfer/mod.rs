@@ -1,0 +1,151 @@
+//! Moving sessions between databases and files, without losing, doubling or changing any.
+
+mod lines;
+mod record;
+mod store;
+mod tables;
+
+use std::io::{BufRead, Write};
+
+use sea_orm::{DatabaseConnection, DbErr};
+use seabed_core::{BackendError, BackendErrorKind, Result};
+
+pub use record::{ContentHash, Refused};
+use store::Store;
+use tables::{Source, read};
+
+use crate::layout::Layout;
+use crate::migration_error;
+
+/// What of a database is moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Selection {
+    /// Only this app, if any.
+    pub app_name: Option<String>,
+    /// Only this user, of one app or of all.
+    pub user_id: Option<String>,
+}
+
+/// What was moved, or has been so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// How many events the source was found to have, if it could be counted.
+    pub expected_events: Option<u64>,
+    /// Rows read from the source, by table.
+    pub app_states: u64,
+    /// See `app_states`.
+    pub user_states: u64,
+    /// See `app_states`.
+    pub sessions: u64,
+    /// See `app_states`.
+    pub events: u64,
+    /// Sessions that the target did not have.
+    pub new_sessions: u64,
+    /// Events that the target did not have.
+    pub new_events: u64,
+    /// States of apps, users and older sessions that were added or changed.
+    pub changed_states: u64,
+    /// Rows of the source that were left out.
+    pub refused: Vec<Refused>,
+    /// Rows that were read back from the target and are not what was sent.
+    pub different: Vec<String>,
+    /// The content that was sent.
+    pub content: ContentHash,
+    /// What the target has of the same rows.
+    pub stored_content: ContentHash,
+}
+
+impl Summary {
+    /// Whether all of the source is in the target.
+    pub fn is_complete(&self) -> bool {
+        self.refused.is_empty() && self.different.is_empty()
+    }
+}
+
+/// Is told how far a transfer is, from time to time.
+pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
+
+/// Copies what a selection holds into another database, which must have the tables.
+///
+/// The source is read in one snapshot: what is written to it meanwhile is not copied, and does not matter. In the target, rows that
+/// are there stay: events are added that are missing, and states are merged key by key, the row that was updated later winning.
+/// So copying again, after an interruption or for what is new, changes nothing else. What was sent is read back and compared.
+///
+/// # Errors
+/// Backend errors of kind [`Schema`](BackendErrorKind::Schema) for tables that are not google-adk's schema v1, others for a
+/// database that fails. What was copied before stays.
+///
+/// # Cancel safety
+/// When the future is dropped, what was copied so far stays, and every session is there up to one of its events.
+pub async fn copy(
+    from: &DatabaseConnection,
+    to: &DatabaseConnection,
+    selection: Selection,
+    progress: &mut Progress<'_>,
+) -> Result<Summary> {
+    let source = source(from, selection).await?;
+    store(source, to, progress).await
+}
+
+/// Writes what a selection holds as JSON Lines; one header, one line a row, and a last line with counts and hash, by which
+/// [`import`] tells a file that was cut off.
+///
+/// # Errors
+/// Those of [`copy`], and of `file`.
+pub async fn export(
+    from: &DatabaseConnection,
+    selection: Selection,
+    file: impl Write + Send,
+    progress: &mut Progress<'_>,
+) -> Result<Summary> {
+    let source = source(from, selection).await?;
+    lines::write(source, file, progress).await.map_err(transfer_error)
+}
+
+/// Copies what [`export`] has written into a database, as [`copy`] does.
+///
+/// # Errors
+/// Those of [`copy`], and of `file`; for a file of another kind before anything is written, for one that was cut off after what it
+/// holds was.
+pub async fn import(
+    file: impl BufRead + Send + 'static,
+    to: &DatabaseConnection,
+    progress: &mut Progress<'_>,
+) -> Result<Summary> {
+    let source = lines::read(file).map_err(transfer_error)?;
+    store(source, to, progress).await
+}
+
+async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Source> {
+    expect_v1(from, "the source").await?;
+    read(from, tables::V1, selection).await.map_err(transfer_error)
+}
+
+/// Writes a source into a database of google-adk's schema v1.
+pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
+    expect_v1(to, "the target").await?;
+    Store::new(to).await.map_err(transfer_error)?.write(source, progress).await.map_err(transfer_error)
+}
+
+async fn expect_v1(connection: &DatabaseConnection, which: &str) -> Result<()> {
+    let layout = Layout::of(connection).await.map_err(migration_error)?;
+    if layout == Layout::V1 {
+        return Ok(());
+    }
+    let message = format!("{which} does not fit: {}", layout.describe());
+    Err(BackendError::new(BackendErrorKind::Schema, message).into())
+}
+
+/// A reader's or writer's own words, or the driver's error.
+pub(crate) fn transfer_error(error: DbErr) -> seabed_core::Error {
+    let (kind, message) = match &error {
+        DbErr::Custom(reason) => (BackendErrorKind::Unexpected, reason.clone()),
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
+            (BackendErrorKind::Unavailable, "the connection to a database was lost".to_owned())
+        }
+        _ => (BackendErrorKind::Unexpected, "a database refused".to_owned()),
+    };
+    BackendError::new(kind, message).with_source(error).into()
+}

@@ -1,0 +1,107 @@
+//! One stored row, whatever database or file it comes from.
+
+use std::fmt;
+
+use sea_orm::prelude::DateTime;
+use seabed_core::Json;
+use seabed_core::entity::{app_states, events, sessions, user_states};
+use sha2::{Digest as _, Sha256};
+
+/// A stored row. In a source the state rows come first, and each session is followed by its events, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Record {
+    AppState(app_states::Model),
+    UserState(user_states::Model),
+    Session(sessions::Model),
+    Event(events::Model),
+    /// A row that cannot be read, or that no backend could hold: which, and why.
+    Refused(Refused),
+}
+
+/// A row that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The row in words, by its table and key.
+    pub row: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.row, self.reason)
+    }
+}
+
+/// The primary key of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct SessionId {
+    pub(crate) app_name: String,
+    pub(crate) user_id: String,
+    pub(crate) id: String,
+}
+
+impl SessionId {
+    pub(crate) fn of(session: &sessions::Model) -> Self {
+        Self { app_name: session.app_name.clone(), user_id: session.user_id.clone(), id: session.id.clone() }
+    }
+
+    pub(crate) fn has(&self, event: &events::Model) -> bool {
+        (&self.app_name, &self.user_id, &self.id) == (&event.app_name, &event.user_id, &event.session_id)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session {:?} of user {:?} of app {:?}", self.id, self.user_id, self.app_name)
+    }
+}
+
+/// A SHA-256 hash of a row's content, or of a set of rows: the exclusive or of theirs, so that the order in which databases sort
+/// keys does not matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ContentHash([u8; 32]);
+
+impl ContentHash {
+    /// Of a row. JSON counts by its value, not by its spelling, which databases change.
+    pub(crate) fn of(record: &Record) -> Self {
+        let time = |time: &DateTime| time.and_utc().timestamp_micros().to_string();
+        let json = |json: &str| Json::parse(json).map_or_else(|_| json.to_owned(), |json| json.canonical());
+        let (table, keys, content): (&str, Vec<&str>, Vec<String>) = match record {
+            Record::AppState(row) => ("app_state", vec![&row.app_name], vec![json(&row.state), time(&row.update_time)]),
+            Record::UserState(row) => {
+                ("user_state", vec![&row.app_name, &row.user_id], vec![json(&row.state), time(&row.update_time)])
+            }
+            Record::Session(row) => (
+                "session",
+                vec![&row.app_name, &row.user_id, &row.id],
+                vec![json(&row.state), time(&row.create_time), time(&row.update_time)],
+            ),
+            Record::Event(row) => (
+                "event",
+                vec![&row.app_name, &row.user_id, &row.session_id, &row.id, &row.invocation_id],
+                vec![time(&row.timestamp), row.event_data.as_deref().map_or_else(|| "none".to_owned(), json)],
+            ),
+            Record::Refused(refused) => ("refused", vec![&refused.row, &refused.reason], Vec::new()),
+        };
+        let mut hash = Sha256::new();
+        for part in [table].into_iter().chain(keys).chain(content.iter().map(String::as_str)) {
+            // With its length before it, so that no two rows share their parts.
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// Adds a row that is not in the set, or takes out one that is.
+    pub(crate) fn toggle(&mut self, row: Self) {
+        self.0.iter_mut().zip(row.0).for_each(|(byte, other)| *byte ^= other);
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

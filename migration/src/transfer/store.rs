@@ -1,0 +1,539 @@
+//! Writing rows into google-adk's schema v1, and reading back what is there then.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::TryStreamExt as _;
+use sea_orm::prelude::DateTime;
+use sea_orm::sea_query::{Alias, Condition, DynIden, Expr, ExprTrait, LockType, OnConflict, Query};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityName as _, QueryResult,
+    SqliteTransactionMode, StreamTrait as _, TransactionOptions, TransactionTrait as _, Value,
+};
+use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::{Json, State};
+
+use super::record::{ContentHash, Record, Refused, SessionId};
+use super::tables::{Shape as _, Source, V1};
+use super::{Progress, Summary};
+use crate::schema::Flavor;
+
+/// A transaction holds no more rows than this, and ends once it holds this much text: enough that a commit hardly counts, far
+/// below what a server takes in one statement.
+const BATCH_ROWS: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+/// Writers that are at work on the same rows may make a transaction fail; it changes nothing then, and is repeated.
+const TRIES: u32 = 5;
+
+/// A table with states, and the columns of its key.
+struct StateTable {
+    name: &'static str,
+    key: &'static [&'static str],
+}
+
+const APP_STATES: StateTable = StateTable { name: "app_states", key: &["app_name"] };
+const USER_STATES: StateTable = StateTable { name: "user_states", key: &["app_name", "user_id"] };
+const SESSIONS: StateTable = StateTable { name: "sessions", key: &["app_name", "user_id", "id"] };
+
+/// A row of such a table.
+#[derive(Clone)]
+struct StateRow {
+    key: Vec<String>,
+    state: String,
+    /// Sessions have it.
+    create_time: Option<DateTime>,
+    update_time: DateTime,
+}
+
+impl From<&app_states::Model> for StateRow {
+    fn from(row: &app_states::Model) -> Self {
+        let key = vec![row.app_name.clone()];
+        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
+    }
+}
+
+impl From<&user_states::Model> for StateRow {
+    fn from(row: &user_states::Model) -> Self {
+        let key = vec![row.app_name.clone(), row.user_id.clone()];
+        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
+    }
+}
+
+impl From<&sessions::Model> for StateRow {
+    fn from(row: &sessions::Model) -> Self {
+        let key = vec![row.app_name.clone(), row.user_id.clone(), row.id.clone()];
+        Self { key, state: row.state.clone(), create_time: Some(row.create_time), update_time: row.update_time }
+    }
+}
+
+/// Some events of a session.
+struct Part {
+    session: sessions::Model,
+    events: Vec<events::Model>,
+    /// Whether no more follow.
+    is_last: bool,
+}
+
+/// What the next transaction writes.
+#[derive(Default)]
+struct Batch {
+    app_states: Vec<app_states::Model>,
+    user_states: Vec<user_states::Model>,
+    parts: Vec<Part>,
+    rows: usize,
+    bytes: usize,
+}
+
+/// A database that rows are written to.
+pub(crate) struct Store<'a> {
+    connection: &'a DatabaseConnection,
+    flavor: Flavor,
+    batch: Batch,
+    /// Hashes of the events of the session that is being written, until they are read back.
+    sent: HashMap<SessionId, HashMap<String, ContentHash>>,
+    summary: Summary,
+}
+
+impl<'a> Store<'a> {
+    pub(crate) async fn new(connection: &'a DatabaseConnection) -> Result<Self, DbErr> {
+        let flavor = Flavor::of(connection).await?;
+        Ok(Self { connection, flavor, batch: Batch::default(), sent: HashMap::new(), summary: Summary::default() })
+    }
+
+    /// Writes all rows of `source` that are not there. Each transaction leaves the database whole: a session is there with its
+    /// first events, up to some moment.
+    pub(crate) async fn write(mut self, mut source: Source, progress: &mut Progress<'_>) -> Result<Summary, DbErr> {
+        self.summary.expected_events = source.events;
+        while let Some(record) = source.rows.recv().await {
+            self.take(record?);
+            if self.batch.rows >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
+                self.flush().await?;
+                progress(&self.summary);
+            }
+        }
+        self.end_session();
+        self.flush().await?;
+        progress(&self.summary);
+        Ok(self.summary)
+    }
+
+    fn take(&mut self, record: Record) {
+        if let Record::Refused(refused) = record {
+            self.summary.refused.push(refused);
+            return;
+        }
+        let hash = ContentHash::of(&record);
+        if let Some(refused) = self.refusal(&record) {
+            if matches!(record, Record::Session(_)) {
+                self.end_session();
+            }
+            self.summary.refused.push(refused);
+            return;
+        }
+        self.batch.rows += 1;
+        match record {
+            Record::AppState(row) => {
+                self.summary.app_states += 1;
+                self.batch.bytes += row.state.len();
+                self.batch.app_states.push(row);
+            }
+            Record::UserState(row) => {
+                self.summary.user_states += 1;
+                self.batch.bytes += row.state.len();
+                self.batch.user_states.push(row);
+            }
+            Record::Session(session) => {
+                self.end_session();
+                self.summary.sessions += 1;
+                self.batch.bytes += session.state.len();
+                self.sent.insert(SessionId::of(&session), HashMap::new());
+                self.batch.parts.push(Part { session, events: Vec::new(), is_last: false });
+            }
+            Record::Event(event) => {
+                let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
+                let Some(part) = open.filter(|part| SessionId::of(&part.session).has(&event)) else {
+                    let reason = "its session was refused, or does not come before it".to_owned();
+                    self.summary.refused.push(Refused { row: format!("event {:?}", event.id), reason });
+                    return;
+                };
+                self.summary.events += 1;
+                self.batch.bytes += event.event_data.as_ref().map_or(0, String::len);
+                self.sent.entry(SessionId::of(&part.session)).or_default().insert(event.id.clone(), hash);
+                part.events.push(event);
+            }
+            Record::Refused(_) => {}
+        }
+        self.summary.content.toggle(hash);
+    }
+
+    /// What this database could not hold, though another did.
+    fn refusal(&self, record: &Record) -> Option<Refused> {
+        if self.flavor == Flavor::Sqlite {
+            return None;
+        }
+        let (names, json): (Vec<&str>, Option<&str>) = match record {
+            Record::AppState(row) => (vec![&row.app_name], Some(&row.state)),
+            Record::UserState(row) => (vec![&row.app_name, &row.user_id], Some(&row.state)),
+            Record::Session(row) => (vec![&row.app_name, &row.user_id, &row.id], Some(&row.state)),
+            Record::Event(row) => (vec![&row.id], row.event_data.as_deref()),
+            Record::Refused(_) => return None,
+        };
+        let table = match record {
+            Record::AppState(_) => "app_states",
+            Record::UserState(_) => "user_states",
+            Record::Session(_) => "session",
+            _ => "event",
+        };
+        let refused = |reason: String| Some(Refused { row: format!("{table} {names:?}"), reason });
+        if names.iter().any(|name| name.contains('\0') || name.chars().count() > 128) {
+            return refused("an id of more than 128 characters, or with a NUL".to_owned());
+        }
+        let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
+        match portable {
+            Err(error) if self.flavor == Flavor::Postgres => refused(format!(
+                "PostgreSQL's jsonb cannot hold it: {:?} error, column {}",
+                error.classify(),
+                error.column()
+            )),
+            _ => None,
+        }
+    }
+
+    fn end_session(&mut self) {
+        if let Some(part) = self.batch.parts.last_mut() {
+            part.is_last = true;
+        }
+    }
+
+    /// Writes the batch, reads back what is complete, and leaves the part of a session that goes on.
+    async fn flush(&mut self) -> Result<(), DbErr> {
+        let mut tries = 1;
+        let written = loop {
+            match self.write_batch().await {
+                Ok(written) => break written,
+                Err(error) if tries == TRIES => return Err(error),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100) * tries).await,
+            }
+            tries += 1;
+        };
+        self.summary.new_sessions += written.sessions;
+        self.summary.new_events += written.events;
+        self.summary.changed_states += written.states;
+        let Batch { app_states, user_states, parts, .. } = std::mem::take(&mut self.batch);
+        let rows: Vec<StateRow> = app_states.iter().map(StateRow::from).collect();
+        for (row, found) in self.found(&APP_STATES, &rows).await? {
+            self.compare_state(&APP_STATES, &row, found);
+        }
+        let rows: Vec<StateRow> = user_states.iter().map(StateRow::from).collect();
+        for (row, found) in self.found(&USER_STATES, &rows).await? {
+            self.compare_state(&USER_STATES, &row, found);
+        }
+        let complete: Vec<StateRow> =
+            parts.iter().filter(|part| part.is_last).map(|part| StateRow::from(&part.session)).collect();
+        for (row, found) in self.found(&SESSIONS, &complete).await? {
+            self.compare_state(&SESSIONS, &row, found);
+        }
+        for part in parts {
+            if part.is_last {
+                self.compare_events(&part.session).await?;
+            } else {
+                self.batch.parts.push(Part { events: Vec::new(), ..part });
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_batch(&self) -> Result<Written, DbErr> {
+        // SQLite's write lock is taken here; on the others this option means nothing.
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let transaction = self.connection.begin_with_options(options).await?;
+        let mut written = Written::default();
+        let rows: Vec<StateRow> = self.batch.app_states.iter().map(StateRow::from).collect();
+        self.merge(&transaction, &APP_STATES, &rows, &mut written).await?;
+        let rows: Vec<StateRow> = self.batch.user_states.iter().map(StateRow::from).collect();
+        self.merge(&transaction, &USER_STATES, &rows, &mut written).await?;
+        let rows: Vec<StateRow> = self.batch.parts.iter().map(Part::row).collect();
+        let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
+        let mut new_events = Vec::new();
+        for part in &self.batch.parts {
+            let known = if there.contains(&StateRow::from(&part.session).key) {
+                self.known_events(&transaction, part).await?
+            } else {
+                HashSet::new()
+            };
+            new_events.extend(part.events.iter().filter(|event| !known.contains(&event.id)));
+        }
+        self.insert_events(&transaction, &new_events).await?;
+        written.events += new_events.len() as u64;
+        transaction.commit().await?;
+        Ok(written)
+    }
+
+    /// Adds rows that are not there. In those that are, states are merged key by key: the row that was updated later wins, the
+    /// stored one if neither was. Answers which were there.
+    async fn merge(
+        &self,
+        transaction: &DatabaseTransaction,
+        table: &StateTable,
+        rows: &[StateRow],
+        written: &mut Written,
+    ) -> Result<HashSet<Vec<String>>, DbErr> {
+        let found = self.select_rows(transaction, table, rows, true).await?;
+        let mut insert = Query::insert();
+        insert.into_table(Alias::new(table.name)).columns(table.columns());
+        let mut inserts = 0;
+        for row in rows {
+            let Some(stored) = found.get(&row.key) else {
+                let mut values: Vec<Expr> = row.key.iter().map(|part| Expr::val(part.as_str())).collect();
+                values.push(self.json(&row.state));
+                values.extend(row.create_time.map(|time| self.time(time)));
+                values.push(self.time(row.update_time));
+                insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
+                inserts += 1;
+                continue;
+            };
+            let merged = merged(row, stored)?;
+            if let Some((state, update_time)) = merged {
+                let update = Query::update()
+                    .table(Alias::new(table.name))
+                    .value("state", self.json(&state))
+                    .value("update_time", self.time(update_time))
+                    .cond_where(table.is(&row.key))
+                    .take();
+                transaction.execute(&update).await?;
+                written.states += 1;
+            }
+        }
+        if inserts > 0 {
+            self.or_ignore(&mut insert, table.key);
+            transaction.execute(&insert).await?;
+            if table.name == sessions::Entity.table_name() {
+                written.sessions += inserts;
+            } else {
+                written.states += inserts;
+            }
+        }
+        Ok(found.into_keys().collect())
+    }
+
+    /// The stored rows of the same keys.
+    async fn select_rows(
+        &self,
+        connection: &impl ConnectionTrait,
+        table: &StateTable,
+        rows: &[StateRow],
+        lock: bool,
+    ) -> Result<HashMap<Vec<String>, StateRow>, DbErr> {
+        if rows.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let any = rows.iter().fold(Condition::any(), |any, row| any.add(table.is(&row.key)));
+        let mut select = Query::select();
+        select.from(Alias::new(table.name)).columns(table.columns().into_iter().filter(|column| *column != "state"));
+        let state = Expr::col("state");
+        select.expr_as(if self.flavor == Flavor::Postgres { state.cast_as("text") } else { state }, "state");
+        select.cond_where(any);
+        if lock && self.flavor != Flavor::Sqlite {
+            select.lock(LockType::Update);
+        }
+        let found = connection.query_all(&select).await?;
+        found.iter().map(|row| table.row(row).map(|row| (row.key.clone(), row))).collect()
+    }
+
+    async fn known_events(&self, transaction: &DatabaseTransaction, part: &Part) -> Result<HashSet<String>, DbErr> {
+        if part.events.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let select = Query::select()
+            .from(events::Entity)
+            .column("id")
+            .cond_where(of_session(&part.session))
+            .and_where(Expr::col("id").is_in(part.events.iter().map(|event| event.id.as_str())))
+            .take();
+        transaction.query_all(&select).await?.iter().map(|row| row.try_get("", "id")).collect()
+    }
+
+    async fn insert_events(&self, transaction: &DatabaseTransaction, new: &[&events::Model]) -> Result<(), DbErr> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut insert = Query::insert();
+        insert.into_table(events::Entity).columns([
+            "id",
+            "app_name",
+            "user_id",
+            "session_id",
+            "invocation_id",
+            "timestamp",
+            "event_data",
+        ]);
+        for event in new {
+            let keys = [&event.id, &event.app_name, &event.user_id, &event.session_id, &event.invocation_id];
+            let mut values: Vec<Expr> = keys.map(|part| Expr::val(part.as_str())).into();
+            values.push(self.time(event.timestamp));
+            values.push(
+                event.event_data.as_deref().map_or_else(|| Expr::val(Value::String(None)), |json| self.json(json)),
+            );
+            insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
+        }
+        self.or_ignore(&mut insert, &["id", "app_name", "user_id", "session_id"]);
+        transaction.execute(&insert).await.map(drop)
+    }
+
+    /// Makes an insert leave rows alone that somebody has added in between.
+    fn or_ignore(&self, insert: &mut sea_orm::sea_query::InsertStatement, key: &'static [&'static str]) {
+        let key = || key.iter().map(|column| DynIden::from(*column));
+        insert.on_conflict(match self.flavor {
+            Flavor::MySql | Flavor::MariaDb => OnConflict::new().do_nothing_on(key()).to_owned(),
+            _ => OnConflict::columns(key()).do_nothing().to_owned(),
+        });
+    }
+
+    fn json(&self, text: &str) -> Expr {
+        let text = Expr::val(text);
+        if self.flavor == Flavor::Postgres { text.cast_as("jsonb") } else { text }
+    }
+
+    /// On SQLite as google-adk writes it: always with six digits.
+    fn time(&self, time: DateTime) -> Expr {
+        match self.flavor {
+            Flavor::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+            _ => Expr::val(time),
+        }
+    }
+
+    /// The rows, each with the stored one of its key.
+    async fn found(&self, table: &StateTable, rows: &[StateRow]) -> Result<Vec<(StateRow, Option<StateRow>)>, DbErr> {
+        let mut found = self.select_rows(self.connection, table, rows, false).await?;
+        Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key))).collect())
+    }
+
+    fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
+        let name = format!("{} row {:?}", table.name, row.key);
+        let Some(found) = found else {
+            self.summary.different.push(format!("{name} is not there"));
+            return;
+        };
+        let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
+            (Ok(sent), Ok(stored)) => sent.iter().all(|(key, value)| {
+                stored.get(key).is_some_and(|other| other == value || found.update_time > row.update_time)
+            }),
+            _ => false,
+        };
+        if !holds {
+            self.summary.different.push(format!("{name} lacks a key, or has another value"));
+        }
+        self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
+    }
+
+    async fn compare_events(&mut self, session: &sessions::Model) -> Result<(), DbErr> {
+        let key = SessionId::of(session);
+        let mut sent = self.sent.remove(&key).unwrap_or_default();
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let mut select = Query::select();
+        select
+            .from(events::Entity)
+            .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
+            .cond_where(of_session(session));
+        let data = Expr::col("event_data");
+        select.expr_as(if self.flavor == Flavor::Postgres { data.cast_as("text") } else { data }, "event_data");
+        let mut rows = self.connection.stream(&select).await?;
+        while let Some(row) = rows.try_next().await? {
+            let event = V1.event(&row).map_err(DbErr::Custom)?;
+            let id = event.id.clone();
+            let Some(hash) = sent.remove(&id) else { continue };
+            let stored = ContentHash::of(&Record::Event(event));
+            self.summary.stored_content.toggle(stored);
+            if stored != hash {
+                self.summary.different.push(format!("event {id:?} of {key} is there with another content"));
+            }
+        }
+        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is not there")));
+        Ok(())
+    }
+}
+
+/// How many rows a batch has added or changed.
+#[derive(Default)]
+struct Written {
+    sessions: u64,
+    events: u64,
+    states: u64,
+}
+
+impl Part {
+    /// The session's row as it is once this part is stored: its state comes with its last event.
+    fn row(&self) -> StateRow {
+        let row = StateRow::from(&self.session);
+        let newest = self.events.last().map(|event| event.timestamp);
+        match newest {
+            _ if self.is_last => row,
+            Some(update_time) => StateRow { state: "{}".to_owned(), update_time, ..row },
+            None => StateRow { state: "{}".to_owned(), update_time: self.session.create_time, ..row },
+        }
+    }
+}
+
+impl StateTable {
+    fn columns(&self) -> Vec<&'static str> {
+        let create_time: &[&str] = if self.name == "sessions" { &["create_time"] } else { &[] };
+        [self.key, &["state"], create_time, &["update_time"]].concat()
+    }
+
+    fn is(&self, key: &[String]) -> Condition {
+        let parts = self.key.iter().zip(key);
+        parts.fold(Condition::all(), |all, (column, part)| all.add(Expr::col(*column).eq(part.as_str())))
+    }
+
+    fn row(&self, row: &QueryResult) -> Result<StateRow, DbErr> {
+        Ok(StateRow {
+            key: self.key.iter().map(|column| row.try_get("", column)).collect::<Result<_, _>>()?,
+            state: row.try_get("", "state")?,
+            create_time: if self.name == "sessions" { Some(V1.time(row, "create_time")?) } else { None },
+            update_time: V1.time(row, "update_time")?,
+        })
+    }
+
+    fn record(&self, row: StateRow) -> Record {
+        let StateRow { key, state, create_time, update_time } = row;
+        let mut key = key.into_iter();
+        let mut part = || key.next().unwrap_or_default();
+        match (self.name, create_time) {
+            ("app_states", _) => Record::AppState(app_states::Model { app_name: part(), state, update_time }),
+            ("sessions", Some(create_time)) => {
+                let (app_name, user_id, id) = (part(), part(), part());
+                Record::Session(sessions::Model { app_name, user_id, id, state, create_time, update_time })
+            }
+            _ => Record::UserState(user_states::Model { app_name: part(), user_id: part(), state, update_time }),
+        }
+    }
+}
+
+fn of_session(session: &sessions::Model) -> Condition {
+    Condition::all()
+        .add(Expr::col("app_name").eq(session.app_name.as_str()))
+        .add(Expr::col("user_id").eq(session.user_id.as_str()))
+        .add(Expr::col("session_id").eq(session.id.as_str()))
+}
+
+/// State and time of a stored row after `row` is merged into it; `None` when nothing changes.
+fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<(String, DateTime)>, DbErr> {
+    let state = |text: &str| {
+        let column = "a stored state is not a JSON object".to_owned();
+        serde_json::from_str::<State>(text).map_err(|_| DbErr::Custom(column))
+    };
+    let (sent, old) = (state(&row.state)?, state(&stored.state)?);
+    let (mut older, newer) =
+        if row.update_time > stored.update_time { (old.clone(), sent) } else { (sent, old.clone()) };
+    older.merge(newer);
+    let update_time = Ord::max(row.update_time, stored.update_time);
+    if older == old && update_time == stored.update_time {
+        return Ok(None);
+    }
+    let text = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
+    Ok(Some((text, update_time)))
+}

@@ -1,0 +1,286 @@
+//! Reading all that a database holds, in one snapshot.
+
+use futures_util::TryStreamExt as _;
+use sea_orm::prelude::DateTime;
+use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_orm::{
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
+};
+use seabed_core::State;
+use seabed_core::entity::{app_states, events, sessions, user_states};
+use tokio::sync::mpsc;
+
+use super::Selection;
+use super::record::{Record, Refused};
+
+/// How many rows wait between reading and writing; each may be some megabytes.
+const ROWS_AHEAD: usize = 16;
+/// How many session rows are read at once.
+const SESSIONS_AHEAD: u64 = 200;
+
+/// Where rows come from.
+pub(crate) struct Source {
+    /// How many events there are, if that is known before.
+    pub(crate) events: Option<u64>,
+    pub(crate) rows: mpsc::Receiver<Result<Record, DbErr>>,
+}
+
+impl Source {
+    /// What `read` sends, beside whoever takes it.
+    pub(crate) fn of<F>(events: Option<u64>, read: impl FnOnce(Outlet) -> F) -> Self
+    where
+        F: Future<Output = Result<(), Stop>> + Send + 'static,
+    {
+        let (sender, rows) = mpsc::channel(ROWS_AHEAD);
+        let failures = sender.clone();
+        let reading = read(Outlet(sender));
+        tokio::spawn(async move {
+            if let Err(Stop::Failed(error)) = reading.await {
+                // When nobody takes rows any more, nobody is to be told.
+                let _: Result<(), _> = failures.send(Err(error)).await;
+            }
+        });
+        Self { events, rows }
+    }
+}
+
+/// Where a reader puts rows.
+pub(crate) struct Outlet(mpsc::Sender<Result<Record, DbErr>>);
+
+impl Outlet {
+    pub(crate) async fn send(&self, record: Record) -> Result<(), Stop> {
+        self.0.send(Ok(record)).await.map_err(|_| Stop::NobodyTakesRows)
+    }
+}
+
+/// Why reading ended before its end.
+pub(crate) enum Stop {
+    Failed(DbErr),
+    NobodyTakesRows,
+}
+
+impl From<DbErr> for Stop {
+    fn from(error: DbErr) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Tables of one layout: what they are called, and how their rows are read. The columns of sessions and states bear the same names
+/// in all layouts.
+pub(crate) trait Shape: Send + Sync + 'static {
+    /// The table that holds what google-adk's schema v1 has in `table`.
+    fn table(&self, table: &'static str) -> String {
+        table.to_owned()
+    }
+
+    /// A time of a session or of a state.
+    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr>;
+
+    /// The columns of `events` besides its keys, and whether each holds JSON.
+    fn event_columns(&self) -> Vec<(&str, bool)>;
+
+    /// What the events of a session are sorted by.
+    fn event_order(&self) -> &'static [&'static str] {
+        &["timestamp", "id"]
+    }
+
+    /// An event; the reason if it cannot be read.
+    fn event(&self, row: &QueryResult) -> Result<events::Model, String>;
+}
+
+/// google-adk's schema v1, which Seabed shares.
+pub(crate) struct V1;
+
+impl Shape for V1 {
+    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
+        row.try_get("", column)
+    }
+
+    fn event_columns(&self) -> Vec<(&str, bool)> {
+        vec![("invocation_id", false), ("timestamp", false), ("event_data", true)]
+    }
+
+    fn event(&self, row: &QueryResult) -> Result<events::Model, String> {
+        <events::Model as sea_orm::FromQueryResult>::from_query_result(row, "").map_err(|error| error.to_string())
+    }
+}
+
+/// All rows of a selection, as they were at one moment.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn read(
+    connection: &DatabaseConnection,
+    shape: impl Shape,
+    selection: Selection,
+) -> Result<Source, DbErr> {
+    let backend = connection.get_database_backend();
+    let mut options = TransactionOptions::default();
+    if backend != DbBackend::Sqlite {
+        options.isolation_level = Some(IsolationLevel::RepeatableRead);
+        options.access_mode = Some(AccessMode::ReadOnly);
+    }
+    let transaction = connection.begin_with_options(options).await?;
+    let count = select(&shape.table("events"), &selection).expr_as(Func::count(Expr::val(1)), "events").take();
+    let row = transaction.query_one(&count).await?;
+    let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
+    let events = events.and_then(|count| u64::try_from(count).ok());
+    Ok(Source::of(events, |outlet| async move {
+        let reader = Reader { transaction, shape, selection, outlet };
+        reader.states().await?;
+        reader.sessions().await
+    }))
+}
+
+fn select(table: &str, selection: &Selection) -> SelectStatement {
+    let mut select = Query::select();
+    select.from(Alias::new(table));
+    if let Some(app_name) = &selection.app_name {
+        select.and_where(Expr::col("app_name").eq(app_name.as_str()));
+    }
+    select
+}
+
+/// A JSON column as text.
+fn json_text(backend: DbBackend, column: &str) -> Expr {
+    let column = Expr::col(Alias::new(column));
+    if backend == DbBackend::Postgres { column.cast_as("text") } else { column }
+}
+
+struct Reader<S> {
+    transaction: DatabaseTransaction,
+    shape: S,
+    selection: Selection,
+    outlet: Outlet,
+}
+
+impl<S: Shape> Reader<S> {
+    fn backend(&self) -> DbBackend {
+        ConnectionTrait::get_database_backend(&self.transaction)
+    }
+
+    /// A query on a table that has `state`.
+    fn select_states(&self, table: &'static str, columns: &[&'static str]) -> SelectStatement {
+        let mut select = select(&self.shape.table(table), &self.selection);
+        select.columns(columns.iter().copied()).expr_as(json_text(self.backend(), "state"), "state");
+        if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
+            select.and_where(Expr::col("user_id").eq(user_id.as_str()));
+        }
+        select
+    }
+
+    async fn states(&self) -> Result<(), Stop> {
+        let select = self.select_states("app_states", &["app_name", "update_time"]);
+        let mut rows = self.transaction.stream(&select).await?;
+        while let Some(row) = rows.try_next().await? {
+            let app_name: String = row.try_get("", "app_name")?;
+            let name = format!("app_states row of app {app_name:?}");
+            let update_time = self.shape.time(&row, "update_time")?;
+            let state = state(&row, &name);
+            let record = |state| Record::AppState(app_states::Model { app_name, state, update_time });
+            self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
+        }
+        drop(rows);
+        let select = self.select_states("user_states", &["app_name", "user_id", "update_time"]);
+        let mut rows = self.transaction.stream(&select).await?;
+        while let Some(row) = rows.try_next().await? {
+            let (app_name, user_id): (String, String) = (row.try_get("", "app_name")?, row.try_get("", "user_id")?);
+            let name = format!("user_states row of user {user_id:?} of app {app_name:?}");
+            let update_time = self.shape.time(&row, "update_time")?;
+            let state = state(&row, &name);
+            let record = |state| Record::UserState(user_states::Model { app_name, user_id, state, update_time });
+            self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
+        }
+        Ok(())
+    }
+
+    async fn sessions(&self) -> Result<(), Stop> {
+        let columns = ["app_name", "user_id", "id", "create_time", "update_time"];
+        let mut after: Option<[String; 3]> = None;
+        loop {
+            let mut select = self.select_states("sessions", &columns);
+            if let Some([app_name, user_id, id]) = &after {
+                let (app, user) = (Expr::col("app_name"), Expr::col("user_id"));
+                let later_id =
+                    Condition::all().add(user.clone().eq(user_id.as_str())).add(Expr::col("id").gt(id.as_str()));
+                let later_user = Condition::any().add(user.gt(user_id.as_str())).add(later_id);
+                let same_app = Condition::all().add(app.clone().eq(app_name.as_str())).add(later_user);
+                // The first condition is what an index is searched by.
+                select.and_where(app.clone().gte(app_name.as_str()));
+                select.cond_where(Condition::any().add(app.gt(app_name.as_str())).add(same_app));
+            }
+            for column in ["app_name", "user_id", "id"] {
+                select.order_by(column, Order::Asc);
+            }
+            let rows = self.transaction.query_all(select.limit(SESSIONS_AHEAD)).await?;
+            for row in &rows {
+                let (create_time, update_time) =
+                    (self.shape.time(row, "create_time")?, self.shape.time(row, "update_time")?);
+                let key: [String; 3] =
+                    [row.try_get("", "app_name")?, row.try_get("", "user_id")?, row.try_get("", "id")?];
+                after = Some(key.clone());
+                let [app_name, user_id, id] = key;
+                let name = format!("session {id:?} of user {user_id:?} of app {app_name:?}, with its events");
+                match state(row, &name) {
+                    Err(refused) => self.outlet.send(Record::Refused(refused)).await?,
+                    Ok(state) => {
+                        let session = sessions::Model { app_name, user_id, id, state, create_time, update_time };
+                        self.outlet.send(Record::Session(session.clone())).await?;
+                        self.events(&session).await?;
+                    }
+                }
+            }
+            if (rows.len() as u64) < SESSIONS_AHEAD {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn events(&self, session: &sessions::Model) -> Result<(), Stop> {
+        let mut select = Query::select();
+        select.from(Alias::new(self.shape.table("events"))).columns(["id", "app_name", "user_id", "session_id"]);
+        for (column, is_json) in self.shape.event_columns() {
+            if is_json {
+                select.expr_as(json_text(self.backend(), column), Alias::new(column));
+            } else {
+                select.column(Alias::new(column));
+            }
+        }
+        select
+            .and_where(Expr::col("app_name").eq(session.app_name.as_str()))
+            .and_where(Expr::col("user_id").eq(session.user_id.as_str()))
+            .and_where(Expr::col("session_id").eq(session.id.as_str()));
+        for column in self.shape.event_order() {
+            select.order_by(*column, Order::Asc);
+        }
+        let mut rows = self.transaction.stream(&select).await?;
+        while let Some(row) = rows.try_next().await? {
+            let record = match self.shape.event(&row) {
+                // Collations may have taken another spelling for this session's.
+                Ok(event) => Record::Event(events::Model {
+                    app_name: session.app_name.clone(),
+                    user_id: session.user_id.clone(),
+                    session_id: session.id.clone(),
+                    ..event
+                }),
+                Err(reason) => {
+                    let id: String = row.try_get("", "id")?;
+                    Record::Refused(Refused { row: format!("event {id:?} of session {:?}", session.id), reason })
+                }
+            };
+            self.outlet.send(record).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A state column as text, or why it is none; without the value.
+fn state(row: &QueryResult, name: &str) -> Result<String, Refused> {
+    let refused = |reason: &str| Refused { row: name.to_owned(), reason: reason.to_owned() };
+    let text: String = row.try_get("", "state").map_err(|_| refused("the state is not text"))?;
+    match serde_json::from_str::<State>(&text) {
+        Ok(_) => Ok(text),
+        Err(_) => Err(refused("the state is not a JSON object")),
+    }
+}
