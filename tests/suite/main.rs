@@ -17,6 +17,8 @@ mod targets;
 mod torture;
 mod traces;
 mod transactions;
+mod transfer;
+mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -108,6 +110,8 @@ fn main() -> ExitCode {
             torture::CASES,
             traces::CASES,
             transactions::CASES,
+            transfer::CASES,
+            verify::CASES,
         ];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {
             let (runtime, stores, report) = (runtime.clone(), stores.clone(), report.clone());

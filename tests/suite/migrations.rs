@@ -54,7 +54,8 @@ async fn migrating_again_changes_nothing(fixture: &Fixture) -> anyhow::Result<()
 
 async fn tables_that_google_adk_made_are_adopted(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute(fixture.adk_schema_v1()).await?;
-    // Without a migration of ours already.
+    // Without a migration of ours already, but for the collation that MySQL gives to tables.
+    seabed::migration::repair(&fixture.admin).await?;
     let key = add_session(fixture).await?;
     seabed::migrate(&fixture.admin).await?;
     add_session(fixture).await?;
@@ -179,11 +180,13 @@ async fn missing_tables_are_made_whatever_the_ledger_says(fixture: &Fixture) -> 
 
 async fn adopted_tables_are_dropped_and_refreshed_too(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute(fixture.adk_schema_v1()).await?;
+    seabed::migration::repair(&fixture.admin).await?;
     let key = add_session(fixture).await?;
     refresh(&fixture.admin, StoredData::Drop).await?;
     ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_none(), "a session outlived refresh");
     down(&fixture.admin, StoredData::Keep).await?;
     fixture.execute(fixture.adk_schema_v1()).await?;
+    seabed::migration::repair(&fixture.admin).await?;
     add_session(fixture).await?;
     down(&fixture.admin, StoredData::Drop).await?;
     ensure!(fixture.execute("SELECT 1 FROM sessions").await.is_err(), "a table outlived down");

@@ -136,15 +136,28 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a database whose feature is not enabled;
-/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown.
+/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown, or that cannot keep the laws.
 pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessionService> {
+    from_connection_accepting(connection, &[]).await
+}
+
+/// Like [`from_connection`], for tables that are refused otherwise, because they cannot keep a law.
+///
+/// # Errors
+/// Those of [`from_connection`].
+pub async fn from_connection_accepting(
+    connection: DatabaseConnection,
+    accepted: &[sql::Weakness],
+) -> Result<DynSessionService> {
     match connection.get_database_backend() {
         #[cfg(feature = "postgres")]
-        DbBackend::Postgres => Ok(Arc::new(PostgresSessionService::from_connection(connection).await?)),
+        DbBackend::Postgres => {
+            Ok(Arc::new(PostgresSessionService::from_connection_accepting(connection, accepted).await?))
+        }
         #[cfg(feature = "mysql")]
-        DbBackend::MySql => Ok(Arc::new(MySqlSessionService::from_connection(connection).await?)),
+        DbBackend::MySql => Ok(Arc::new(MySqlSessionService::from_connection_accepting(connection, accepted).await?)),
         #[cfg(feature = "sqlite")]
-        DbBackend::Sqlite => Ok(Arc::new(SqliteSessionService::from_connection(connection).await?)),
+        DbBackend::Sqlite => Ok(Arc::new(SqliteSessionService::from_connection_accepting(connection, accepted).await?)),
         other => Err(Error::Invalid {
             field: "connection",
             reason: format!("is one to {other:?}, whose feature of the crate seabed is not enabled"),

@@ -140,7 +140,7 @@ fn line(record: Record) -> Result<Line, DbErr> {
 
 /// Reads the header, and the rest beside whoever takes it.
 pub(super) fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
-    match next(&mut file, 1)? {
+    match next(&mut file, 1).unwrap_or_default() {
         Some(Line::Header { format, version: VERSION }) if format == FORMAT => {}
         Some(Line::Header { format, version }) if format == FORMAT => {
             let told = format!("the file is of version {version}, this release reads version {VERSION}");

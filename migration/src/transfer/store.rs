@@ -44,6 +44,13 @@ struct StateRow {
     update_time: DateTime,
 }
 
+impl StateRow {
+    /// Which of two versions of a row is the later one. The time of a session's first event may be before that of its creation.
+    fn version(&self) -> Option<DateTime> {
+        (self.create_time != Some(self.update_time)).then_some(self.update_time)
+    }
+}
+
 impl From<&app_states::Model> for StateRow {
     fn from(row: &app_states::Model) -> Self {
         let key = vec![row.app_name.clone()];
@@ -418,7 +425,7 @@ impl<'a> Store<'a> {
         };
         let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
             (Ok(sent), Ok(stored)) => sent.iter().all(|(key, value)| {
-                stored.get(key).is_some_and(|other| other == value || found.update_time > row.update_time)
+                stored.get(key).is_some_and(|other| other == value || found.version() > row.version())
             }),
             _ => false,
         };
@@ -527,13 +534,13 @@ fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<(String, DateTime)
         serde_json::from_str::<State>(text).map_err(|_| DbErr::Custom(column))
     };
     let (sent, old) = (state(&row.state)?, state(&stored.state)?);
-    let (mut older, newer) =
-        if row.update_time > stored.update_time { (old.clone(), sent) } else { (sent, old.clone()) };
+    let is_later = row.version() > stored.version();
+    let (mut older, newer) = if is_later { (old.clone(), sent) } else { (sent, old.clone()) };
     older.merge(newer);
-    let update_time = Ord::max(row.update_time, stored.update_time);
-    if older == old && update_time == stored.update_time {
+    if older == old && !is_later {
         return Ok(None);
     }
+    let update_time = if is_later { row.update_time } else { stored.update_time };
     let text = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
     Ok(Some((text, update_time)))
 }

@@ -1,0 +1,364 @@
+//! `seabed-migrate copy`, `export` and `import`: between each database and SQLite, and so between any two.
+
+use std::io::Cursor;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, ensure};
+use seabed::migration::{Selection, Summary, copy, export, import};
+use seabed::sea_orm::DatabaseConnection;
+use seabed::{
+    AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions, Session,
+    SessionKey, SessionScope, State, UserKey,
+};
+use seabed_tests::{Family, Kind};
+use tempfile::TempDir;
+
+use crate::fixture::Fixture;
+use crate::targets::sqlite_url;
+
+crate::database_cases! {
+    Everywhere: [
+        a_copy_is_equal_there_and_back,
+        copying_again_adds_what_is_new_and_changes_nothing_else,
+        an_interrupted_copy_goes_on,
+        states_that_both_sides_changed_are_merged_by_key,
+        a_selection_copies_no_more,
+        a_file_of_lines_is_equal_there_and_back,
+        a_file_that_was_cut_off_is_told,
+        a_source_that_is_being_written_is_copied_as_of_one_moment,
+        tables_that_do_not_fit_are_refused_before_anything_is_written,
+        what_was_changed_in_the_target_is_told,
+    ],
+    Servers: [
+        rows_that_a_server_cannot_hold_are_left_out_by_name,
+    ],
+}
+
+/// The other database.
+struct Other {
+    _folder: TempDir,
+    pool: DatabaseConnection,
+}
+
+impl Other {
+    async fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let pool = seabed::open(&sqlite_url(&folder)).await?;
+        seabed::migrate(&pool).await?;
+        Ok(Self { _folder: folder, pool })
+    }
+
+    async fn service(&self) -> anyhow::Result<DynSessionService> {
+        Ok(seabed::from_connection(self.pool.clone()).await?)
+    }
+}
+
+const APPS: [&str; 2] = ["app", "App"];
+const USERS: [&str; 3] = ["alice", "Alice", "żółw 🐢"];
+
+/// Sessions with awkward content; one of them too long for a single transaction of the copy.
+async fn fill(service: &DynSessionService, long: u32) -> anyhow::Result<()> {
+    for app in APPS {
+        for user in USERS {
+            for session in ["s1", "s2", "empty"] {
+                let key = SessionKey::try_new(app, user, session)?;
+                let state = State::new()
+                    .with("app:greeting", "grüß \u{1}\u{2028}\"\\")
+                    .with(format!("app:{user}"), serde_json::json!({"nested": [null, true, 1.5e-7]}))
+                    .with("user:null", serde_json::Value::Null)
+                    .with("big", seabed::Json::parse("123456789012345678901234567890.10")?);
+                let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
+                service.create_session(create).await?;
+                if session == "empty" {
+                    continue;
+                }
+                for number in 0..4 {
+                    append(service, &key, number).await?;
+                }
+            }
+        }
+    }
+    let key = SessionKey::try_new("app", "alice", "s1")?;
+    for number in 4..long {
+        append(service, &key, number).await?;
+    }
+    Ok(())
+}
+
+async fn append(service: &DynSessionService, key: &SessionKey, number: u32) -> anyhow::Result<()> {
+    let content = serde_json::json!({"role": "user", "parts": [{"text": format!("{number} {}", "x".repeat(number as usize % 7 * 900))}]});
+    let event = Event::new("user")
+        .with_id(format!("event-{number}"))
+        .with_invocation_id("run")
+        // Equal times: only their places tell the order.
+        .with_timestamp(1_700_000_000.25)
+        .with_content(content)
+        .with_state_delta(State::new().with("number", number).with("app:last", number));
+    service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
+    Ok(())
+}
+
+/// All that a database holds, read through the service.
+async fn contents(service: &DynSessionService) -> anyhow::Result<Vec<Session>> {
+    let mut sessions = Vec::new();
+    for app in APPS {
+        let scope = SessionScope::App(seabed::AppName::try_new(app)?);
+        for listed in service.list_sessions(ListSessions::new(scope).with_limit(500)).await?.try_into_items()? {
+            let read = service.get_session(GetSession::new(listed.key)).await?;
+            sessions.push(read.context("a session is gone")?);
+        }
+    }
+    sessions.sort_by_key(|session| format!("{:?}", session.key));
+    Ok(sessions)
+}
+
+async fn copy_all(from: &DatabaseConnection, to: &DatabaseConnection) -> anyhow::Result<Summary> {
+    let summary = copy(from, to, Selection::default(), &mut |_| {}).await?;
+    ensure!(summary.is_complete(), "{summary:?}");
+    Ok(summary)
+}
+
+async fn expect_equal(left: &DynSessionService, right: &DynSessionService) -> anyhow::Result<()> {
+    let (left, right) = (contents(left).await?, contents(right).await?);
+    ensure!(left == right && left.len() == APPS.len() * USERS.len() * 3, "{left:#?}\nis not\n{right:#?}");
+    Ok(())
+}
+
+async fn a_copy_is_equal_there_and_back(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there, back) = (fixture.migrated().await?, Other::new().await?, Other::new().await?);
+    fill(&there.service().await?, 700).await?;
+    let copied = copy_all(&there.pool, &fixture.admin).await?;
+    ensure!(copied.events == 12 * 4 + 696 && copied.new_events == copied.events, "{copied:?}");
+    ensure!(copied.sessions == 18 && copied.new_sessions == 18 && copied.expected_events == Some(copied.events));
+    ensure!(copied.content == copied.stored_content);
+    expect_equal(&there.service().await?, &here).await?;
+    let returned = copy_all(&fixture.admin, &back.pool).await?;
+    ensure!(returned.content == copied.content, "{returned:?} is not {copied:?}");
+    expect_equal(&here, &back.service().await?).await?;
+    // The copy is a store like any other: the next append goes behind what was copied.
+    let key = SessionKey::try_new("app", "alice", "s1")?;
+    append(&here, &key, 700).await?;
+    let read = here.get_session(GetSession::new(key)).await?.context("the session is gone")?;
+    ensure!(read.events.last().is_some_and(|event| event.id == "event-700"));
+    Ok(())
+}
+
+async fn copying_again_adds_what_is_new_and_changes_nothing_else(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    fill(&source, 10).await?;
+    copy_all(&there.pool, &fixture.admin).await?;
+    let again = copy_all(&there.pool, &fixture.admin).await?;
+    ensure!((again.new_sessions, again.new_events, again.changed_states) == (0, 0, 0), "{again:?}");
+    append(&source, &SessionKey::try_new("app", "alice", "s1")?, 10).await?;
+    append(&source, &SessionKey::try_new("App", "Alice", "empty")?, 0).await?;
+    let third = copy_all(&there.pool, &fixture.admin).await?;
+    // Two sessions, and the state of their two apps.
+    ensure!((third.new_sessions, third.new_events, third.changed_states) == (0, 2, 4), "{third:?}");
+    expect_equal(&source, &here).await
+}
+
+async fn an_interrupted_copy_goes_on(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    fill(&source, 1300).await?;
+    // Stopped at its first and at its second report, in the midst of the long session or behind it.
+    for reports in [1, 2] {
+        let (from, to) = (there.pool.clone(), fixture.admin.clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let stop = Mutex::new((reports, Some(stop)));
+        let copying = tokio::spawn(async move {
+            let mut progress = |_: &Summary| {
+                let mut stop = stop.lock().unwrap_or_else(PoisonError::into_inner);
+                stop.0 -= 1;
+                if stop.0 == 0
+                    && let Some(stop) = stop.1.take()
+                {
+                    let _: Result<(), ()> = stop.send(());
+                }
+            };
+            copy(&from, &to, Selection::default(), &mut progress).await
+        });
+        stopped.await?;
+        copying.abort();
+        ensure!(copying.await.is_err_and(|error| error.is_cancelled()), "the copy was not interrupted");
+        // Every session that is there is whole up to one of its events.
+        for session in contents(&here).await? {
+            let of_source = source.get_session(GetSession::new(session.key)).await?.context("a session of nobody")?;
+            let is_prefix = of_source.events.starts_with(&session.events);
+            ensure!(is_prefix, "events are missing in the midst of a session");
+        }
+    }
+    let rest = copy_all(&there.pool, &fixture.admin).await?;
+    ensure!(rest.new_events > 0 && rest.new_events < rest.events, "{rest:?}");
+    expect_equal(&source, &here).await
+}
+
+async fn states_that_both_sides_changed_are_merged_by_key(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    let key = SessionKey::try_new("app", "alice", "s")?;
+    let create = || CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+    let set = |service: DynSessionService, state: State| {
+        let event = Event::new("user").with_state_delta(state);
+        let append = AppendEvent::new(key.clone(), event, ExpectedRevision::Any);
+        async move { service.append_event(append).await }
+    };
+    source.create_session(create().with_state(State::new().with("app:both", "source").with("both", "source"))).await?;
+    set(source.clone(), State::new().with("app:source", 1).with("source", 1)).await?;
+    here.create_session(create().with_state(State::new().with("app:target", 1).with("target", 1))).await?;
+    set(here.clone(), State::new().with("app:both", "target").with("both", "target")).await?;
+    copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
+    let merged = here.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+    for (name, value) in [("app:both", "\"target\""), ("both", "\"target\""), ("app:source", "1"), ("target", "1")] {
+        ensure!(merged.state.get(name).is_some_and(|json| json.as_str() == value), "{name} of {merged:?}");
+    }
+    ensure!(merged.events.len() == 2, "{merged:?}");
+    // The other way round the source is the later one.
+    copy(&fixture.admin, &there.pool, Selection::default(), &mut |_| {}).await?;
+    let there = source.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+    ensure!(there.state == merged.state && there.events == merged.events, "{there:?} is not {merged:?}");
+    Ok(())
+}
+
+async fn a_selection_copies_no_more(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    fill(&there.service().await?, 4).await?;
+    let mut selection = Selection::default();
+    selection.app_name = Some("App".to_owned());
+    selection.user_id = Some("alice".to_owned());
+    let summary = copy(&there.pool, &fixture.admin, selection, &mut |_| {}).await?;
+    ensure!(summary.is_complete() && (summary.app_states, summary.user_states, summary.sessions) == (1, 1, 3));
+    let copied = contents(&here).await?;
+    ensure!(copied.len() == 3 && copied.iter().all(|session| session.key.user() == copied[0].key.user()));
+    ensure!(copied[0].key.user() == UserKey::try_new("App", "alice")?);
+    Ok(())
+}
+
+/// A file in memory, shared with whoever writes it.
+#[derive(Clone, Default)]
+struct File(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for File {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl File {
+    fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn a_file_of_lines_is_equal_there_and_back(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    fill(&source, 20).await?;
+    let file = File::default();
+    let written = export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
+    let read = import(Cursor::new(file.bytes()), &fixture.admin, &mut |_| {}).await?;
+    ensure!(read.is_complete() && read.content == written.content && read.stored_content == read.content, "{read:?}");
+    expect_equal(&source, &here).await?;
+    let again = File::default();
+    let rewritten = export(&fixture.admin, Selection::default(), again, &mut |_| {}).await?;
+    ensure!(rewritten.content == written.content, "{rewritten:?} is not {written:?}");
+    Ok(())
+}
+
+async fn a_file_that_was_cut_off_is_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    fill(&source, 20).await?;
+    let file = File::default();
+    export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
+    let (bytes, admin) = (file.bytes(), &fixture.admin);
+    let tell = |bytes: Vec<u8>| async move {
+        let told = import(Cursor::new(bytes), admin, &mut |_| {}).await.err();
+        told.map(|error| error.to_string()).unwrap_or_default()
+    };
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    let told = tell(b"{\"users\": []}\n".to_vec()).await;
+    ensure!(told.contains("seabed-migrate export"), "{told}");
+    let told = tell(bytes[..bytes.len() / 2].to_vec()).await;
+    ensure!(told.contains("cut off"), "{told}");
+    let mut without_one = lines.clone();
+    without_one.remove(lines.len() / 2);
+    let told = tell(without_one.concat()).await;
+    ensure!(told.contains("not as it was written"), "{told}");
+    let told = tell([b"{\"header\":{\"format\":\"seabed-sessions\",\"version\":9}}\n", lines[1]].concat()).await;
+    ensure!(told.contains("version 9"), "{told}");
+    // Once all of it is there, the rest comes.
+    let summary = import(Cursor::new(bytes.clone()), &fixture.admin, &mut |_| {}).await?;
+    ensure!(summary.is_complete(), "{summary:?}");
+    expect_equal(&source, &here).await
+}
+
+async fn a_source_that_is_being_written_is_copied_as_of_one_moment(fixture: &Fixture) -> anyhow::Result<()> {
+    let (source, there) = (fixture.migrated().await?, Other::new().await?);
+    fill(&source, 600).await?;
+    let key = SessionKey::try_new("app", "alice", "s1")?;
+    let writing = {
+        let (source, key) = (source.clone(), key.clone());
+        tokio::spawn(async move {
+            for number in 10_000..10_150 {
+                append(&source, &key, number).await?;
+            }
+            anyhow::Ok(())
+        })
+    };
+    copy_all(&fixture.admin, &there.pool).await?;
+    let copied = there.service().await?;
+    let session = copied.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+    let last = session.events.last().and_then(|event| event.actions.state_delta.get("number")).cloned();
+    ensure!(session.state.get("number") == last.as_ref(), "state and events are of different moments");
+    ensure!(copied.get_app_state(&key.app_name).await?.get("last") == last.as_ref());
+    writing.await??;
+    copy_all(&fixture.admin, &there.pool).await?;
+    expect_equal(&source, &copied).await
+}
+
+async fn tables_that_do_not_fit_are_refused_before_anything_is_written(fixture: &Fixture) -> anyhow::Result<()> {
+    let there = Other::new().await?;
+    fill(&there.service().await?, 4).await?;
+    for (from, to, word) in [(&there.pool, &fixture.admin, "target"), (&fixture.admin, &there.pool, "source")] {
+        let told = copy(from, to, Selection::default(), &mut |_| {}).await.err().context("copied without tables")?;
+        ensure!(told.to_string().contains(word) && told.to_string().contains("seabed-migrate up"), "{told}");
+    }
+    Ok(())
+}
+
+async fn what_was_changed_in_the_target_is_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, there) = (fixture.migrated().await?, Other::new().await?);
+    fill(&there.service().await?, 4).await?;
+    copy_all(&there.pool, &fixture.admin).await?;
+    fixture.execute("UPDATE events SET event_data = '{\"author\": \"mallory\"}' WHERE id = 'event-2'").await?;
+    fixture.execute("UPDATE user_states SET state = '{\"null\": 1}' WHERE user_id = 'alice'").await?;
+    let summary = copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
+    ensure!(!summary.is_complete() && summary.different.len() == 12 + 2, "{summary:?}");
+    ensure!(summary.content != summary.stored_content && summary.new_events == 0);
+    Ok(())
+}
+
+async fn rows_that_a_server_cannot_hold_are_left_out_by_name(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    fill(&source, 4).await?;
+    let nul = "UPDATE events SET event_data = '{\"author\": \"\\u0000\"}' WHERE id = 'event-1' AND app_name = 'app'";
+    let long = "INSERT INTO sessions SELECT app_name, user_id, hex(zeroblob(65)), state, create_time, update_time \
+                FROM sessions WHERE id = 'empty' AND app_name = 'App' AND user_id = 'alice'";
+    for statement in [nul, long, "UPDATE sessions SET state = 'no JSON' WHERE user_id = 'Alice' AND id = 's1'"] {
+        seabed::sea_orm::ConnectionTrait::execute_unprepared(&there.pool, statement).await?;
+    }
+    let summary = copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
+    let nul_rows = if fixture.kind.map(Kind::family) == Some(Family::Postgres) { 5 } else { 0 };
+    // The two sessions without a readable state do not take their events along.
+    ensure!(summary.refused.len() == 1 + 2 + nul_rows, "{:#?}", summary.refused);
+    ensure!(!summary.is_complete() && summary.different.is_empty(), "{summary:?}");
+    ensure!(contents(&here).await?.len() == 18 - 2);
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! `seabed-migrate verify`, `repair` and `grants`, and what a service refuses when it connects.
+
+use anyhow::{Context as _, ensure};
+use seabed::migration::{Finding, Mend, Severity, grants, repair, verify};
+use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use seabed::sql::Weakness;
+use seabed::{
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession,
+    SessionId, SessionKey, State, UserKey,
+};
+use seabed_tests::{Family, Kind};
+use url::Url;
+
+use crate::fixture::Fixture;
+
+crate::database_cases! {
+    Everywhere: [
+        nothing_is_wrong_with_tables_of_ours,
+        missing_tables_and_columns_are_found,
+        columns_that_break_a_law_are_refused_found_and_mended,
+        rows_that_others_left_out_are_found_and_mended,
+        events_without_a_session_are_found_and_left,
+    ],
+    Servers: [
+        the_printed_grants_suffice_and_allow_no_more,
+        missing_rights_are_found,
+        ids_that_collide_are_named_and_left,
+        a_weakness_that_is_accepted_is_lived_with,
+    ],
+}
+
+async fn exercise(service: &DynSessionService, session: &str) -> anyhow::Result<SessionKey> {
+    let key = SessionKey::try_new("app", "alice", session)?;
+    let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+    service.create_session(create.with_state(State::new().with("app:a", 1).with("user:u", 2).with("s", 3))).await?;
+    for number in 0..3 {
+        let event = Event::new("user").with_state_delta(State::new().with("app:a", number).with("n", number));
+        service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
+    }
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+    ensure!(read.events.len() == 3 && read.state.decode::<u32>("n")? == Some(2), "{read:?}");
+    Ok(key)
+}
+
+/// What is found, but for what `grant` has not been asked for.
+async fn found(fixture: &Fixture) -> anyhow::Result<Vec<Finding>> {
+    Ok(verify(&fixture.admin).await?)
+}
+
+async fn expect_nothing(fixture: &Fixture) -> anyhow::Result<()> {
+    let found = found(fixture).await?;
+    ensure!(found.is_empty(), "{found:#?}");
+    Ok(())
+}
+
+async fn nothing_is_wrong_with_tables_of_ours(fixture: &Fixture) -> anyhow::Result<()> {
+    let before = found(fixture).await?;
+    ensure!(before.len() == 1 && before[0].problem.contains("no session tables"), "{before:?}");
+    let service = fixture.migrated().await?;
+    let key = exercise(&service, "s").await?;
+    expect_nothing(fixture).await?;
+    ensure!(repair(&fixture.admin).await?.is_empty());
+    service.delete_session(&key).await?;
+    expect_nothing(fixture).await
+}
+
+async fn missing_tables_and_columns_are_found(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fixture.execute("DROP TABLE user_states").await?;
+    let findings = found(fixture).await?;
+    ensure!(findings.len() == 1 && findings[0].subject == "user_states", "{findings:?}");
+    ensure!(fixture.service().await.is_err(), "connected without a table");
+    seabed::migrate(&fixture.admin).await?;
+    fixture.execute("ALTER TABLE app_states DROP COLUMN update_time").await?;
+    let findings = found(fixture).await?;
+    ensure!(findings[0].problem.contains("app_states has no column update_time"), "{findings:?}");
+    let refused = fixture.service().await.err().context("connected without a column")?;
+    ensure!(format!("{refused:#}").contains("app_states has no column update_time"), "{refused:#}");
+    Ok(())
+}
+
+/// A change to the tables, what `verify` says of it, and whether `repair` mends it.
+struct Change {
+    statement: &'static str,
+    subject: &'static str,
+    word: &'static str,
+    is_refused: bool,
+    is_mended: bool,
+}
+
+const fn change(statement: &'static str, subject: &'static str, word: &'static str) -> Change {
+    Change { statement, subject, word, is_refused: true, is_mended: true }
+}
+
+const POSTGRES: &[Change] = &[
+    change("ALTER TABLE events ALTER COLUMN timestamp TYPE timestamptz", "events.timestamp", "with time zone"),
+    change("ALTER TABLE sessions ALTER COLUMN update_time TYPE timestamp(3)", "sessions.update_time", "microseconds"),
+    change("ALTER TABLE sessions ALTER COLUMN state TYPE text", "sessions.state", "jsonb is needed"),
+    change("ALTER TABLE app_states ALTER COLUMN app_name TYPE varchar(64)", "app_states.app_name", "varchar(128)"),
+    Change { is_refused: false, ..change("DROP INDEX idx_events_app_user_session_ts_id", "events", "no index") },
+    Change {
+        is_refused: false,
+        is_mended: false,
+        ..change("ALTER TABLE events DROP CONSTRAINT events_app_name_user_id_session_id_fkey", "events", "foreign key")
+    },
+];
+
+const MYSQL: &[Change] = &[
+    change("ALTER TABLE events MODIFY timestamp datetime NOT NULL", "events.timestamp", "microseconds"),
+    change("ALTER TABLE events MODIFY event_data text", "events.event_data", "long text"),
+    change("ALTER TABLE sessions MODIFY state text NOT NULL", "sessions.state", "long text"),
+    change(
+        "SET FOREIGN_KEY_CHECKS = 0; ALTER TABLE user_states CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; \
+         SET FOREIGN_KEY_CHECKS = 1",
+        "user_states.app_name",
+        "takes different ids for one",
+    ),
+];
+
+const SQLITE: &[Change] =
+    &[Change { is_refused: false, ..change("DROP INDEX idx_events_app_user_session_ts_id", "events", "no index") }];
+
+async fn columns_that_break_a_law_are_refused_found_and_mended(fixture: &Fixture) -> anyhow::Result<()> {
+    let changes = match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => POSTGRES,
+        Some(Family::MySql) => MYSQL,
+        None => SQLITE,
+    };
+    seabed::migrate(&fixture.admin).await?;
+    for (number, change) in changes.iter().enumerate() {
+        let Change { statement, subject, word, is_refused, is_mended } = change;
+        exercise(&fixture.service().await?, &format!("before {number}")).await?;
+        fixture.execute(statement).await?;
+        let findings = found(fixture).await?;
+        let finding = findings.iter().find(|finding| finding.subject.contains(subject));
+        let finding = finding.with_context(|| format!("{statement} was not found: {findings:#?}"))?;
+        ensure!(finding.problem.contains(word), "{finding:#?}");
+        let refused = fixture.service().await.err().map(|error| format!("{error:#}"));
+        ensure!(refused.is_some() == *is_refused, "{statement}: {refused:?}");
+        ensure!(refused.as_ref().is_none_or(|told| told.contains("seabed-migrate verify")), "{refused:?}");
+        let left = repair(&fixture.admin).await?;
+        ensure!(left.is_empty() == *is_mended, "{statement}: {left:#?}");
+        exercise(&fixture.service().await?, &format!("after {number}")).await?;
+    }
+    Ok(())
+}
+
+async fn rows_that_others_left_out_are_found_and_mended(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = exercise(&service, "s").await?;
+    fixture.execute("DELETE FROM app_states;\nDELETE FROM user_states").await?;
+    fixture.execute("UPDATE sessions SET update_time = '2020-01-01 00:00:00.000000'").await?;
+    let findings = found(fixture).await?;
+    let subjects: Vec<&str> = findings.iter().map(|finding| finding.subject.as_str()).collect();
+    ensure!(subjects == ["app_states", "user_states", "sessions.update_time"], "{findings:#?}");
+    ensure!(findings[0].severity == Severity::Error && findings[2].severity == Severity::Warning);
+    ensure!(repair(&fixture.admin).await?.is_empty());
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+    ensure!(service.get_app_state(&key.app_name).await?.is_empty());
+    // The next event is sorted behind those that are there.
+    let append =
+        AppendEvent::new(key.clone(), Event::new("user").with_id("last"), ExpectedRevision::Exact(read.revision));
+    service.append_event(append).await?;
+    let read = service.get_session(GetSession::new(key)).await?.context("the session is gone")?;
+    ensure!(read.events.last().is_some_and(|event| event.id == "last"), "{read:?}");
+    Ok(())
+}
+
+async fn events_without_a_session_are_found_and_left(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    exercise(&service, "s").await?;
+    match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => {
+            let drop = "ALTER TABLE events DROP CONSTRAINT events_app_name_user_id_session_id_fkey";
+            fixture.execute(drop).await?;
+            fixture.execute("DELETE FROM sessions").await?;
+        }
+        // In one call, and so on one connection.
+        Some(Family::MySql) => {
+            fixture.execute("SET FOREIGN_KEY_CHECKS = 0; DELETE FROM sessions; SET FOREIGN_KEY_CHECKS = 1").await?;
+        }
+        None => fixture.execute("PRAGMA foreign_keys = OFF; DELETE FROM sessions; PRAGMA foreign_keys = ON").await?,
+    }
+    let left = repair(&fixture.admin).await?;
+    let orphans = left.iter().find(|finding| finding.problem.contains("3 events have no session"));
+    ensure!(orphans.is_some_and(|finding| matches!(finding.mend, Mend::Unsafe(_))), "{left:#?}");
+    Ok(())
+}
+
+/// An account that may do nothing yet, and a pool of its.
+async fn account(fixture: &Fixture) -> anyhow::Result<(String, String)> {
+    let name = format!("agent{:08x}", fastrand::u32(..));
+    let password = "grants-test";
+    fixture
+        .execute(&match fixture.kind.map(Kind::family) {
+            Some(Family::Postgres) => format!("CREATE ROLE {name} LOGIN PASSWORD '{password}'"),
+            _ => format!("CREATE USER '{name}'@'%' IDENTIFIED BY '{password}'"),
+        })
+        .await?;
+    let mut url = Url::parse(&fixture.admin_url)?;
+    let set = url.set_username(&name).and_then(|()| url.set_password(Some(password)));
+    set.map_err(|()| anyhow::anyhow!("a URL without host"))?;
+    Ok((name, url.into()))
+}
+
+async fn remove_account(fixture: &Fixture, name: &str) -> anyhow::Result<()> {
+    match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => fixture.execute(&format!("DROP OWNED BY {name};\nDROP ROLE {name}")).await,
+        _ => fixture.execute(&format!("DROP USER '{name}'@'%'")).await,
+    }
+}
+
+async fn the_printed_grants_suffice_and_allow_no_more(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    let (name, url) = account(fixture).await?;
+    for statement in grants(&fixture.admin, &name).await? {
+        fixture.execute(&statement).await?;
+    }
+    let pool = seabed::open(&url).await?;
+    let findings = verify(&pool).await?;
+    ensure!(findings.is_empty(), "{findings:#?}");
+    for fast in [true, false] {
+        let service: DynSessionService = match fixture.kind.map(Kind::family) {
+            Some(Family::Postgres) => std::sync::Arc::new(
+                seabed::PostgresSessionService::from_connection(pool.clone()).await?.with_fast_paths(fast),
+            ),
+            _ => std::sync::Arc::new(
+                seabed::MySqlSessionService::from_connection(pool.clone()).await?.with_fast_paths(fast),
+            ),
+        };
+        let key = exercise(&service, "s").await?;
+        ensure!(service.get_app_state(&key.app_name).await?.len() == 1);
+        service.delete_session(&key).await?;
+        ensure!(service.get_session(GetSession::new(key)).await?.is_none());
+    }
+    for statement in [
+        "DROP TABLE events",
+        "CREATE TABLE mine (id int)",
+        "DELETE FROM app_states",
+        "UPDATE events SET invocation_id = ''",
+        "UPDATE adk_internal_metadata SET value = '2'",
+    ] {
+        ensure!(pool.execute_unprepared(statement).await.is_err(), "{statement} was allowed");
+    }
+    pool.close().await?;
+    remove_account(fixture, &name).await
+}
+
+async fn missing_rights_are_found(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    let (name, url) = account(fixture).await?;
+    let statements = grants(&fixture.admin, &name).await?;
+    for statement in statements {
+        fixture.execute(&statement.replace("INSERT, DELETE", "INSERT")).await?;
+    }
+    let pool = seabed::open(&url).await?;
+    let findings = verify(&pool).await?;
+    ensure!(findings.len() == 1 && findings[0].problem.contains("may not DELETE"), "{findings:#?}");
+    pool.close().await?;
+    remove_account(fixture, &name).await
+}
+
+/// A collation that folds case, on all tables.
+async fn fold_ids(fixture: &Fixture) -> anyhow::Result<()> {
+    if fixture.kind.map(Kind::family) == Some(Family::Postgres) {
+        let collation = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+        fixture.execute(collation).await?;
+        for (table, column) in [("app_states", "app_name"), ("sessions", "user_id"), ("events", "user_id")] {
+            let change = format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE varchar(128) COLLATE folding");
+            fixture.execute(&change).await?;
+        }
+        return Ok(());
+    }
+    let tables = ["adk_internal_metadata", "app_states", "user_states", "sessions", "events"];
+    let convert =
+        tables.map(|table| format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"));
+    fixture.execute(&format!("SET FOREIGN_KEY_CHECKS = 0; {}; SET FOREIGN_KEY_CHECKS = 1", convert.join("; "))).await
+}
+
+async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fold_ids(fixture).await?;
+    let row = |user: &str| {
+        format!("INSERT INTO sessions VALUES ('app', '{user}', '{user}-s', '{{}}', '2026-01-01', '2026-01-01')")
+    };
+    fixture.execute(&format!("{};\n{}", row("Alice"), row("alice"))).await?;
+    let findings = found(fixture).await?;
+    let finding = findings.iter().find(|finding| finding.problem.contains("takes different ids for one"));
+    let finding = finding.with_context(|| format!("{findings:#?}"))?;
+    if fixture.kind.map(Kind::family) == Some(Family::MySql) {
+        ensure!(finding.problem.contains("Alice, alice"), "{finding:#?}");
+        ensure!(matches!(finding.mend, Mend::Unsafe(_)), "{finding:#?}");
+    }
+    let left = repair(&fixture.admin).await?;
+    ensure!(left.iter().any(|finding| finding.problem.contains("takes different ids for one")), "{left:#?}");
+    Ok(())
+}
+
+async fn a_weakness_that_is_accepted_is_lived_with(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fold_ids(fixture).await?;
+    let refused = fixture.service().await.err().context("connected to columns that fold case")?;
+    let told = format!("{refused:#}");
+    ensure!(told.contains("Weakness::InexactIds") && told.contains("verify"), "{told}");
+    let refused = seabed::from_connection(fixture.admin.clone()).await.err().context("connected")?;
+    ensure!(refused.backend_kind() == Some(BackendErrorKind::Schema), "{refused:?}");
+    let accept: DatabaseConnection = fixture.admin.clone();
+    let other = seabed::from_connection_accepting(accept.clone(), &[Weakness::CoarseTimes]).await;
+    ensure!(other.is_err(), "accepting one weakness accepted another");
+    let service = seabed::from_connection_accepting(accept, &[Weakness::InexactIds]).await?;
+    exercise(&service, "s").await?;
+    ensure!(service.get_app_state(&AppName::try_new("APP")?).await?.len() == 1, "the collation does not fold case");
+    let user = UserKey::try_new("app", "alice")?;
+    let create = CreateSession::new(user).with_session_id(SessionId::try_new("second")?);
+    service.create_session(create).await?;
+    Ok(())
+}
