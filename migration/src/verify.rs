@@ -102,13 +102,18 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
         )]);
     }
     let inexact = unfit.iter().any(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+    let key = catalog::SessionKey::find(connection, flavor).await.map_err(migration_error)?;
+    let key = key.as_ref();
     let mut findings = Vec::new();
     if inexact {
-        findings.push(content::inexact_ids(connection, flavor, &unfit).await.map_err(migration_error)?);
+        findings.push(content::inexact_ids(connection, flavor, key, &unfit).await.map_err(migration_error)?);
     }
-    findings.extend(unfit.iter().filter_map(|unfit| mend::column(flavor, unfit)));
-    findings.extend(catalog::keys_and_indexes(connection, flavor).await.map_err(migration_error)?);
-    findings.extend(content::rows(connection, flavor).await.map_err(migration_error)?);
+    findings.extend(unfit.iter().filter_map(|unfit| mend::column(flavor, key, unfit)));
+    findings.extend(catalog::keys_and_indexes(connection, flavor, key).await.map_err(migration_error)?);
+    // Which rows belong together can only be told by exact ids.
+    if !inexact {
+        findings.extend(content::rows(connection, flavor).await.map_err(migration_error)?);
+    }
     findings.extend(rights::missing(connection, flavor).await.into_iter().map(|missing| {
         let rights::Missing { table, right, told } = missing;
         Finding::error(

@@ -42,24 +42,59 @@ fn index_query(flavor: Flavor) -> String {
     }
 }
 
-/// Whether the events of a session go with it.
-fn cascade_query(flavor: Flavor) -> &'static str {
-    match flavor {
-        Flavor::Postgres => {
-            "SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass('events') \
-             AND confrelid = to_regclass('sessions') AND confdeltype = 'c'"
+/// The foreign key of `events` on `sessions`.
+pub(super) struct SessionKey {
+    /// Its name; empty on SQLite.
+    pub(super) name: String,
+    /// Whether the events of a session go with it.
+    pub(super) cascades: bool,
+}
+
+const KEY: &str = "(app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE";
+
+impl SessionKey {
+    pub(super) async fn find(connection: &DatabaseConnection, flavor: Flavor) -> Result<Option<Self>, DbErr> {
+        let query = match flavor {
+            Flavor::Postgres => {
+                "SELECT CAST(conname AS text) AS name, confdeltype = 'c' AS cascades FROM pg_constraint \
+                 WHERE contype = 'f' AND conrelid = to_regclass('events') AND confrelid = to_regclass('sessions')"
+            }
+            Flavor::Sqlite => {
+                "SELECT '' AS name, on_delete = 'CASCADE' AS cascades FROM pragma_foreign_key_list('events') \
+                 WHERE \"table\" = 'sessions'"
+            }
+            // The catalog shows constraints only to accounts with more rights than a service needs.
+            Flavor::MySql | Flavor::MariaDb => "SHOW CREATE TABLE events",
+        };
+        let row = connection.query_one_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
+        let Some(row) = row else { return Ok(None) };
+        if matches!(flavor, Flavor::Postgres | Flavor::Sqlite) {
+            return Ok(Some(Self { name: row.try_get("", "name")?, cascades: row.try_get("", "cascades")? }));
         }
-        Flavor::Sqlite => {
-            "SELECT 1 FROM pragma_foreign_key_list('events') WHERE \"table\" = 'sessions' AND on_delete = 'CASCADE'"
-        }
-        Flavor::MySql | Flavor::MariaDb => {
-            "SELECT 1 FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE() \
-             AND table_name = 'events' AND referenced_table_name = 'sessions' AND delete_rule = 'CASCADE'"
-        }
+        let created: String = row.try_get_by_index(1)?;
+        Ok(created.lines().find_map(|line| {
+            let (before, _) =
+                line.split_once(" FOREIGN KEY ").filter(|(_, after)| after.contains("REFERENCES `sessions`"))?;
+            let name = before.trim().strip_prefix("CONSTRAINT `")?.strip_suffix('`')?.to_owned();
+            Some(Self { name, cascades: line.contains("ON DELETE CASCADE") })
+        }))
+    }
+
+    /// `changes`, with the key taken away before and made again after them: MySQL and MariaDB change no column of a key.
+    pub(super) fn around(key: Option<&Self>, flavor: Flavor, changes: Vec<String>) -> Vec<String> {
+        let Some(Self { name, .. }) = key else { return changes };
+        let name = flavor.quote(name);
+        let drop = format!("ALTER TABLE events DROP FOREIGN KEY {name}");
+        let add = format!("ALTER TABLE events ADD CONSTRAINT {name} FOREIGN KEY {KEY}");
+        [vec![drop], changes, vec![add]].concat()
     }
 }
 
-pub(super) async fn keys_and_indexes(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
+pub(super) async fn keys_and_indexes(
+    connection: &DatabaseConnection,
+    flavor: Flavor,
+    key: Option<&SessionKey>,
+) -> Result<Vec<Finding>, DbErr> {
     let backend = connection.get_database_backend();
     let rows = connection.query_all_raw(Statement::from_string(backend, index_query(flavor))).await?;
     let mut primary_keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -102,17 +137,14 @@ pub(super) async fn keys_and_indexes(connection: &DatabaseConnection, flavor: Fl
             Mend::Safe(vec![schema::create_events_index(flavor)]),
         ));
     }
-    if connection.query_one_raw(Statement::from_string(backend, cascade_query(flavor))).await?.is_none() {
-        let key = "app_name, user_id, session_id";
+    if !key.is_some_and(|key| key.cascades) {
         findings.push(Finding::warning(
             "events",
             "no foreign key takes the events of a session away with it",
             "google-adk's delete_session leaves events behind, which the next session of that id would have",
             match flavor {
                 Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
-                _ => Mend::Unsafe(vec![format!(
-                    "ALTER TABLE events ADD FOREIGN KEY ({key}) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE"
-                )]),
+                _ => Mend::Unsafe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")]),
             },
         ));
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
 use seabed_core::sql::{Objection, Unfit, Weakness};
 
-use super::mend::without_key_checks;
+use super::catalog::SessionKey;
 use super::{Finding, Mend};
 use crate::schema::{self, Flavor};
 
@@ -16,6 +16,7 @@ const NAMED: usize = 10;
 pub(super) async fn inexact_ids(
     connection: &DatabaseConnection,
     flavor: Flavor,
+    key: Option<&SessionKey>,
     unfit: &[Unfit],
 ) -> Result<Finding, DbErr> {
     let weak = || unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
@@ -30,8 +31,10 @@ pub(super) async fn inexact_ids(
             let convert = |table: &str| {
                 format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", flavor.quote(table))
             };
-            let statements = without_key_checks(schema::tables().map(convert).into());
-            let collisions = collisions(connection).await?;
+            let statements = SessionKey::around(key, flavor, schema::tables().map(convert).into());
+            let folding = weak().find_map(|unfit| unfit.found.as_ref()?.collation.clone());
+            let folding = folding.filter(|name| name.starts_with("utf8mb4")).unwrap_or("utf8mb4_general_ci".to_owned());
+            let collisions = collisions(connection, &folding).await?;
             if collisions.is_empty() {
                 Mend::Safe(statements)
             } else {
@@ -50,27 +53,26 @@ pub(super) async fn inexact_ids(
     Ok(Finding::error(&columns.join(", "), problem, Weakness::InexactIds.consequence(), mend))
 }
 
-/// Ids that are stored in several spellings, on MySQL and MariaDB.
-async fn collisions(connection: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
-    let spelled = |name: &str, scope: &str, source: &str| {
+/// Ids that are stored in several spellings, which `collation` takes for one, on MySQL and MariaDB.
+async fn collisions(connection: &DatabaseConnection, collation: &str) -> Result<Vec<String>, DbErr> {
+    let id = |column: &str, name: &str| format!("CONVERT({column} USING utf8mb4) COLLATE {collation} AS {name}");
+    let (app, user) = (id("app_name", "app"), id("user_id", "user"));
+    let spelled = |name: &str, scope: &str, selects: &[String]| {
         format!(
             "SELECT CAST(GROUP_CONCAT(DISTINCT CAST({name} AS BINARY) ORDER BY {name} SEPARATOR ', ') AS CHAR) AS ids \
-             FROM ({source}) AS ids GROUP BY {scope}{name} HAVING COUNT(DISTINCT CAST({name} AS BINARY)) > 1 LIMIT {}",
+             FROM ({}) AS ids GROUP BY {scope}{name} HAVING COUNT(DISTINCT CAST({name} AS BINARY)) > 1 LIMIT {}",
+            selects.join(" UNION ALL "),
             NAMED + 1
         )
     };
-    let apps = "SELECT app_name FROM app_states UNION ALL SELECT app_name FROM user_states UNION ALL \
-                SELECT app_name FROM sessions UNION ALL SELECT app_name FROM events";
-    let users = "SELECT app_name, user_id FROM user_states UNION ALL SELECT app_name, user_id FROM sessions UNION ALL \
-                 SELECT app_name, user_id FROM events";
-    let sessions =
-        "SELECT app_name, user_id, id FROM sessions UNION ALL SELECT app_name, user_id, session_id FROM events";
+    let apps = ["app_states", "user_states", "sessions", "events"].map(|table| format!("SELECT {app} FROM {table}"));
+    let users = ["user_states", "sessions", "events"].map(|table| format!("SELECT {app}, {user} FROM {table}"));
+    let sessions = [("sessions", "id"), ("events", "session_id")]
+        .map(|(table, column)| format!("SELECT {app}, {user}, {} FROM {table}", id(column, "session")));
     let mut found = Vec::new();
-    for query in [
-        spelled("app_name", "", apps),
-        spelled("user_id", "app_name, ", users),
-        spelled("id", "app_name, user_id, ", sessions),
-    ] {
+    for query in
+        [spelled("app", "", &apps), spelled("user", "app, ", &users), spelled("session", "app, user, ", &sessions)]
+    {
         let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
         for row in rows {
             found.push(row.try_get("", "ids")?);

@@ -2,11 +2,12 @@
 
 use seabed_core::sql::{Objection, Unfit, Weakness};
 
+use super::catalog::SessionKey;
 use super::{Finding, Mend};
 use crate::schema::Flavor;
 
 /// The finding of a column that does not do; [`Weakness::InexactIds`] is one finding for all columns, and not made here.
-pub(super) fn column(flavor: Flavor, unfit: &Unfit) -> Option<Finding> {
+pub(super) fn column(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit) -> Option<Finding> {
     let wanted = match unfit.objection {
         Objection::Unusable { wanted } => wanted,
         Objection::Weak(Weakness::CoarseTimes) => flavor.timestamp_type(),
@@ -19,10 +20,10 @@ pub(super) fn column(flavor: Flavor, unfit: &Unfit) -> Option<Finding> {
     };
     let subject = format!("{}.{}", unfit.table, unfit.column);
     let found = unfit.found.as_ref().map_or("", |found| found.data_type.as_str());
-    Some(Finding::error(&subject, unfit.to_string(), consequence, change_type(flavor, unfit, found, wanted)))
+    Some(Finding::error(&subject, unfit.to_string(), consequence, change_type(flavor, key, unfit, found, wanted)))
 }
 
-fn change_type(flavor: Flavor, unfit: &Unfit, found: &str, wanted: &str) -> Mend {
+fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &str, wanted: &str) -> Mend {
     let (table, column) = (flavor.quote(unfit.table), flavor.quote(unfit.column));
     match flavor {
         Flavor::Sqlite => Mend::Advice(
@@ -45,17 +46,8 @@ fn change_type(flavor: Flavor, unfit: &Unfit, found: &str, wanted: &str) -> Mend
             };
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
             // A column of MySQL's type `timestamp` is shown in the session's time zone, and that of a migrator is UTC.
-            if wanted.starts_with("varchar") {
-                Mend::Safe(without_key_checks(vec![change]))
-            } else {
-                Mend::Safe(vec![change])
-            }
+            let key = key.filter(|_| wanted.starts_with("varchar"));
+            Mend::Safe(SessionKey::around(key, flavor, vec![change]))
         }
     }
-}
-
-/// MySQL changes no column of a foreign key while it checks them.
-pub(super) fn without_key_checks(statements: Vec<String>) -> Vec<String> {
-    let around = |check: u8| vec![format!("SET FOREIGN_KEY_CHECKS = {check}")];
-    [around(0), statements, around(1)].concat()
 }

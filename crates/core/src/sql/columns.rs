@@ -169,10 +169,10 @@ pub async fn columns_of_tables(connection: &impl ConnectionTrait, tables: &[&str
     let query = match backend {
         DbBackend::Postgres => format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
-             format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS collation \
+             format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\" \
              FROM unnest(ARRAY[{names}]) AS name JOIN pg_class class ON class.oid = to_regclass(name) \
              JOIN pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
-             LEFT JOIN pg_collation collation ON collation.oid = attcollation AND NOT collisdeterministic"
+             LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic"
         ),
         DbBackend::Sqlite => format!(
             "SELECT tables.name AS table_name, columns.name AS column_name, lower(columns.type) AS data_type, \
