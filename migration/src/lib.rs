@@ -14,6 +14,8 @@ mod rights;
 mod schema;
 #[cfg(feature = "transfer")]
 mod transfer;
+#[cfg(feature = "transfer")]
+mod upgrade;
 mod verify;
 
 use sea_orm::sea_query::{Expr, Query};
@@ -22,10 +24,14 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
+#[cfg(feature = "transfer")]
+pub use chrono_tz::Tz as TimeZone;
 pub use layout::Layout;
 pub use sea_orm_migration::MigrationStatus;
 #[cfg(feature = "transfer")]
 pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
+#[cfg(feature = "transfer")]
+pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
 pub use verify::{Finding, Mend, Severity, repair, verify};
 
 /// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.

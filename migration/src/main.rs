@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use seabed_migration::{MigrationStatus, Selection, StoredData, UpOptions};
+use seabed_migration::{MigrationStatus, Selection, StoredData, UpOptions, UpgradeOptions};
 
 use cli::findings::{self, Format};
 use cli::open::{MissingFile, open};
@@ -91,6 +91,27 @@ enum Command {
         selection: SelectionArguments,
         #[command(flatten)]
         resume: Resume,
+    },
+    /// Bring a database of google-adk's schema v0, of its SqliteSessionService, or of the Rust crate adk-session to schema v1
+    ///
+    /// No pickle is executed, and rows that cannot be read are left out and named. With --to the database is copied and not
+    /// changed. Without, one of schema v0 is upgraded in its place: stop all agents before. Its tables are kept as seabed_v0_…
+    /// until --finish. The same command goes on after an interruption.
+    Upgrade {
+        /// Another database to write, which must have the tables; without it, in place
+        #[arg(long, env = "SEABED_TO_URL", hide_env_values = true)]
+        to: Option<String>,
+        /// Where the agents ran: schema v0 has the times of events as their clocks showed them
+        #[arg(long, default_value = "UTC", value_name = "NAME")]
+        time_zone: seabed_migration::TimeZone,
+        #[command(flatten)]
+        resume: Resume,
+        /// Drop the tables that an upgrade in place has kept, once all of their rows are found in the new ones
+        #[arg(long, conflicts_with = "to")]
+        finish: bool,
+        /// Drop them although rows were left out
+        #[arg(long, requires = "finish")]
+        leave_refused_rows: bool,
     },
     /// Write sessions, events and state to a file of JSON Lines
     Export {
@@ -229,6 +250,16 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Copy { from, to, selection, resume } => {
             return transfer::copy(&from, &to, selection.into(), resume.resume).await;
+        }
+        Command::Upgrade { to, time_zone, resume, finish, leave_refused_rows } => {
+            let database = open(&url()?, MissingFile::Refuse).await?;
+            let mut options = UpgradeOptions::default();
+            options.time_zone = time_zone;
+            return match to {
+                Some(to) => transfer::upgrade_into(&database, &to, options, resume.resume).await,
+                None if finish => transfer::finish_upgrade(&database, options, leave_refused_rows).await,
+                None => transfer::upgrade_in_place(&database, options).await,
+            };
         }
         Command::Export { file, selection } => {
             let database = open(&url()?, MissingFile::Refuse).await?;

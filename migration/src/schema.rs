@@ -206,6 +206,15 @@ pub(crate) fn create_events_index(flavor: Flavor) -> String {
     flavor.backend().build(events_index().table(events::Entity)).to_string()
 }
 
+/// The statements that drop that index where its name is one of the whole database, so that a table which is renamed does not keep
+/// it.
+pub(crate) fn drop_events_index(flavor: Flavor) -> Vec<String> {
+    match flavor {
+        Flavor::Postgres | Flavor::Sqlite => vec![format!("DROP INDEX IF EXISTS {EVENTS_INDEX}")],
+        Flavor::MySql | Flavor::MariaDb => Vec::new(),
+    }
+}
+
 /// The tables, dependents first.
 pub(crate) fn tables() -> [&'static str; 5] {
     [

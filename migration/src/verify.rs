@@ -13,6 +13,9 @@ use crate::layout::Layout;
 use crate::schema::Flavor;
 use crate::{lock, migration_error, rights};
 
+#[cfg(feature = "transfer")]
+pub(crate) use content::missing_states;
+
 /// How bad a [`Finding`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -278,8 +278,6 @@ async fn fold_ids(fixture: &Fixture) -> anyhow::Result<()> {
     let tables = ["adk_internal_metadata", "app_states", "user_states", "sessions", "events"];
     let convert =
         tables.map(|table| format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"));
-    let key =
-        "FOREIGN KEY (app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE";
     fixture.execute("ALTER TABLE events DROP FOREIGN KEY events_ibfk_1").await?;
     fixture.execute(&convert.join(";\n")).await?;
     fixture.execute(&format!("ALTER TABLE events ADD {FOREIGN_KEY}")).await

@@ -1,4 +1,4 @@
-//! `copy`, `export` and `import`.
+//! `copy`, `export`, `import` and `upgrade`.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
-use seabed_migration::{Selection, Summary};
+use seabed_migration::{Selection, Summary, UpgradeOptions};
 
 use super::open::{MissingFile, open};
 use crate::FOUND_WRONG;
@@ -72,6 +72,47 @@ pub(crate) async fn import(
         }
     };
     Ok(report.end(&summary))
+}
+
+pub(crate) async fn upgrade_into(
+    source: &DatabaseConnection,
+    to: &str,
+    options: UpgradeOptions,
+    resume: bool,
+) -> anyhow::Result<ExitCode> {
+    let target = open(to, MissingFile::Refuse).await.context("the target")?;
+    check_target(&target, resume).await?;
+    let mut report = Report::new();
+    let summary = seabed_migration::upgrade_into(source, &target, options, &mut |summary| report.show(summary)).await;
+    Ok(report.end(&summary?))
+}
+
+pub(crate) async fn upgrade_in_place(
+    database: &DatabaseConnection,
+    options: UpgradeOptions,
+) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new();
+    let summary = seabed_migration::upgrade_in_place(database, options, &mut |summary| report.show(summary)).await;
+    let exit = report.end(&summary?);
+    eprintln!("the tables of schema v0 are kept as seabed_v0_…; `seabed-migrate upgrade --finish` drops them");
+    Ok(exit)
+}
+
+pub(crate) async fn finish_upgrade(
+    database: &DatabaseConnection,
+    options: UpgradeOptions,
+    leave_refused_rows: bool,
+) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new();
+    let mut progress = |summary: &Summary| report.show(summary);
+    let summary = seabed_migration::finish_upgrade(database, options, leave_refused_rows, &mut progress).await?;
+    let is_dropped = summary.different.is_empty() && (summary.refused.is_empty() || leave_refused_rows);
+    let exit = report.end(&summary);
+    eprintln!(
+        "the tables of schema v0 are {}",
+        if is_dropped { "dropped" } else { "kept: not all of their rows are here" }
+    );
+    Ok(exit)
 }
 
 /// Rows are merged with what is there, which somebody who mistook the target would regret.

@@ -12,7 +12,7 @@ use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
 use store::Store;
-use tables::{Source, read};
+pub(crate) use tables::{Shape, Source, read};
 
 use crate::layout::Layout;
 use crate::migration_error;

@@ -450,7 +450,7 @@ impl<'a> Store<'a> {
         select.expr_as(if self.flavor == Flavor::Postgres { data.cast_as("text") } else { data }, "event_data");
         let mut rows = self.connection.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
-            let event = V1.event(&row).map_err(DbErr::Custom)?;
+            let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };
             let id = event.id.clone();
             let Some(hash) = sent.remove(&id) else { continue };
             let stored = ContentHash::of(&Record::Event(event));

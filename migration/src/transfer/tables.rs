@@ -1,11 +1,13 @@
 //! Reading all that a database holds, in one snapshot.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
-    QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult as _,
+    IsolationLevel, QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
 };
 use seabed_core::State;
 use seabed_core::entity::{app_states, events, sessions, user_states};
@@ -66,16 +68,27 @@ impl From<DbErr> for Stop {
     }
 }
 
-/// Tables of one layout: what they are called, and how their rows are read. The columns of sessions and states bear the same names
-/// in all layouts.
+/// Tables of one layout: what they and their columns are called, and how their rows are read.
 pub(crate) trait Shape: Send + Sync + 'static {
     /// The table that holds what google-adk's schema v1 has in `table`.
     fn table(&self, table: &'static str) -> String {
         table.to_owned()
     }
 
+    /// The column that holds what google-adk's schema v1 has in `column` of `table`.
+    fn column(&self, table: &'static str, column: &'static str) -> &'static str {
+        let _ = table;
+        column
+    }
+
     /// A time of a session or of a state.
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr>;
+
+    /// A state of `table` as it is stored in schema v1.
+    fn state(&self, table: &'static str, state: State) -> State {
+        let _ = table;
+        state
+    }
 
     /// The columns of `events` besides its keys, and whether each holds JSON.
     fn event_columns(&self) -> Vec<(&str, bool)>;
@@ -85,8 +98,14 @@ pub(crate) trait Shape: Send + Sync + 'static {
         &["timestamp", "id"]
     }
 
-    /// An event; the reason if it cannot be read.
-    fn event(&self, row: &QueryResult) -> Result<events::Model, String>;
+    /// An event, `None` for one that is not to be kept; the reason if it cannot be read.
+    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String>;
+
+    /// Whether the order of a session's events is not that of their times and ids, so that they get times of their own, as
+    /// little later as can be.
+    fn spreads_times(&self) -> bool {
+        false
+    }
 }
 
 /// google-adk's schema v1, which Seabed shares.
@@ -101,8 +120,8 @@ impl Shape for V1 {
         vec![("invocation_id", false), ("timestamp", false), ("event_data", true)]
     }
 
-    fn event(&self, row: &QueryResult) -> Result<events::Model, String> {
-        <events::Model as sea_orm::FromQueryResult>::from_query_result(row, "").map_err(|error| error.to_string())
+    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
+        events::Model::from_query_result(row, "").map(Some).map_err(|error| error.to_string())
     }
 }
 
@@ -160,14 +179,33 @@ impl<S: Shape> Reader<S> {
         ConnectionTrait::get_database_backend(&self.transaction)
     }
 
-    /// A query on a table that has `state`.
+    /// A query on a table that has `state`; its columns bear the names of schema v1.
     fn select_states(&self, table: &'static str, columns: &[&'static str]) -> SelectStatement {
         let mut select = select(&self.shape.table(table), &self.selection);
-        select.columns(columns.iter().copied()).expr_as(json_text(self.backend(), "state"), "state");
+        for column in columns {
+            select.expr_as(self.column(table, column), Alias::new(*column));
+        }
+        select.expr_as(json_text(self.backend(), "state"), "state");
         if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
             select.and_where(Expr::col("user_id").eq(user_id.as_str()));
         }
         select
+    }
+
+    fn column(&self, table: &'static str, column: &'static str) -> Expr {
+        Expr::col(Alias::new(self.shape.column(table, column)))
+    }
+
+    /// A state column as text, or why it is none; without the value.
+    fn state(&self, table: &'static str, row: &QueryResult, name: &str) -> Result<String, Refused> {
+        let refused = |reason: &str| Refused { row: name.to_owned(), reason: reason.to_owned() };
+        let text: String = row.try_get("", "state").map_err(|_| refused("the state is not text"))?;
+        let state: State = serde_json::from_str(&text).map_err(|_| refused("the state is not a JSON object"))?;
+        let kept = self.shape.state(table, state.clone());
+        if kept == state {
+            return Ok(text);
+        }
+        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written"))
     }
 
     async fn states(&self) -> Result<(), Stop> {
@@ -177,7 +215,7 @@ impl<S: Shape> Reader<S> {
             let app_name: String = row.try_get("", "app_name")?;
             let name = format!("app_states row of app {app_name:?}");
             let update_time = self.shape.time(&row, "update_time")?;
-            let state = state(&row, &name);
+            let state = self.state("app_states", &row, &name);
             let record = |state| Record::AppState(app_states::Model { app_name, state, update_time });
             self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
         }
@@ -188,7 +226,7 @@ impl<S: Shape> Reader<S> {
             let (app_name, user_id): (String, String) = (row.try_get("", "app_name")?, row.try_get("", "user_id")?);
             let name = format!("user_states row of user {user_id:?} of app {app_name:?}");
             let update_time = self.shape.time(&row, "update_time")?;
-            let state = state(&row, &name);
+            let state = self.state("user_states", &row, &name);
             let record = |state| Record::UserState(user_states::Model { app_name, user_id, state, update_time });
             self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
         }
@@ -197,21 +235,21 @@ impl<S: Shape> Reader<S> {
 
     async fn sessions(&self) -> Result<(), Stop> {
         let columns = ["app_name", "user_id", "id", "create_time", "update_time"];
+        let (app, user, id) = (Expr::col("app_name"), Expr::col("user_id"), self.column("sessions", "id"));
         let mut after: Option<[String; 3]> = None;
         loop {
             let mut select = self.select_states("sessions", &columns);
-            if let Some([app_name, user_id, id]) = &after {
-                let (app, user) = (Expr::col("app_name"), Expr::col("user_id"));
+            if let Some([last_app, last_user, last_id]) = &after {
                 let later_id =
-                    Condition::all().add(user.clone().eq(user_id.as_str())).add(Expr::col("id").gt(id.as_str()));
-                let later_user = Condition::any().add(user.gt(user_id.as_str())).add(later_id);
-                let same_app = Condition::all().add(app.clone().eq(app_name.as_str())).add(later_user);
+                    Condition::all().add(user.clone().eq(last_user.as_str())).add(id.clone().gt(last_id.as_str()));
+                let later_user = Condition::any().add(user.clone().gt(last_user.as_str())).add(later_id);
+                let same_app = Condition::all().add(app.clone().eq(last_app.as_str())).add(later_user);
                 // The first condition is what an index is searched by.
-                select.and_where(app.clone().gte(app_name.as_str()));
-                select.cond_where(Condition::any().add(app.gt(app_name.as_str())).add(same_app));
+                select.and_where(app.clone().gte(last_app.as_str()));
+                select.cond_where(Condition::any().add(app.clone().gt(last_app.as_str())).add(same_app));
             }
-            for column in ["app_name", "user_id", "id"] {
-                select.order_by(column, Order::Asc);
+            for column in [&app, &user, &id] {
+                select.order_by_expr(column.clone(), Order::Asc);
             }
             let rows = self.transaction.query_all(select.limit(SESSIONS_AHEAD)).await?;
             for row in &rows {
@@ -222,12 +260,11 @@ impl<S: Shape> Reader<S> {
                 after = Some(key.clone());
                 let [app_name, user_id, id] = key;
                 let name = format!("session {id:?} of user {user_id:?} of app {app_name:?}, with its events");
-                match state(row, &name) {
+                match self.state("sessions", row, &name) {
                     Err(refused) => self.outlet.send(Record::Refused(refused)).await?,
                     Ok(state) => {
                         let session = sessions::Model { app_name, user_id, id, state, create_time, update_time };
-                        self.outlet.send(Record::Session(session.clone())).await?;
-                        self.events(&session).await?;
+                        self.session(session).await?;
                     }
                 }
             }
@@ -237,7 +274,20 @@ impl<S: Shape> Reader<S> {
         }
     }
 
-    async fn events(&self, session: &sessions::Model) -> Result<(), Stop> {
+    /// A session and its events. Where these get times of their own, so does the session, which bears the time of its last event:
+    /// it is read twice then.
+    async fn session(&self, mut session: sessions::Model) -> Result<(), Stop> {
+        if self.shape.spreads_times()
+            && let Some(last) = self.events(&session, false).await?
+        {
+            session.update_time = last;
+        }
+        self.outlet.send(Record::Session(session.clone())).await?;
+        self.events(&session, true).await.map(drop)
+    }
+
+    /// Reads the events of a session, sends them if asked to, and answers the time of the last one.
+    async fn events(&self, session: &sessions::Model, is_sent: bool) -> Result<Option<DateTime>, Stop> {
         let mut select = Query::select();
         select.from(Alias::new(self.shape.table("events"))).columns(["id", "app_name", "user_id", "session_id"]);
         for (column, is_json) in self.shape.event_columns() {
@@ -255,32 +305,30 @@ impl<S: Shape> Reader<S> {
             select.order_by(*column, Order::Asc);
         }
         let mut rows = self.transaction.stream(&select).await?;
+        let mut last: Option<DateTime> = None;
         while let Some(row) = rows.try_next().await? {
             let record = match self.shape.event(&row) {
-                // Collations may have taken another spelling for this session's.
-                Ok(event) => Record::Event(events::Model {
-                    app_name: session.app_name.clone(),
-                    user_id: session.user_id.clone(),
-                    session_id: session.id.clone(),
-                    ..event
-                }),
+                Ok(Some(mut event)) => {
+                    if let Some(last) = last.filter(|last| self.shape.spreads_times() && *last >= event.timestamp) {
+                        event.timestamp = last + Duration::from_micros(1);
+                    }
+                    last = Some(event.timestamp);
+                    // Collations may have taken another spelling for this session's.
+                    event.app_name.clone_from(&session.app_name);
+                    event.user_id.clone_from(&session.user_id);
+                    event.session_id.clone_from(&session.id);
+                    Record::Event(event)
+                }
+                Ok(None) => continue,
                 Err(reason) => {
                     let id: String = row.try_get("", "id")?;
                     Record::Refused(Refused { row: format!("event {id:?} of session {:?}", session.id), reason })
                 }
             };
-            self.outlet.send(record).await?;
+            if is_sent {
+                self.outlet.send(record).await?;
+            }
         }
-        Ok(())
-    }
-}
-
-/// A state column as text, or why it is none; without the value.
-fn state(row: &QueryResult, name: &str) -> Result<String, Refused> {
-    let refused = |reason: &str| Refused { row: name.to_owned(), reason: reason.to_owned() };
-    let text: String = row.try_get("", "state").map_err(|_| refused("the state is not text"))?;
-    match serde_json::from_str::<State>(&text) {
-        Ok(_) => Ok(text),
-        Err(_) => Err(refused("the state is not a JSON object")),
+        Ok(last)
     }
 }

@@ -81,25 +81,49 @@ async fn collisions(connection: &DatabaseConnection, collation: &str) -> Result<
     Ok(found)
 }
 
+/// The tables of shared state, and their keys.
+const STATE_TABLES: [(&str, &str); 2] = [("app_states", "app_name"), ("user_states", "app_name, user_id")];
+
+/// The sessions that have no row in a table of shared state.
+fn without_state(table: &str) -> String {
+    let same_user = if table == "user_states" { " AND states.user_id = sessions.user_id" } else { "" };
+    format!(
+        "FROM sessions WHERE NOT EXISTS (SELECT 1 FROM {table} states WHERE states.app_name = sessions.app_name{same_user})"
+    )
+}
+
+fn insert_states(flavor: Flavor, table: &str, key: &str) -> String {
+    let state = if flavor == Flavor::Postgres { "CAST('{}' AS jsonb)" } else { "'{}'" };
+    let missing = without_state(table);
+    format!(
+        "INSERT INTO {table} ({key}, state, update_time) SELECT {key}, {state}, MIN(create_time) {missing} GROUP BY {key}"
+    )
+}
+
+/// The statements that add the rows of shared state which sessions want for.
+#[cfg(feature = "transfer")]
+pub(crate) async fn missing_states(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<String>, DbErr> {
+    let mut statements = Vec::new();
+    for (table, key) in STATE_TABLES {
+        if count(connection, &without_state(table)).await? > 0 {
+            statements.push(insert_states(flavor, table, key));
+        }
+    }
+    Ok(statements)
+}
+
 /// Rows that must not be, whoever wrote them.
 pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
     let mut findings = Vec::new();
-    for (table, key) in [("app_states", "app_name"), ("user_states", "app_name, user_id")] {
-        let same_user = if table == "user_states" { " AND states.user_id = sessions.user_id" } else { "" };
-        let missing = format!(
-            "FROM sessions WHERE NOT EXISTS (SELECT 1 FROM {table} states WHERE states.app_name = sessions.app_name{same_user})"
-        );
+    for (table, key) in STATE_TABLES {
+        let missing = without_state(table);
         let count = count(connection, &missing).await?;
         if count > 0 {
-            let state = if flavor == Flavor::Postgres { "CAST('{}' AS jsonb)" } else { "'{}'" };
             findings.push(Finding::error(
                 table,
                 format!("{count} sessions have no row here"),
                 "google-adk cannot append to them",
-                Mend::Safe(vec![format!(
-                    "INSERT INTO {table} ({key}, state, update_time) SELECT {key}, {state}, MIN(create_time) {missing} \
-                     GROUP BY {key}"
-                )]),
+                Mend::Safe(vec![insert_states(flavor, table, key)]),
             ));
         }
     }

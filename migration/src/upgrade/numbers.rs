@@ -1,0 +1,46 @@
+//! google-adk's `SqliteSessionService`: schema v1 with times as numbers, in a database of its own.
+
+use sea_orm::prelude::DateTime;
+use sea_orm::{DbErr, QueryResult};
+use seabed_core::Timestamp;
+use seabed_core::entity::events;
+
+use crate::transfer::Shape;
+
+/// Tables of the `SqliteSessionService`. Events of one time are in the order in which they were stored there.
+pub(super) struct Numbers;
+
+impl Shape for Numbers {
+    /// A number of seconds; or text, where a `DatabaseSessionService` has taken the file for its own and written to it.
+    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
+        let Ok(seconds) = row.try_get::<f64>("", column) else { return row.try_get("", column) };
+        let moment =
+            Timestamp::try_from_seconds(seconds).map_err(|error| DbErr::Custom(format!("{column}: {error}")))?;
+        Ok(moment.to_naive_utc())
+    }
+
+    fn event_columns(&self) -> Vec<(&str, bool)> {
+        vec![("invocation_id", false), ("timestamp", false), ("event_data", true)]
+    }
+
+    fn event_order(&self) -> &'static [&'static str] {
+        &["timestamp", "rowid"]
+    }
+
+    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
+        let told = |error: DbErr| error.to_string();
+        Ok(Some(events::Model {
+            id: row.try_get("", "id").map_err(told)?,
+            app_name: String::new(),
+            user_id: String::new(),
+            session_id: String::new(),
+            invocation_id: row.try_get("", "invocation_id").map_err(told)?,
+            timestamp: self.time(row, "timestamp").map_err(told)?,
+            event_data: row.try_get("", "event_data").map_err(told)?,
+        }))
+    }
+
+    fn spreads_times(&self) -> bool {
+        true
+    }
+}

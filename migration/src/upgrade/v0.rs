@@ -1,0 +1,127 @@
+//! google-adk's schema v0: one column for each field of an event, and actions pickled by Python.
+
+use chrono::{Offset as _, TimeZone as _};
+use chrono_tz::Tz;
+use sea_orm::prelude::DateTime;
+use sea_orm::{DbErr, QueryResult};
+use seabed_core::Timestamp;
+use seabed_core::entity::events;
+use serde_json::value::RawValue;
+
+use super::object::Object;
+use super::pickle::decode_actions;
+use crate::transfer::Shape;
+
+/// Fields of an event that v0 has as JSON columns; releases before 1.17 lack some of them.
+const JSON_FIELDS: [&str; 7] = [
+    "content",
+    "grounding_metadata",
+    "custom_metadata",
+    "usage_metadata",
+    "citation_metadata",
+    "input_transcription",
+    "output_transcription",
+];
+const TEXT_FIELDS: [&str; 3] = ["branch", "error_code", "error_message"];
+const BOOLEAN_FIELDS: [&str; 3] = ["partial", "turn_complete", "interrupted"];
+/// A list as text, also where other JSON is `jsonb`.
+const LONG_RUNNING: &str = "long_running_tool_ids_json";
+
+const EMPTY_ACTIONS: &str =
+    r#"{"state_delta":{},"artifact_delta":{},"requested_auth_configs":{},"requested_tool_confirmations":{}}"#;
+
+/// Tables of schema v0.
+pub(super) struct V0 {
+    /// What stands before the names of the tables.
+    pub(super) prefix: &'static str,
+    /// The columns that `events` has.
+    pub(super) columns: Vec<String>,
+    /// Where the agents ran: google-adk stored the times of events as their clocks showed them.
+    pub(super) zone: Tz,
+}
+
+impl V0 {
+    fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|found| found == column)
+    }
+
+    /// The moment at which a clock of the zone shows `shown`. Where it does twice, the earlier; in a gap, what it would have shown
+    /// without.
+    fn moment(&self, shown: DateTime) -> DateTime {
+        match self.zone.from_local_datetime(&shown).earliest() {
+            Some(moment) => moment.naive_utc(),
+            None => shown - self.zone.offset_from_utc_datetime(&shown).fix(),
+        }
+    }
+
+    fn event_data(&self, row: &QueryResult, timestamp: DateTime) -> Result<String, String> {
+        let told = |error: DbErr| error.to_string();
+        let mut data = Object::default();
+        let text = |column: &str| row.try_get::<Option<String>>("", column).map_err(told);
+        data.text("id", &row.try_get::<String>("", "id").map_err(told)?);
+        data.text("invocation_id", &row.try_get::<String>("", "invocation_id").map_err(told)?);
+        data.text("author", &text("author")?.unwrap_or_else(|| "agent".to_owned()));
+        for column in TEXT_FIELDS.into_iter().filter(|column| self.has(column)) {
+            if let Some(text) = text(column)? {
+                data.text(column, &text);
+            }
+        }
+        for column in BOOLEAN_FIELDS.into_iter().filter(|column| self.has(column)) {
+            if let Some(value) = row.try_get::<Option<bool>>("", column).map_err(told)? {
+                data.json(column, if value { "true" } else { "false" });
+            }
+        }
+        for column in JSON_FIELDS.into_iter().filter(|column| self.has(column)) {
+            // SQLAlchemy writes Python's None as JSON's null.
+            if let Some(text) = text(column)?.filter(|text| text != "null") {
+                let json: &RawValue = serde_json::from_str(&text).map_err(|_| format!("{column} is no JSON"))?;
+                data.json(column, json.get());
+            }
+        }
+        let long_running = if self.has(LONG_RUNNING) { text(LONG_RUNNING)? } else { None };
+        let long_running: Vec<String> = match long_running {
+            Some(text) => serde_json::from_str(&text).map_err(|_| format!("{LONG_RUNNING} is no list"))?,
+            None => Vec::new(),
+        };
+        data.value("long_running_tool_ids", &long_running);
+        let actions: Option<Vec<u8>> = row.try_get("", "actions").map_err(told)?;
+        let actions = match actions {
+            Some(pickle) => decode_actions(&pickle).map_err(|error| format!("actions: {error}"))?,
+            None => EMPTY_ACTIONS.to_owned(),
+        };
+        data.json("actions", &actions);
+        data.json("node_info", r#"{"path":""}"#);
+        data.value("timestamp", &Timestamp::from_naive_utc(timestamp).as_seconds());
+        Ok(data.finish())
+    }
+}
+
+impl Shape for V0 {
+    fn table(&self, table: &'static str) -> String {
+        format!("{}{table}", self.prefix)
+    }
+
+    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
+        row.try_get("", column)
+    }
+
+    fn event_columns(&self) -> Vec<(&str, bool)> {
+        let others = self.columns.iter().map(String::as_str);
+        let keys = ["id", "app_name", "user_id", "session_id"];
+        others.filter(|column| !keys.contains(column)).map(|column| (column, JSON_FIELDS.contains(&column))).collect()
+    }
+
+    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
+        let told = |error: DbErr| error.to_string();
+        let timestamp = self.moment(row.try_get("", "timestamp").map_err(told)?);
+        Ok(Some(events::Model {
+            id: row.try_get("", "id").map_err(told)?,
+            app_name: String::new(),
+            user_id: String::new(),
+            session_id: String::new(),
+            invocation_id: row.try_get("", "invocation_id").map_err(told)?,
+            timestamp,
+            event_data: Some(self.event_data(row, timestamp)?),
+        }))
+    }
+}
