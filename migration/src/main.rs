@@ -92,10 +92,10 @@ enum Command {
         #[command(flatten)]
         resume: Resume,
     },
-    /// Bring a database of google-adk's schema v0, of its SqliteSessionService, or of the Rust crate adk-session to schema v1
+    /// Bring a database of google-adk's schema v0, of its `SqliteSessionService`, or of the Rust crate adk-session to v1
     ///
     /// No pickle is executed, and rows that cannot be read are left out and named. With --to the database is copied and not
-    /// changed. Without, one of schema v0 is upgraded in its place: stop all agents before. Its tables are kept as seabed_v0_…
+    /// changed. Without, one of schema v0 is upgraded in its place: stop all agents before. Its tables are kept as `seabed_v0_`…
     /// until --finish. The same command goes on after an interruption.
     Upgrade {
         /// Another database to write, which must have the tables; without it, in place

@@ -18,6 +18,7 @@ mod torture;
 mod traces;
 mod transactions;
 mod transfer;
+mod upgrade;
 mod verify;
 
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
             traces::CASES,
             transactions::CASES,
             transfer::CASES,
+            upgrade::CASES,
             verify::CASES,
         ];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {

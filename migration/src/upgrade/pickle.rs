@@ -586,6 +586,21 @@ fn path(nodes: &[Node<'_>], parts: Id) -> Option<String> {
     Some(if root.is_empty() && names.is_empty() { ".".into() } else { format!("{root}{}", names.join("/")) })
 }
 
+/// A number as Python's `repr` writes it: with an exponent of two digits at least, below 1e-4 and from 1e16.
+fn python_float(float: f64) -> String {
+    let scientific = format!("{float:e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    match exponent.parse::<i32>() {
+        Ok(exponent) if float != 0.0 && !(-4..16).contains(&exponent) => {
+            format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+        }
+        _ => {
+            let plain = float.to_string();
+            if plain.contains('.') { plain } else { plain + ".0" }
+        }
+    }
+}
+
 /// Base64 of the alphabet for URLs, which pydantic uses for bytes.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -867,7 +882,8 @@ impl<'a> Writer<'a> {
                 Some(text) => text.into(),
                 None => return Err(PickleError::Value("a path of such parts".into())),
             },
-            _ => return Err(PickleError::Value("a key that is a collection or a float".into())),
+            Node::Float(float) => python_float(*float).into(),
+            _ => return Err(PickleError::Value("a key that is a collection".into())),
         };
         self.spend(text.len())?;
         Ok(text)
