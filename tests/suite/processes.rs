@@ -1,10 +1,12 @@
 //! Races between processes: this test program starts itself again, told by its environment what to do.
 
 use std::process::{ExitCode, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
+use seabed::migration::{StoredData, UpOptions, down, up_sql, verify};
 use seabed::{AppName, CreateSession, Error, GetSession, SessionId, SessionKey, State, UserKey};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -16,6 +18,8 @@ crate::database_cases! {
         four_processes_create_sessions_of_one_new_user,
         of_four_processes_that_create_one_id_one_succeeds,
         ten_processes_migrate_at_once,
+        ten_processes_complete_a_half_migrated_database_at_once,
+        a_migrator_that_is_killed_leaves_a_database_that_migrates,
     ],
 }
 
@@ -74,20 +78,22 @@ async fn do_job(job: &str) -> anyhow::Result<usize> {
     Ok(created)
 }
 
+/// This program in another process, which ends with the handle.
+fn start(job: &str, url: &str, number: usize) -> anyhow::Result<Child> {
+    let child = Command::new(std::env::current_exe()?)
+        .env(JOB, job)
+        .env(URL, url)
+        .env(NUMBER, number.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok(child)
+}
+
 /// Runs `count` processes at once, and adds up how many sessions they created.
 async fn processes(count: usize, job: &str, url: &str) -> anyhow::Result<usize> {
-    let mut children = Vec::new();
-    for number in 0..count {
-        let child = Command::new(std::env::current_exe()?)
-            .env(JOB, job)
-            .env(URL, url)
-            .env(NUMBER, number.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        children.push(child);
-    }
+    let children: Vec<Child> = (0..count).map(|number| start(job, url, number)).collect::<anyhow::Result<_>>()?;
     let mut created = 0;
     for child in children {
         let output = child.wait_with_output().await?;
@@ -124,5 +130,33 @@ async fn of_four_processes_that_create_one_id_one_succeeds(fixture: &Fixture) ->
 async fn ten_processes_migrate_at_once(fixture: &Fixture) -> anyhow::Result<()> {
     processes(10, "migrate", &fixture.admin_url).await?;
     fixture.service().await?;
+    Ok(())
+}
+
+async fn ten_processes_complete_a_half_migrated_database_at_once(fixture: &Fixture) -> anyhow::Result<()> {
+    for statement in up_sql(&fixture.admin, UpOptions::default()).await?.iter().take(2) {
+        fixture.execute(statement).await?;
+    }
+    processes(10, "migrate", &fixture.admin_url).await?;
+    fixture.service().await?;
+    ensure!(verify(&fixture.admin).await?.is_empty());
+    Ok(())
+}
+
+/// Killed at ten moments between its start and its end; on MySQL, where DDL commits by itself, some tables are there then.
+async fn a_migrator_that_is_killed_leaves_a_database_that_migrates(fixture: &Fixture) -> anyhow::Result<()> {
+    let started = Instant::now();
+    processes(1, "migrate", &fixture.admin_url).await?;
+    let whole = started.elapsed();
+    for tenth in 1..=10 {
+        down(&fixture.admin, StoredData::Keep).await?;
+        let mut child = start("migrate", &fixture.admin_url, 0)?;
+        tokio::time::sleep(whole * tenth / 10).await;
+        child.kill().await?;
+        // The server may take a moment to notice, and holds the dead one's lock until then.
+        seabed::migrate(&fixture.admin).await?;
+        fixture.service().await?;
+        ensure!(verify(&fixture.admin).await?.is_empty());
+    }
     Ok(())
 }
