@@ -93,7 +93,7 @@ async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -
     // The statements are prepared.
     call(0).await?;
     let mut number = 0;
-    for (cut, again) in Cut::ALL.map(|cut| (cut, 0..1)).into_iter().chain([(Cut::BeforeReply, 1..10)]) {
+    for (cut, again) in Cut::ALL.map(|cut| (cut, 0..1)).into_iter().chain([(Cut::BeforeReply, 1..20)]) {
         for passed in 0.. {
             ensure!(passed < 60, "a call takes sixty round trips");
             let mut left = 0;
