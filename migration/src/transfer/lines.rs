@@ -66,8 +66,8 @@ pub(super) async fn write(
     let mut summary = Summary { expected_events: source.events, ..Summary::default() };
     let mut rows = 0;
     put(&mut file, &Line::Header { format: FORMAT.to_owned(), version: VERSION })?;
-    while let Some(record) = source.rows.recv().await {
-        let record = match record? {
+    while let Some(record) = source.next().await? {
+        let record = match record {
             Record::Refused(refused) => {
                 summary.refused.push(refused);
                 continue;

@@ -1,7 +1,9 @@
 //! Moving sessions between databases and files, without losing, doubling or changing any.
 
+mod compare;
 mod lines;
 mod record;
+mod states;
 mod store;
 mod tables;
 

@@ -1,19 +1,20 @@
 //! Writing rows into google-adk's schema v1, and reading back what is there then.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Alias, Condition, DynIden, Expr, ExprTrait, LockType, OnConflict, Query};
+use sea_orm::sea_query::{Alias, Condition, DynIden, Expr, ExprTrait, InsertStatement, LockType, OnConflict, Query};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityName as _, QueryResult,
-    SqliteTransactionMode, StreamTrait as _, TransactionOptions, TransactionTrait as _, Value,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait as _, Value,
 };
+use seabed_core::Json;
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::{Json, State};
 
 use super::record::{ContentHash, Record, Refused, SessionId};
-use super::tables::{Shape as _, Source, V1};
+use super::states::{APP_STATES, SESSIONS, StateRow, StateTable, USER_STATES, merged};
+use super::tables::Source;
 use super::{Progress, Summary};
 use crate::schema::Flavor;
 
@@ -23,54 +24,6 @@ const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 /// Writers that are at work on the same rows may make a transaction fail; it changes nothing then, and is repeated.
 const TRIES: u32 = 5;
-
-/// A table with states, and the columns of its key.
-struct StateTable {
-    name: &'static str,
-    key: &'static [&'static str],
-}
-
-const APP_STATES: StateTable = StateTable { name: "app_states", key: &["app_name"] };
-const USER_STATES: StateTable = StateTable { name: "user_states", key: &["app_name", "user_id"] };
-const SESSIONS: StateTable = StateTable { name: "sessions", key: &["app_name", "user_id", "id"] };
-
-/// A row of such a table.
-#[derive(Clone)]
-struct StateRow {
-    key: Vec<String>,
-    state: String,
-    /// Sessions have it.
-    create_time: Option<DateTime>,
-    update_time: DateTime,
-}
-
-impl StateRow {
-    /// Which of two versions of a row is the later one. The time of a session's first event may be before that of its creation.
-    fn version(&self) -> Option<DateTime> {
-        (self.create_time != Some(self.update_time)).then_some(self.update_time)
-    }
-}
-
-impl From<&app_states::Model> for StateRow {
-    fn from(row: &app_states::Model) -> Self {
-        let key = vec![row.app_name.clone()];
-        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
-    }
-}
-
-impl From<&user_states::Model> for StateRow {
-    fn from(row: &user_states::Model) -> Self {
-        let key = vec![row.app_name.clone(), row.user_id.clone()];
-        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
-    }
-}
-
-impl From<&sessions::Model> for StateRow {
-    fn from(row: &sessions::Model) -> Self {
-        let key = vec![row.app_name.clone(), row.user_id.clone(), row.id.clone()];
-        Self { key, state: row.state.clone(), create_time: Some(row.create_time), update_time: row.update_time }
-    }
-}
 
 /// Some events of a session.
 struct Part {
@@ -92,12 +45,12 @@ struct Batch {
 
 /// A database that rows are written to.
 pub(crate) struct Store<'a> {
-    connection: &'a DatabaseConnection,
-    flavor: Flavor,
+    pub(super) connection: &'a DatabaseConnection,
+    pub(super) flavor: Flavor,
     batch: Batch,
     /// Hashes of the events of the session that is being written, until they are read back.
-    sent: HashMap<SessionId, HashMap<String, ContentHash>>,
-    summary: Summary,
+    pub(super) sent: HashMap<SessionId, HashMap<String, ContentHash>>,
+    pub(super) summary: Summary,
 }
 
 impl<'a> Store<'a> {
@@ -110,8 +63,8 @@ impl<'a> Store<'a> {
     /// first events, up to some moment.
     pub(crate) async fn write(mut self, mut source: Source, progress: &mut Progress<'_>) -> Result<Summary, DbErr> {
         self.summary.expected_events = source.events;
-        while let Some(record) = source.rows.recv().await {
-            self.take(record?);
+        while let Some(record) = source.next().await? {
+            self.take(record);
             if self.batch.rows >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
                 self.flush().await?;
                 progress(&self.summary);
@@ -218,7 +171,7 @@ impl<'a> Store<'a> {
             match self.write_batch().await {
                 Ok(written) => break written,
                 Err(error) if tries == TRIES => return Err(error),
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100) * tries).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100) * tries).await,
             }
             tries += 1;
         };
@@ -316,7 +269,7 @@ impl<'a> Store<'a> {
         if inserts > 0 {
             self.or_ignore(&mut insert, table.key);
             transaction.execute(&insert).await?;
-            if table.name == sessions::Entity.table_name() {
+            if table.name == SESSIONS.name {
                 written.sessions += inserts;
             } else {
                 written.states += inserts;
@@ -326,7 +279,7 @@ impl<'a> Store<'a> {
     }
 
     /// The stored rows of the same keys.
-    async fn select_rows(
+    pub(super) async fn select_rows(
         &self,
         connection: &impl ConnectionTrait,
         table: &StateTable,
@@ -390,7 +343,7 @@ impl<'a> Store<'a> {
     }
 
     /// Makes an insert leave rows alone that somebody has added in between.
-    fn or_ignore(&self, insert: &mut sea_orm::sea_query::InsertStatement, key: &'static [&'static str]) {
+    fn or_ignore(&self, insert: &mut InsertStatement, key: &'static [&'static str]) {
         let key = || key.iter().map(|column| DynIden::from(*column));
         insert.on_conflict(match self.flavor {
             Flavor::MySql | Flavor::MariaDb => OnConflict::new().do_nothing_on(key()).to_owned(),
@@ -409,58 +362,6 @@ impl<'a> Store<'a> {
             Flavor::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
             _ => Expr::val(time),
         }
-    }
-
-    /// The rows, each with the stored one of its key.
-    async fn found(&self, table: &StateTable, rows: &[StateRow]) -> Result<Vec<(StateRow, Option<StateRow>)>, DbErr> {
-        let mut found = self.select_rows(self.connection, table, rows, false).await?;
-        Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key))).collect())
-    }
-
-    fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
-        let name = format!("{} row {:?}", table.name, row.key);
-        let Some(found) = found else {
-            self.summary.different.push(format!("{name} is not there"));
-            return;
-        };
-        let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
-            (Ok(sent), Ok(stored)) => sent.iter().all(|(key, value)| {
-                stored.get(key).is_some_and(|other| other == value || found.version() > row.version())
-            }),
-            _ => false,
-        };
-        if !holds {
-            self.summary.different.push(format!("{name} lacks a key, or has another value"));
-        }
-        self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
-    }
-
-    async fn compare_events(&mut self, session: &sessions::Model) -> Result<(), DbErr> {
-        let key = SessionId::of(session);
-        let mut sent = self.sent.remove(&key).unwrap_or_default();
-        if sent.is_empty() {
-            return Ok(());
-        }
-        let mut select = Query::select();
-        select
-            .from(events::Entity)
-            .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
-            .cond_where(of_session(session));
-        let data = Expr::col("event_data");
-        select.expr_as(if self.flavor == Flavor::Postgres { data.cast_as("text") } else { data }, "event_data");
-        let mut rows = self.connection.stream(&select).await?;
-        while let Some(row) = rows.try_next().await? {
-            let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };
-            let id = event.id.clone();
-            let Some(hash) = sent.remove(&id) else { continue };
-            let stored = ContentHash::of(&Record::Event(event));
-            self.summary.stored_content.toggle(stored);
-            if stored != hash {
-                self.summary.different.push(format!("event {id:?} of {key} is there with another content"));
-            }
-        }
-        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is not there")));
-        Ok(())
     }
 }
 
@@ -485,62 +386,9 @@ impl Part {
     }
 }
 
-impl StateTable {
-    fn columns(&self) -> Vec<&'static str> {
-        let create_time: &[&str] = if self.name == "sessions" { &["create_time"] } else { &[] };
-        [self.key, &["state"], create_time, &["update_time"]].concat()
-    }
-
-    fn is(&self, key: &[String]) -> Condition {
-        let parts = self.key.iter().zip(key);
-        parts.fold(Condition::all(), |all, (column, part)| all.add(Expr::col(*column).eq(part.as_str())))
-    }
-
-    fn row(&self, row: &QueryResult) -> Result<StateRow, DbErr> {
-        Ok(StateRow {
-            key: self.key.iter().map(|column| row.try_get("", column)).collect::<Result<_, _>>()?,
-            state: row.try_get("", "state")?,
-            create_time: if self.name == "sessions" { Some(V1.time(row, "create_time")?) } else { None },
-            update_time: V1.time(row, "update_time")?,
-        })
-    }
-
-    fn record(&self, row: StateRow) -> Record {
-        let StateRow { key, state, create_time, update_time } = row;
-        let mut key = key.into_iter();
-        let mut part = || key.next().unwrap_or_default();
-        match (self.name, create_time) {
-            ("app_states", _) => Record::AppState(app_states::Model { app_name: part(), state, update_time }),
-            ("sessions", Some(create_time)) => {
-                let (app_name, user_id, id) = (part(), part(), part());
-                Record::Session(sessions::Model { app_name, user_id, id, state, create_time, update_time })
-            }
-            _ => Record::UserState(user_states::Model { app_name: part(), user_id: part(), state, update_time }),
-        }
-    }
-}
-
-fn of_session(session: &sessions::Model) -> Condition {
+pub(super) fn of_session(session: &sessions::Model) -> Condition {
     Condition::all()
         .add(Expr::col("app_name").eq(session.app_name.as_str()))
         .add(Expr::col("user_id").eq(session.user_id.as_str()))
         .add(Expr::col("session_id").eq(session.id.as_str()))
-}
-
-/// State and time of a stored row after `row` is merged into it; `None` when nothing changes.
-fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<(String, DateTime)>, DbErr> {
-    let state = |text: &str| {
-        let column = "a stored state is not a JSON object".to_owned();
-        serde_json::from_str::<State>(text).map_err(|_| DbErr::Custom(column))
-    };
-    let (sent, old) = (state(&row.state)?, state(&stored.state)?);
-    let is_later = row.version() > stored.version();
-    let (mut older, newer) = if is_later { (old.clone(), sent) } else { (sent, old.clone()) };
-    older.merge(newer);
-    if older == old && !is_later {
-        return Ok(None);
-    }
-    let update_time = if is_later { row.update_time } else { stored.update_time };
-    let text = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
-    Ok(Some((text, update_time)))
 }

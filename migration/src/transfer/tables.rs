@@ -25,7 +25,8 @@ const SESSIONS_AHEAD: u64 = 200;
 pub(crate) struct Source {
     /// How many events there are, if that is known before.
     pub(crate) events: Option<u64>,
-    pub(crate) rows: mpsc::Receiver<Result<Record, DbErr>>,
+    /// `None` is the end: without it the reader has not come there.
+    rows: mpsc::Receiver<Result<Option<Record>, DbErr>>,
 }
 
 impl Source {
@@ -35,24 +36,33 @@ impl Source {
         F: Future<Output = Result<(), Stop>> + Send + 'static,
     {
         let (sender, rows) = mpsc::channel(ROWS_AHEAD);
-        let failures = sender.clone();
+        let ending = sender.clone();
         let reading = read(Outlet(sender));
         tokio::spawn(async move {
-            if let Err(Stop::Failed(error)) = reading.await {
-                // When nobody takes rows any more, nobody is to be told.
-                let _: Result<(), _> = failures.send(Err(error)).await;
-            }
+            let end = match reading.await {
+                Ok(()) => Ok(None),
+                Err(Stop::Failed(error)) => Err(error),
+                Err(Stop::NobodyTakesRows) => return,
+            };
+            // When nobody takes rows any more, nobody is to be told.
+            let _: Result<(), _> = ending.send(end).await;
         });
         Self { events, rows }
+    }
+
+    /// The next row; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Record>, DbErr> {
+        let interrupted = || Err(DbErr::Custom("reading the source was interrupted".to_owned()));
+        self.rows.recv().await.unwrap_or_else(interrupted)
     }
 }
 
 /// Where a reader puts rows.
-pub(crate) struct Outlet(mpsc::Sender<Result<Record, DbErr>>);
+pub(crate) struct Outlet(mpsc::Sender<Result<Option<Record>, DbErr>>);
 
 impl Outlet {
     pub(crate) async fn send(&self, record: Record) -> Result<(), Stop> {
-        self.0.send(Ok(record)).await.map_err(|_| Stop::NobodyTakesRows)
+        self.0.send(Ok(Some(record))).await.map_err(|_| Stop::NobodyTakesRows)
     }
 }
 

@@ -1,0 +1,71 @@
+//! Reading back what was written, and comparing it with what was sent.
+
+use futures_util::TryStreamExt as _;
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{DbErr, StreamTrait as _};
+use seabed_core::State;
+use seabed_core::entity::{events, sessions};
+
+use super::record::{ContentHash, Record, SessionId};
+use super::states::{StateRow, StateTable};
+use super::store::{Store, of_session};
+use super::tables::{Shape as _, V1};
+use crate::schema::Flavor;
+
+impl Store<'_> {
+    /// The rows, each with the stored one of its key.
+    pub(super) async fn found(
+        &self,
+        table: &StateTable,
+        rows: &[StateRow],
+    ) -> Result<Vec<(StateRow, Option<StateRow>)>, DbErr> {
+        let mut found = self.select_rows(self.connection, table, rows, false).await?;
+        Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key))).collect())
+    }
+
+    pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
+        let name = format!("{} row {:?}", table.name, row.key);
+        let Some(found) = found else {
+            self.summary.different.push(format!("{name} is not there"));
+            return;
+        };
+        let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
+            (Ok(sent), Ok(stored)) => sent.iter().all(|(key, value)| {
+                stored.get(key).is_some_and(|other| other == value || found.version() > row.version())
+            }),
+            _ => false,
+        };
+        if !holds {
+            self.summary.different.push(format!("{name} lacks a key, or has another value"));
+        }
+        self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
+    }
+
+    pub(super) async fn compare_events(&mut self, session: &sessions::Model) -> Result<(), DbErr> {
+        let key = SessionId::of(session);
+        let mut sent = self.sent.remove(&key).unwrap_or_default();
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let mut select = Query::select();
+        select
+            .from(events::Entity)
+            .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
+            .cond_where(of_session(session));
+        let data = Expr::col("event_data");
+        select.expr_as(if self.flavor == Flavor::Postgres { data.cast_as("text") } else { data }, "event_data");
+        let mut rows = self.connection.stream(&select).await?;
+        while let Some(row) = rows.try_next().await? {
+            let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };
+            let id = event.id.clone();
+            let Some(hash) = sent.remove(&id) else { continue };
+            let stored = ContentHash::of(&Record::Event(event));
+            self.summary.stored_content.toggle(stored);
+            if stored != hash {
+                self.summary.different.push(format!("event {id:?} of {key} is there with another content"));
+            }
+        }
+        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is not there")));
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! The tables that have a state: their keys, their rows, and how two versions of a row become one.
+
+use sea_orm::prelude::DateTime;
+use sea_orm::sea_query::{Condition, Expr, ExprTrait};
+use sea_orm::{DbErr, QueryResult};
+use seabed_core::State;
+use seabed_core::entity::{app_states, sessions, user_states};
+
+use super::record::Record;
+use super::tables::{Shape as _, V1};
+
+/// A table with states, and the columns of its key.
+pub(super) struct StateTable {
+    pub(super) name: &'static str,
+    pub(super) key: &'static [&'static str],
+}
+
+pub(super) const APP_STATES: StateTable = StateTable { name: "app_states", key: &["app_name"] };
+pub(super) const USER_STATES: StateTable = StateTable { name: "user_states", key: &["app_name", "user_id"] };
+pub(super) const SESSIONS: StateTable = StateTable { name: "sessions", key: &["app_name", "user_id", "id"] };
+
+/// A row of such a table.
+#[derive(Clone)]
+pub(super) struct StateRow {
+    pub(super) key: Vec<String>,
+    pub(super) state: String,
+    /// Sessions have it.
+    pub(super) create_time: Option<DateTime>,
+    pub(super) update_time: DateTime,
+}
+
+impl StateRow {
+    /// Which of two versions of a row is the later one. The time of a session's first event may be before that of its creation.
+    pub(super) fn version(&self) -> Option<DateTime> {
+        (self.create_time != Some(self.update_time)).then_some(self.update_time)
+    }
+}
+
+impl From<&app_states::Model> for StateRow {
+    fn from(row: &app_states::Model) -> Self {
+        let key = vec![row.app_name.clone()];
+        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
+    }
+}
+
+impl From<&user_states::Model> for StateRow {
+    fn from(row: &user_states::Model) -> Self {
+        let key = vec![row.app_name.clone(), row.user_id.clone()];
+        Self { key, state: row.state.clone(), create_time: None, update_time: row.update_time }
+    }
+}
+
+impl From<&sessions::Model> for StateRow {
+    fn from(row: &sessions::Model) -> Self {
+        let key = vec![row.app_name.clone(), row.user_id.clone(), row.id.clone()];
+        Self { key, state: row.state.clone(), create_time: Some(row.create_time), update_time: row.update_time }
+    }
+}
+
+impl StateTable {
+    pub(super) fn columns(&self) -> Vec<&'static str> {
+        let create_time: &[&str] = if self.name == "sessions" { &["create_time"] } else { &[] };
+        [self.key, &["state"], create_time, &["update_time"]].concat()
+    }
+
+    pub(super) fn is(&self, key: &[String]) -> Condition {
+        let parts = self.key.iter().zip(key);
+        parts.fold(Condition::all(), |all, (column, part)| all.add(Expr::col(*column).eq(part.as_str())))
+    }
+
+    pub(super) fn row(&self, row: &QueryResult) -> Result<StateRow, DbErr> {
+        Ok(StateRow {
+            key: self.key.iter().map(|column| row.try_get("", column)).collect::<Result<_, _>>()?,
+            state: row.try_get("", "state")?,
+            create_time: if self.name == "sessions" { Some(V1.time(row, "create_time")?) } else { None },
+            update_time: V1.time(row, "update_time")?,
+        })
+    }
+
+    pub(super) fn record(&self, row: StateRow) -> Record {
+        let StateRow { key, state, create_time, update_time } = row;
+        let mut key = key.into_iter();
+        let mut part = || key.next().unwrap_or_default();
+        match (self.name, create_time) {
+            ("app_states", _) => Record::AppState(app_states::Model { app_name: part(), state, update_time }),
+            ("sessions", Some(create_time)) => {
+                let (app_name, user_id, id) = (part(), part(), part());
+                Record::Session(sessions::Model { app_name, user_id, id, state, create_time, update_time })
+            }
+            _ => Record::UserState(user_states::Model { app_name: part(), user_id: part(), state, update_time }),
+        }
+    }
+}
+
+/// State and time of a stored row after `row` is merged into it; `None` when nothing changes.
+pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<(String, DateTime)>, DbErr> {
+    let state = |text: &str| {
+        let column = "a stored state is not a JSON object".to_owned();
+        serde_json::from_str::<State>(text).map_err(|_| DbErr::Custom(column))
+    };
+    let (sent, old) = (state(&row.state)?, state(&stored.state)?);
+    let is_later = row.version() > stored.version();
+    let (mut older, newer) = if is_later { (old.clone(), sent) } else { (sent, old.clone()) };
+    older.merge(newer);
+    if older == old && !is_later {
+        return Ok(None);
+    }
+    let update_time = if is_later { row.update_time } else { stored.update_time };
+    let text = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
+    Ok(Some((text, update_time)))
+}
