@@ -1,0 +1,212 @@
+//! The Python types that a pickle may name, and what they make of the arguments and states that Python pickles for them:
+//! what `__reduce_ex__` yields in `datetime`, `decimal`, `uuid`, `pathlib` and `collections`, and what pydantic's
+//! `BaseModel.__getstate__` yields for google-adk's and google-genai's models.
+
+use super::{Id, MAX_TEXT, Node, PickleError, Result};
+use std::fmt::Write as _;
+
+/// What is done with a Python type that a pickle names.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// A pydantic model or a string enum: inert data either way.
+    Model,
+    OrderedDict,
+    DefaultDict,
+    /// Accepted only as the factory of a `defaultdict`, and for `set` as what protocol 3 makes of a list.
+    Builtin,
+    ByteArray,
+    Date,
+    DateTime,
+    Time,
+    TimeDelta,
+    TimeZone,
+    Decimal,
+    Path,
+    Uuid,
+}
+
+impl Kind {
+    fn of(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
+            // These modules hold nothing but data; a version of google-adk or google-genai that adds a type adds data.
+            (
+                "fastapi.openapi.models"
+                | "google.adk.auth.auth_credential"
+                | "google.adk.auth.auth_schemes"
+                | "google.adk.auth.auth_tool"
+                | "google.adk.events.event_actions"
+                | "google.adk.events.ui_widget"
+                | "google.adk.tools.tool_confirmation"
+                | "google.genai.types",
+                _,
+            ) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => Self::Model,
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("collections", "defaultdict") => Self::DefaultDict,
+            ("builtins", "bytearray") => Self::ByteArray,
+            ("builtins", "dict" | "list" | "set" | "tuple" | "str" | "bytes" | "int" | "float" | "bool") => {
+                Self::Builtin
+            }
+            ("datetime", "date") => Self::Date,
+            ("datetime", "datetime") => Self::DateTime,
+            ("datetime", "time") => Self::Time,
+            ("datetime", "timedelta") => Self::TimeDelta,
+            ("datetime", "timezone") => Self::TimeZone,
+            ("decimal", "Decimal") => Self::Decimal,
+            ("uuid", "UUID") => Self::Uuid,
+            ("pathlib" | "pathlib._local", "PurePosixPath" | "PosixPath") => Self::Path,
+            _ => return None,
+        })
+    }
+}
+
+/// The type of a name, if it is one that is decoded.
+pub(super) fn global<'a>(module: &str, name: &'a str) -> Result<Node<'a>> {
+    let kind = Kind::of(module, name).ok_or_else(|| PickleError::Type(format!("{module}.{name}")))?;
+    Ok(Node::Class(kind, name))
+}
+
+/// An object without its state, which [`built`] adds.
+pub(super) fn new_object<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result<Node<'a>> {
+    match (&nodes[class], &nodes[arguments]) {
+        (Node::Class(kind @ (Kind::Model | Kind::Uuid), name), Node::Tuple(items)) if items.is_empty() => {
+            Ok(Node::Object(*kind, name, None))
+        }
+        (Node::Class(_, name), _) => Err(PickleError::Type(format!("a new object of {name}"))),
+        _ => Err(PickleError::Malformed("a new object has no class")),
+    }
+}
+
+/// An object that is given its state: a model keeps it, and of a UUID's only `int` matters.
+pub(super) fn built<'a>(nodes: &[Node<'a>], object: Id, state: Id) -> Result<Node<'a>> {
+    Ok(match &nodes[object] {
+        Node::Object(Kind::Model, name, None) => Node::Object(Kind::Model, name, Some(state)),
+        Node::Object(Kind::Uuid, ..) => {
+            let uuid = part_of_state(nodes, state, "int").and_then(|id| uuid(&nodes[id]));
+            Node::Text(uuid.ok_or(PickleError::Malformed("a UUID is not of 128 bits"))?)
+        }
+        Node::Object(_, name, _) => return Err(PickleError::Type(format!("a rebuilt {name}"))),
+        _ => return Err(PickleError::Malformed("a state is set on what is no object")),
+    })
+}
+
+/// What a call of a type would make of its arguments, for the calls that Python pickles.
+pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result<Node<'a>> {
+    let (Node::Class(kind, name), Node::Tuple(ids)) = (&nodes[class], &nodes[arguments]) else {
+        return Err(PickleError::Malformed("what is called is no type"));
+    };
+    // No type but a path is given more than three.
+    let given: Vec<&Node<'a>> = ids.iter().take(4).map(|id| &nodes[*id]).collect();
+    let made = match (kind, &given[..]) {
+        (Kind::Model, [Node::Str(value)]) => Some(Node::Str(value)),
+        (Kind::OrderedDict, []) | (Kind::DefaultDict, [] | [Node::Class(..) | Node::None]) => {
+            Some(Node::Dict(Vec::new()))
+        }
+        (Kind::Builtin, [Node::List(_)]) if *name == "set" => Some(Node::SetOf(ids[0])),
+        (Kind::ByteArray, []) => Some(Node::Bytes(&[])),
+        (Kind::ByteArray, [Node::Bytes(bytes)]) => Some(Node::Bytes(bytes)),
+        (Kind::Date, [Node::Bytes(bytes)]) => date(bytes).map(Node::Text),
+        (Kind::Time, [Node::Bytes(bytes), zone @ ..]) => with_zone(time(bytes), zone),
+        (Kind::DateTime, [Node::Bytes(bytes), zone @ ..]) => with_zone(date_time(bytes), zone),
+        (Kind::TimeDelta, [Node::Int(days), Node::Int(seconds), Node::Int(micros)])
+            if days.abs() < 1_000_000_000 && (0..86_400).contains(seconds) && (0..1_000_000).contains(micros) =>
+        {
+            Some(Node::Delta([*days, *seconds, *micros]))
+        }
+        (
+            Kind::TimeZone,
+            [Node::Delta([days @ -1..=0, seconds, 0])] | [Node::Delta([days @ -1..=0, seconds, 0]), _],
+        ) if seconds % 60 == 0 && (*days, *seconds) > (-1, 0) => Some(Node::Zone(days * 86_400 + seconds)),
+        (Kind::Decimal, [Node::Str(text)]) if is_decimal(text) => Some(Node::Str(text)),
+        (Kind::Path, _) => Some(Node::Path(arguments)),
+        _ => None,
+    };
+    made.ok_or_else(|| PickleError::Type(format!("{name} of these arguments")))
+}
+
+/// A part of an object's state. No state has more than four; a search in more of them would not be paid for.
+pub(super) fn part_of_state(nodes: &[Node<'_>], state: Id, key: &str) -> Option<Id> {
+    let Node::Dict(pairs) = &nodes[state] else { return None };
+    let found = pairs
+        .get(..pairs.len().min(4))?
+        .iter()
+        .rfind(|(name, _)| matches!(nodes[*name], Node::Str(name) if name == key));
+    found.map(|(_, value)| *value)
+}
+
+/// A UUID, of which Python pickles the number.
+fn uuid(node: &Node<'_>) -> Option<String> {
+    let value = match node {
+        Node::Int(value) => u128::try_from(*value).ok()?,
+        // The sign takes a seventeenth byte where the first bit is set.
+        Node::Long(bytes) => {
+            let (low, high) = bytes.split_at_checked(16).unwrap_or((bytes, &[]));
+            if !matches!(high, [] | [0]) || (high.is_empty() && low.last()? & 0x80 != 0) {
+                return None;
+            }
+            low.iter().rfold(0, |value, byte| value << 8 | u128::from(*byte))
+        }
+        _ => return None,
+    };
+    let mut text = format!("{value:032x}");
+    for hyphen in [20, 16, 12, 8] {
+        text.insert(hyphen, '-');
+    }
+    Some(text)
+}
+
+/// ISO 8601 for the bytes that a `datetime.date` pickles: two of its year, one each of its month and day.
+fn date(bytes: &[u8]) -> Option<String> {
+    let &[high, low, month @ 1..=12, day @ 1..=31] = bytes else { return None };
+    let year = u16::from_be_bytes([high, low]);
+    let days = match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    ((1..=9999).contains(&year) && day <= days).then(|| format!("{year:04}-{month:02}-{day:02}"))
+}
+
+/// ISO 8601 for the bytes that a `datetime.time` pickles: one each of hour, minute and second, three of microseconds.
+fn time(bytes: &[u8]) -> Option<String> {
+    let &[hour, minute @ 0..60, second @ 0..60, high, middle, low] = bytes else { return None };
+    let micros = u32::from_be_bytes([0, high, middle, low]);
+    // The first bit (`fold`) tells the second of two equal hours from the first; ISO 8601 cannot.
+    let hour = hour & 0x7f;
+    if hour >= 24 || micros >= 1_000_000 {
+        return None;
+    }
+    let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
+    Some(format!("{hour:02}:{minute:02}:{second:02}{fraction}"))
+}
+
+/// A `datetime.datetime` pickles the bytes of its date and of its time; the first bit of its month is `fold`.
+fn date_time(bytes: &[u8]) -> Option<String> {
+    let &[high, low, month, ref rest @ ..] = bytes else { return None };
+    let (day, clock) = rest.split_first()?;
+    Some(format!("{}T{}", date(&[high, low, month & 0x7f, *day])?, time(clock)?))
+}
+
+/// A time with the offset of its zone, the way pydantic writes it: `Z` where there is none.
+fn with_zone<'a>(text: Option<String>, zone: &[&Node<'_>]) -> Option<Node<'a>> {
+    let mut text = text?;
+    match zone {
+        [] | [Node::None] => {}
+        [Node::Zone(0)] => text.push('Z'),
+        [Node::Zone(seconds)] => {
+            let (sign, minutes) = (if *seconds < 0 { '-' } else { '+' }, seconds.abs() / 60);
+            write!(text, "{sign}{:02}:{:02}", minutes / 60, minutes % 60).ok()?;
+        }
+        _ => return None,
+    }
+    Some(Node::Text(text))
+}
+
+/// Whether Python writes a `Decimal` so; others it would write differently from how they are pickled.
+fn is_decimal(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let number = text.len() <= MAX_TEXT
+        && digits.starts_with(|first: char| first.is_ascii_digit())
+        && digits.bytes().all(|byte| byte.is_ascii_digit() || b".E+-".contains(&byte));
+    number || matches!(digits, "NaN" | "Infinity")
+}
