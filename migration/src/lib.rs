@@ -32,7 +32,7 @@ pub use sea_orm_migration::MigrationStatus;
 pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
 #[cfg(feature = "transfer")]
 pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
-pub use verify::{Finding, Mend, Severity, repair, verify};
+pub use verify::{Finding, Mend, Severity, mend, repair, verify};
 
 /// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.
 #[derive(Debug, Clone, Copy)]

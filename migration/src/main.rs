@@ -18,6 +18,8 @@ use cli::transfer;
 
 /// Exit status of a command that did its work and found that something is wrong.
 const FOUND_WRONG: u8 = 3;
+/// Exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
 
 /// Makes, checks, moves and removes the session tables that Seabed shares with google-adk (schema v1).
 ///
@@ -65,7 +67,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
     },
-    /// Show what `verify` finds and can be mended without changing a stored value, and mend it
+    /// Show what `verify` finds, and mend what can be mended without losing anything
     Repair {
         /// Do not ask
         #[arg(long)]
@@ -99,7 +101,7 @@ enum Command {
     /// until --finish. The same command goes on after an interruption.
     Upgrade {
         /// Another database to write, which must have the tables; without it, in place
-        #[arg(long, env = "SEABED_TO_URL", hide_env_values = true)]
+        #[arg(long)]
         to: Option<String>,
         /// Where the agents ran: schema v0 has the times of events as their clocks showed them
         #[arg(long, default_value = "UTC", value_name = "NAME")]
@@ -109,9 +111,9 @@ enum Command {
         /// Drop the tables that an upgrade in place has kept, once all of their rows are found in the new ones
         #[arg(long, conflicts_with = "to")]
         finish: bool,
-        /// Drop them although rows were left out
+        /// Drop them although rows were left out, or were changed or deleted since
         #[arg(long, requires = "finish")]
-        leave_refused_rows: bool,
+        leave_rows: bool,
     },
     /// Write sessions, events and state to a file of JSON Lines
     Export {
@@ -173,7 +175,7 @@ impl From<SelectionArguments> for Selection {
 #[derive(Args)]
 struct Resume {
     /// Go on although the target has sessions: from a run that was interrupted, or its own. What is there stays; what is
-    /// missing is added
+    /// missing is added, also what was deleted there
     #[arg(long)]
     resume: bool,
 }
@@ -182,9 +184,11 @@ struct Resume {
 async fn main() -> ExitCode {
     let ended = tokio::select! {
         ended = run(Cli::parse()) => ended,
-        Ok(()) = tokio::signal::ctrl_c() => Err(anyhow::anyhow!(
-            "interrupted; what was done so far stays, and the same command with --resume goes on"
-        )),
+        Ok(()) = tokio::signal::ctrl_c() => {
+            eprintln!("seabed-migrate: interrupted; what was done so far stays, and running it again goes on (transfers with --resume)");
+            // At once: a thread that reads from a terminal or a pipe would not end.
+            std::process::exit(INTERRUPTED)
+        }
     };
     match ended {
         Ok(exit) => exit,
@@ -251,13 +255,13 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Copy { from, to, selection, resume } => {
             return transfer::copy(&from, &to, selection.into(), resume.resume).await;
         }
-        Command::Upgrade { to, time_zone, resume, finish, leave_refused_rows } => {
+        Command::Upgrade { to, time_zone, resume, finish, leave_rows } => {
             let database = open(&url()?, MissingFile::Refuse).await?;
             let mut options = UpgradeOptions::default();
             options.time_zone = time_zone;
             return match to {
                 Some(to) => transfer::upgrade_into(&database, &to, options, resume.resume).await,
-                None if finish => transfer::finish_upgrade(&database, options, leave_refused_rows).await,
+                None if finish => transfer::finish_upgrade(&database, options, leave_rows).await,
                 None => transfer::upgrade_in_place(&database, options).await,
             };
         }

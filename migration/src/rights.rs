@@ -5,14 +5,19 @@ use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, u
 
 use crate::schema::Flavor;
 
-/// The tables, and the statements that a service runs on each. State rows stay when sessions go; events are never changed.
-fn needed() -> [(&'static str, &'static [&'static str]); 5] {
+/// The tables, and what a service does to each. State rows stay when sessions go; events are never changed, but PostgreSQL locks a
+/// row only for accounts that may change one of its columns.
+fn needed(flavor: Flavor) -> [(&'static str, &'static [&'static str]); 5] {
+    let events_rights: &[&str] = match flavor {
+        Flavor::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
+        _ => &["SELECT", "INSERT", "DELETE"],
+    };
     [
         (adk_internal_metadata::Entity.table_name(), &["SELECT"]),
         (app_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
         (user_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
         (sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
-        (events::Entity.table_name(), &["SELECT", "INSERT", "DELETE"]),
+        (events::Entity.table_name(), events_rights),
     ]
 }
 
@@ -30,7 +35,7 @@ pub(crate) fn grants(flavor: Flavor, account: &str) -> Vec<String> {
     let grant = |(table, rights): (&str, &[&str])| {
         format!("GRANT {} ON {} TO {account}", rights.join(", "), flavor.quote(table))
     };
-    needed().into_iter().map(grant).collect()
+    needed(flavor).into_iter().map(grant).collect()
 }
 
 /// A right that the account of a connection does not have.
@@ -40,22 +45,31 @@ pub(crate) struct Missing {
     pub(crate) told: DbErr,
 }
 
-/// Tries each right with a statement that concerns no row.
-pub(crate) async fn missing(connection: &DatabaseConnection, flavor: Flavor) -> Vec<Missing> {
+/// Tries each right with a statement that concerns no row. SQLite has no rights but those of its file.
+///
+/// # Errors
+/// Those of the connection.
+pub(crate) async fn missing(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Missing>, DbErr> {
     let mut missing = Vec::new();
-    for (table, rights) in needed() {
+    if flavor == Flavor::Sqlite {
+        return Ok(missing);
+    }
+    for (table, rights) in needed(flavor) {
         for &right in rights {
             let name = flavor.quote(table);
             let statement = match right {
                 "SELECT" => format!("SELECT 1 FROM {name} WHERE 1 = 0"),
                 "INSERT" => format!("INSERT INTO {name} SELECT * FROM {name} WHERE 1 = 0"),
                 "UPDATE" => format!("UPDATE {name} SET update_time = update_time WHERE 1 = 0"),
-                _ => format!("DELETE FROM {name} WHERE 1 = 0"),
+                "DELETE" => format!("DELETE FROM {name} WHERE 1 = 0"),
+                _ => format!("UPDATE {name} SET id = id WHERE 1 = 0"),
             };
-            if let Err(told) = connection.execute_unprepared(&statement).await {
-                missing.push(Missing { table, right, told });
+            match connection.execute_unprepared(&statement).await {
+                Ok(_) => {}
+                Err(error @ (DbErr::Conn(_) | DbErr::ConnectionAcquire(_))) => return Err(error),
+                Err(told) => missing.push(Missing { table, right, told }),
             }
         }
     }
-    missing
+    Ok(missing)
 }

@@ -31,7 +31,8 @@ pub enum Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mend {
-    /// SQL that changes no stored value, and that [`repair`] runs. On MySQL and MariaDB the tables are locked meanwhile.
+    /// SQL that loses nothing, and that [`repair`] runs: it widens columns, gives ids an exact collation, makes keys and indexes, adds
+    /// empty rows of state, and sets the time of a session to that of its last event. Tables are locked while a statement runs.
     Safe(Vec<String>),
     /// SQL for somebody to decide upon, because it may fail or change what readers see.
     Unsafe(Vec<String>),
@@ -66,6 +67,11 @@ impl Finding {
         Self { severity, subject: subject.into(), problem: problem.into(), consequence: consequence.into(), mend }
     }
 
+    /// Whether [`repair`] mends it.
+    pub fn is_safe(&self) -> bool {
+        matches!(self.mend, Mend::Safe(_))
+    }
+
     fn error(subject: &str, problem: impl Into<String>, consequence: impl Into<String>, mend: Mend) -> Self {
         Self::new(Severity::Error, subject, problem, consequence, mend)
     }
@@ -85,8 +91,9 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     if layout != Layout::V1 {
         let advice = match layout {
             Layout::Empty => "make them: seabed-migrate up",
+            Layout::V0 => "seabed-migrate upgrade",
             Layout::Unknown(_) => "use a release of Seabed that knows them, or another database",
-            _ => "seabed-migrate upgrade",
+            _ => "copy them into another database: seabed-migrate upgrade --to URL",
         };
         let consequence = "no service of Seabed's starts on this database";
         return Ok(vec![Finding::error("tables", layout.describe(), consequence, Mend::Advice(advice.to_owned()))]);
@@ -96,7 +103,13 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     let unfit = unfit_columns(connection.get_database_backend(), &columns);
     let is_missing = |unfit: &&Unfit| unfit.objection == Objection::Missing;
     if let Some(missing) = unfit.iter().find(is_missing) {
-        let mend = Mend::Advice("make the tables that are missing: seabed-migrate up".to_owned());
+        let is_table_there = columns.iter().any(|column| column.table_name == missing.table);
+        let advice = if is_table_there {
+            "add the column by hand; `seabed-migrate up --sql` on an empty database says how"
+        } else {
+            "make the tables that are missing: seabed-migrate up"
+        };
+        let mend = Mend::Advice(advice.to_owned());
         return Ok(vec![Finding::error(
             missing.table,
             missing.to_string(),
@@ -112,12 +125,14 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
         findings.push(content::inexact_ids(connection, flavor, key, &unfit).await.map_err(migration_error)?);
     }
     findings.extend(unfit.iter().filter_map(|unfit| mend::column(flavor, key, unfit)));
-    findings.extend(catalog::keys_and_indexes(connection, flavor, key).await.map_err(migration_error)?);
+    let has_orphans = !inexact && content::has_orphans(connection).await.map_err(migration_error)?;
+    let keys = catalog::keys_and_indexes(connection, flavor, key, has_orphans).await;
+    findings.extend(keys.map_err(migration_error)?);
     // Which rows belong together can only be told by exact ids.
     if !inexact {
         findings.extend(content::rows(connection, flavor).await.map_err(migration_error)?);
     }
-    findings.extend(rights::missing(connection, flavor).await.into_iter().map(|missing| {
+    findings.extend(rights::missing(connection, flavor).await.map_err(migration_error)?.into_iter().map(|missing| {
         let rights::Missing { table, right, told } = missing;
         Finding::error(
             table,
@@ -129,37 +144,41 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Runs the statements of the safe findings, under the lock that migrations take, and answers what is left.
+/// How often [`repair`] looks again: what is mended may bring to light what else is to be mended.
+const ROUNDS: usize = 3;
+
+/// Runs the statements of the safe ones among `findings`, under the lock that migrations take.
 ///
 /// # Errors
 /// Those of the database. On PostgreSQL and SQLite nothing is changed then; on MySQL and MariaDB, where each statement commits
-/// by itself, run it again.
+/// by itself, verify again and go on.
 ///
 /// # Cancel safety
 /// The work goes on in its own task when the future is dropped.
+pub async fn mend(connection: &DatabaseConnection, findings: &[Finding]) -> Result<()> {
+    let safe = findings.iter().filter_map(|finding| match &finding.mend {
+        Mend::Safe(statements) => Some(statements.clone()),
+        _ => None,
+    });
+    let statements: Vec<String> = safe.flatten().collect();
+    lock::run_locked(connection, move |transaction| {
+        Box::pin(async move { crate::execute(transaction, statements).await.map_err(migration_error) })
+    })
+    .await
+}
+
+/// [`verify`] and [`mend`], as long as there is something to mend, three times at most; answers what is left.
+///
+/// # Errors
+/// Those of [`mend`].
 pub async fn repair(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
-    // One mend may bring to light what another needs: rows are missing only once ids are exact.
     let mut found = verify(connection).await?;
-    loop {
-        let statements: Vec<String> = found
-            .iter()
-            .filter_map(|finding| match &finding.mend {
-                Mend::Safe(statements) => Some(statements.clone()),
-                _ => None,
-            })
-            .flatten()
-            .collect();
-        if statements.is_empty() {
-            return Ok(found);
+    for _ in 0..ROUNDS {
+        if !found.iter().any(Finding::is_safe) {
+            break;
         }
-        lock::run_locked(connection, move |transaction| {
-            Box::pin(async move { crate::execute(transaction, statements).await.map_err(migration_error) })
-        })
-        .await?;
-        let left = verify(connection).await?;
-        if left == found {
-            return Ok(left);
-        }
-        found = left;
+        mend(connection, &found).await?;
+        found = verify(connection).await?;
     }
+    Ok(found)
 }

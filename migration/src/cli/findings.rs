@@ -8,6 +8,9 @@ use seabed_migration::{Finding, Mend, Severity};
 
 use crate::FOUND_WRONG;
 
+/// How often `repair` looks again.
+const ROUNDS: usize = 3;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -27,35 +30,39 @@ pub(crate) async fn verify(database: &DatabaseConnection, format: Format) -> any
 }
 
 pub(crate) async fn repair(database: &DatabaseConnection, yes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let found = seabed_migration::verify(database).await?;
-    let (safe, left): (Vec<_>, Vec<_>) = found.into_iter().partition(|finding| matches!(finding.mend, Mend::Safe(_)));
-    if safe.is_empty() {
-        left.iter().for_each(print);
-        println!("There is nothing to mend that `repair` would dare.");
-        return Ok(exit(&left));
+    let mut found = seabed_migration::verify(database).await?;
+    // What is mended may bring to light what else is to be mended; each round is shown before it is run.
+    for _ in 0..ROUNDS {
+        found.iter().for_each(print);
+        if dry_run || !found.iter().any(Finding::is_safe) {
+            break;
+        }
+        if !yes && !is_agreed_to().await? {
+            anyhow::bail!("this was not mended");
+        }
+        seabed_migration::mend(database, &found).await?;
+        println!("Mended.\n");
+        found = seabed_migration::verify(database).await?;
     }
-    safe.iter().for_each(print);
-    if dry_run {
-        return Ok(ExitCode::SUCCESS);
+    if found.is_empty() {
+        println!("Nothing is wrong.");
+    } else if !found.iter().any(Finding::is_safe) {
+        println!("What is left, `repair` leaves to you.");
     }
-    if !yes && !is_agreed_to()? {
-        anyhow::bail!("nothing was changed");
-    }
-    let left = seabed_migration::repair(database).await?;
-    println!("Mended.");
-    left.iter().for_each(print);
-    Ok(exit(&left))
+    Ok(exit(&found))
 }
 
-fn is_agreed_to() -> anyhow::Result<bool> {
+async fn is_agreed_to() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         anyhow::bail!("nothing was changed: there is nobody to ask, and no --yes");
     }
     print!("Run these statements? [y/N] ");
     std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map(|_| answer)
+    });
+    Ok(matches!(answer.await??.trim(), "y" | "Y" | "yes"))
 }
 
 /// Only errors make a script stop: with warnings the service runs.

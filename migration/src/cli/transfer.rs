@@ -45,11 +45,16 @@ pub(crate) async fn export(
         }
         Some(path) => {
             let cannot = || format!("cannot make {}", path.display());
-            let output = File::options().write(true).create_new(true).open(path).with_context(cannot)?;
-            let mut output = BufWriter::new(output);
+            if path.exists() {
+                anyhow::bail!("{} is there already", path.display());
+            }
+            // Under its name once it is whole.
+            let partial = path.with_added_extension("partial");
+            let mut output = BufWriter::new(File::create(&partial).with_context(cannot)?);
             let summary = seabed_migration::export(database, selection, &mut output, &mut progress).await?;
-            output.flush()?;
-            output.get_ref().sync_all().with_context(|| format!("cannot write {}", path.display()))?;
+            output.flush().with_context(cannot)?;
+            output.get_ref().sync_all().with_context(cannot)?;
+            std::fs::rename(&partial, path).with_context(cannot)?;
             summary
         }
     };
@@ -101,12 +106,12 @@ pub(crate) async fn upgrade_in_place(
 pub(crate) async fn finish_upgrade(
     database: &DatabaseConnection,
     options: UpgradeOptions,
-    leave_refused_rows: bool,
+    leave_rows: bool,
 ) -> anyhow::Result<ExitCode> {
     let mut report = Report::new();
     let mut progress = |summary: &Summary| report.show(summary);
-    let summary = seabed_migration::finish_upgrade(database, options, leave_refused_rows, &mut progress).await?;
-    let is_dropped = summary.different.is_empty() && (summary.refused.is_empty() || leave_refused_rows);
+    let summary = seabed_migration::finish_upgrade(database, options, leave_rows, &mut progress).await?;
+    let is_dropped = summary.is_complete() || leave_rows;
     let exit = report.end(&summary);
     eprintln!(
         "the tables of schema v0 are {}",
@@ -170,7 +175,7 @@ impl Report {
         eprintln!("content read:   {}", summary.content);
         eprintln!("content stored: {}", summary.stored_content);
         if summary.is_complete() && summary.content != summary.stored_content {
-            eprintln!("they differ because rows of the target were updated later than those of the source");
+            eprintln!("the target has other keys or times in these rows: it was written to, too");
         }
         let named = |title: &str, rows: Vec<String>| {
             if !rows.is_empty() {

@@ -105,7 +105,8 @@ fn file_error(error: &std::io::Error) -> DbErr {
 }
 
 fn line(record: Record) -> Result<Line, DbErr> {
-    let json = |text: String| Json::parse(text).map_err(|_| DbErr::Custom("a column holds no JSON".to_owned()));
+    let json =
+        |text: String| Json::parse(one_line(text)).map_err(|_| DbErr::Custom("a column holds no JSON".to_owned()));
     let time = Timestamp::from_naive_utc;
     Ok(match record {
         Record::AppState(row) => {
@@ -138,9 +139,15 @@ fn line(record: Record) -> Result<Line, DbErr> {
     })
 }
 
+/// JSON without the line breaks that somebody may have laid it out with; within strings JSON has none.
+fn one_line(text: String) -> String {
+    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
+}
+
 /// Reads the header, and the rest beside whoever takes it.
 pub(super) fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
-    match next(&mut file, 1).unwrap_or_default() {
+    let first = next(&mut file, 1);
+    match first.unwrap_or_default() {
         Some(Line::Header { format, version: VERSION }) if format == FORMAT => {}
         Some(Line::Header { format, version }) if format == FORMAT => {
             let told = format!("the file is of version {version}, this release reads version {VERSION}");
@@ -170,7 +177,7 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
             }
             Some(line) => record(line).ok_or_else(|| DbErr::Custom(format!("line {number} is a second header")))?,
             None => {
-                let told = "the file was cut off: what it holds is imported; import all of it again once you have it";
+                let told = "the file was cut off; import it again once you have all of it, what was imported stays";
                 return Err(Stop::Failed(DbErr::Custom(told.to_owned())));
             }
         };

@@ -9,7 +9,8 @@ mod tables;
 
 use std::io::{BufRead, Write};
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr};
+use seabed_core::sql::{columns, unfit_columns};
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
@@ -17,7 +18,8 @@ use store::Store;
 pub(crate) use tables::{Shape, Source, read};
 
 use crate::layout::Layout;
-use crate::migration_error;
+use crate::schema::Flavor;
+use crate::{migration_error, verify};
 
 /// What of a database is moved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,7 +75,9 @@ pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
 ///
 /// The source is read in one snapshot: what is written to it meanwhile is not copied, and does not matter. In the target, rows that
 /// are there stay: events are added that are missing, and states are merged key by key, the row that was updated later winning.
-/// So copying again, after an interruption or for what is new, changes nothing else. What was sent is read back and compared.
+/// So copying again, after an interruption or for what is new, changes nothing else; but what was deleted in the target comes back.
+/// What was sent is read back and compared. Nobody should write to a session in the target before it is copied: of a long one the
+/// state comes with its last event, and events that come later are sorted by their times.
 ///
 /// # Errors
 /// Backend errors of kind [`Schema`](BackendErrorKind::Schema) for tables that are not google-adk's schema v1, others for a
@@ -128,7 +132,30 @@ async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Sourc
 /// Writes a source into a database of google-adk's schema v1.
 pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
     expect_v1(to, "the target").await?;
-    Store::new(to).await.map_err(transfer_error)?.write(source, progress).await.map_err(transfer_error)
+    let columns = columns(to).await.map_err(migration_error)?;
+    if let Some(unfit) = unfit_columns(to.get_database_backend(), &columns).first() {
+        let message = format!("the target does not fit: {unfit}; `seabed-migrate verify` says how to mend it");
+        return Err(BackendError::new(BackendErrorKind::Schema, message).into());
+    }
+    let summary =
+        Store::new(to).await.map_err(transfer_error)?.write(source, progress).await.map_err(transfer_error)?;
+    add_missing_states(to).await?;
+    Ok(summary)
+}
+
+/// Compares a source with what a database of google-adk's schema v1 holds.
+pub(crate) async fn compare(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
+    let store = Store::new(to).await.map_err(transfer_error)?.only_comparing();
+    store.write(source, progress).await.map_err(transfer_error)
+}
+
+/// google-adk's schema v1 has a state row for the app and the user of every session; other stores make them when they are needed.
+async fn add_missing_states(connection: &DatabaseConnection) -> Result<()> {
+    let flavor = Flavor::of(connection).await.map_err(migration_error)?;
+    for statement in verify::missing_states(connection, flavor).await.map_err(migration_error)? {
+        connection.execute_unprepared(&statement).await.map_err(migration_error)?;
+    }
+    Ok(())
 }
 
 async fn expect_v1(connection: &DatabaseConnection, which: &str) -> Result<()> {
@@ -149,5 +176,6 @@ pub(crate) fn transfer_error(error: DbErr) -> seabed_core::Error {
         }
         _ => (BackendErrorKind::Unexpected, "a database refused".to_owned()),
     };
-    BackendError::new(kind, message).with_source(error).into()
+    let told = BackendError::new(kind, message);
+    if matches!(error, DbErr::Custom(_)) { told.into() } else { told.with_source(error).into() }
 }

@@ -92,20 +92,29 @@ impl StateTable {
     }
 }
 
-/// State and time of a stored row after `row` is merged into it; `None` when nothing changes.
-pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<(String, DateTime)>, DbErr> {
+/// What a stored row becomes.
+pub(super) struct Merged {
+    pub(super) state: String,
+    pub(super) update_time: DateTime,
+    /// Whether its state changes by it, or its time alone.
+    pub(super) has_other_state: bool,
+}
+
+/// A stored row after `row` is merged into it; `None` when nothing changes.
+pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<Merged>, DbErr> {
     let state = |text: &str| {
-        let column = "a stored state is not a JSON object".to_owned();
-        serde_json::from_str::<State>(text).map_err(|_| DbErr::Custom(column))
+        let told = || DbErr::Custom(format!("the stored state of {:?} is not a JSON object", row.key));
+        serde_json::from_str::<State>(text).map_err(|_| told())
     };
     let (sent, old) = (state(&row.state)?, state(&stored.state)?);
     let is_later = row.version() > stored.version();
     let (mut older, newer) = if is_later { (old.clone(), sent) } else { (sent, old.clone()) };
     older.merge(newer);
-    if older == old && !is_later {
+    let has_other_state = older != old;
+    if !has_other_state && !is_later {
         return Ok(None);
     }
     let update_time = if is_later { row.update_time } else { stored.update_time };
-    let text = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
-    Ok(Some((text, update_time)))
+    let state = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
+    Ok(Some(Merged { state, update_time, has_other_state }))
 }

@@ -51,12 +51,26 @@ pub(crate) struct Store<'a> {
     /// Hashes of the events of the session that is being written, until they are read back.
     pub(super) sent: HashMap<SessionId, HashMap<String, ContentHash>>,
     pub(super) summary: Summary,
+    /// Whether rows are only compared with those that are there.
+    only_compares: bool,
 }
 
 impl<'a> Store<'a> {
     pub(crate) async fn new(connection: &'a DatabaseConnection) -> Result<Self, DbErr> {
         let flavor = Flavor::of(connection).await?;
-        Ok(Self { connection, flavor, batch: Batch::default(), sent: HashMap::new(), summary: Summary::default() })
+        Ok(Self {
+            connection,
+            flavor,
+            batch: Batch::default(),
+            sent: HashMap::new(),
+            summary: Summary::default(),
+            only_compares: false,
+        })
+    }
+
+    /// The same, writing nothing: what is not there is told as a difference.
+    pub(crate) fn only_comparing(self) -> Self {
+        Self { only_compares: true, ..self }
     }
 
     /// Writes all rows of `source` that are not there. Each transaction leaves the database whole: a session is there with its
@@ -137,6 +151,10 @@ impl<'a> Store<'a> {
             Record::Event(row) => (vec![&row.id], row.event_data.as_deref()),
             Record::Refused(_) => return None,
         };
+        let invocation_id = match record {
+            Record::Event(row) => row.invocation_id.as_str(),
+            _ => "",
+        };
         let table = match record {
             Record::AppState(_) => "app_states",
             Record::UserState(_) => "user_states",
@@ -146,6 +164,9 @@ impl<'a> Store<'a> {
         let refused = |reason: String| Some(Refused { row: format!("{table} {names:?}"), reason });
         if names.iter().any(|name| name.contains('\0') || name.chars().count() > 128) {
             return refused("an id of more than 128 characters, or with a NUL".to_owned());
+        }
+        if invocation_id.contains('\0') || invocation_id.chars().count() > 256 {
+            return refused("an invocation id of more than 256 characters, or with a NUL".to_owned());
         }
         let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
         match portable {
@@ -168,6 +189,9 @@ impl<'a> Store<'a> {
     async fn flush(&mut self) -> Result<(), DbErr> {
         let mut tries = 1;
         let written = loop {
+            if self.only_compares {
+                break Written::default();
+            }
             match self.write_batch().await {
                 Ok(written) => break written,
                 Err(error) if tries == TRIES => return Err(error),
@@ -240,31 +264,17 @@ impl<'a> Store<'a> {
         rows: &[StateRow],
         written: &mut Written,
     ) -> Result<HashSet<Vec<String>>, DbErr> {
-        let found = self.select_rows(transaction, table, rows, true).await?;
+        let there = self.select_rows(transaction, table, rows, false).await?;
         let mut insert = Query::insert();
         insert.into_table(Alias::new(table.name)).columns(table.columns());
         let mut inserts = 0;
-        for row in rows {
-            let Some(stored) = found.get(&row.key) else {
-                let mut values: Vec<Expr> = row.key.iter().map(|part| Expr::val(part.as_str())).collect();
-                values.push(self.json(&row.state));
-                values.extend(row.create_time.map(|time| self.time(time)));
-                values.push(self.time(row.update_time));
-                insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
-                inserts += 1;
-                continue;
-            };
-            let merged = merged(row, stored)?;
-            if let Some((state, update_time)) = merged {
-                let update = Query::update()
-                    .table(Alias::new(table.name))
-                    .value("state", self.json(&state))
-                    .value("update_time", self.time(update_time))
-                    .cond_where(table.is(&row.key))
-                    .take();
-                transaction.execute(&update).await?;
-                written.states += 1;
-            }
+        for row in rows.iter().filter(|row| !there.contains_key(&row.key)) {
+            let mut values: Vec<Expr> = row.key.iter().map(|part| Expr::val(part.as_str())).collect();
+            values.push(self.json(&row.state));
+            values.extend(row.create_time.map(|time| self.time(time)));
+            values.push(self.time(row.update_time));
+            insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
+            inserts += 1;
         }
         if inserts > 0 {
             self.or_ignore(&mut insert, table.key);
@@ -275,7 +285,21 @@ impl<'a> Store<'a> {
                 written.states += inserts;
             }
         }
-        Ok(found.into_keys().collect())
+        // All of them, for somebody may have inserted one meanwhile.
+        let stored = self.select_rows(transaction, table, rows, true).await?;
+        for row in rows {
+            let Some(stored) = stored.get(&row.key) else { continue };
+            let Some(merged) = merged(row, stored)? else { continue };
+            let update = Query::update()
+                .table(Alias::new(table.name))
+                .value("state", self.json(&merged.state))
+                .value("update_time", self.time(merged.update_time))
+                .cond_where(table.is(&row.key))
+                .take();
+            transaction.execute(&update).await?;
+            written.states += u64::from(merged.has_other_state);
+        }
+        Ok(there.into_keys().collect())
     }
 
     /// The stored rows of the same keys.

@@ -19,7 +19,7 @@ use super::record::{Record, Refused};
 /// How many rows wait between reading and writing; each may be some megabytes.
 const ROWS_AHEAD: usize = 16;
 /// How many session rows are read at once.
-const SESSIONS_AHEAD: u64 = 200;
+const SESSIONS_AHEAD: u64 = 20;
 
 /// Where rows come from.
 pub(crate) struct Source {
@@ -151,14 +151,25 @@ pub(crate) async fn read(
         options.access_mode = Some(AccessMode::ReadOnly);
     }
     let transaction = connection.begin_with_options(options).await?;
-    let count = select(&shape.table("events"), &selection).expr_as(Func::count(Expr::val(1)), "events").take();
+    let mut count = select(&shape.table("events"), &selection);
+    if let Some(user_id) = &selection.user_id {
+        count.and_where(Expr::col("user_id").eq(user_id.as_str()));
+    }
+    count.expr_as(Func::count(Expr::val(1)), "events");
     let row = transaction.query_one(&count).await?;
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {
         let reader = Reader { transaction, shape, selection, outlet };
         reader.states().await?;
-        reader.sessions().await
+        let read = reader.sessions().await?;
+        match events.unwrap_or(read).saturating_sub(read) {
+            0 => Ok(()),
+            orphans => {
+                let reason = "they have no session, or one that was left out".to_owned();
+                reader.outlet.send(Record::Refused(Refused { row: format!("{orphans} events"), reason })).await
+            }
+        }
     }))
 }
 
@@ -224,10 +235,11 @@ impl<S: Shape> Reader<S> {
         while let Some(row) = rows.try_next().await? {
             let app_name: String = row.try_get("", "app_name")?;
             let name = format!("app_states row of app {app_name:?}");
-            let update_time = self.shape.time(&row, "update_time")?;
-            let state = self.state("app_states", &row, &name);
-            let record = |state| Record::AppState(app_states::Model { app_name, state, update_time });
-            self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
+            let record = self.state("app_states", &row, &name).and_then(|state| {
+                let update_time = self.time(&row, "update_time", &name)?;
+                Ok(Record::AppState(app_states::Model { app_name, state, update_time }))
+            });
+            self.outlet.send(record.unwrap_or_else(Record::Refused)).await?;
         }
         drop(rows);
         let select = self.select_states("user_states", &["app_name", "user_id", "update_time"]);
@@ -235,18 +247,27 @@ impl<S: Shape> Reader<S> {
         while let Some(row) = rows.try_next().await? {
             let (app_name, user_id): (String, String) = (row.try_get("", "app_name")?, row.try_get("", "user_id")?);
             let name = format!("user_states row of user {user_id:?} of app {app_name:?}");
-            let update_time = self.shape.time(&row, "update_time")?;
-            let state = self.state("user_states", &row, &name);
-            let record = |state| Record::UserState(user_states::Model { app_name, user_id, state, update_time });
-            self.outlet.send(state.map_or_else(Record::Refused, record)).await?;
+            let record = self.state("user_states", &row, &name).and_then(|state| {
+                let update_time = self.time(&row, "update_time", &name)?;
+                Ok(Record::UserState(user_states::Model { app_name, user_id, state, update_time }))
+            });
+            self.outlet.send(record.unwrap_or_else(Record::Refused)).await?;
         }
         Ok(())
     }
 
-    async fn sessions(&self) -> Result<(), Stop> {
+    fn time(&self, row: &QueryResult, column: &str, name: &str) -> Result<DateTime, Refused> {
+        self.shape
+            .time(row, column)
+            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a time that can be read") })
+    }
+
+    /// Sends the sessions and their events, and answers how many of these there were.
+    async fn sessions(&self) -> Result<u64, Stop> {
         let columns = ["app_name", "user_id", "id", "create_time", "update_time"];
         let (app, user, id) = (Expr::col("app_name"), Expr::col("user_id"), self.column("sessions", "id"));
         let mut after: Option<[String; 3]> = None;
+        let mut events = 0;
         loop {
             let mut select = self.select_states("sessions", &columns);
             if let Some([last_app, last_user, last_id]) = &after {
@@ -263,41 +284,41 @@ impl<S: Shape> Reader<S> {
             }
             let rows = self.transaction.query_all(select.limit(SESSIONS_AHEAD)).await?;
             for row in &rows {
-                let (create_time, update_time) =
-                    (self.shape.time(row, "create_time")?, self.shape.time(row, "update_time")?);
                 let key: [String; 3] =
                     [row.try_get("", "app_name")?, row.try_get("", "user_id")?, row.try_get("", "id")?];
                 after = Some(key.clone());
                 let [app_name, user_id, id] = key;
-                let name = format!("session {id:?} of user {user_id:?} of app {app_name:?}, with its events");
-                match self.state("sessions", row, &name) {
+                let name = format!("session {id:?} of user {user_id:?} of app {app_name:?}");
+                let session = self.state("sessions", row, &name).and_then(|state| {
+                    let create_time = self.time(row, "create_time", &name)?;
+                    let update_time = self.time(row, "update_time", &name)?;
+                    Ok(sessions::Model { app_name, user_id, id, state, create_time, update_time })
+                });
+                match session {
                     Err(refused) => self.outlet.send(Record::Refused(refused)).await?,
-                    Ok(state) => {
-                        let session = sessions::Model { app_name, user_id, id, state, create_time, update_time };
-                        self.session(session).await?;
-                    }
+                    Ok(session) => events += self.session(session).await?,
                 }
             }
             if (rows.len() as u64) < SESSIONS_AHEAD {
-                return Ok(());
+                return Ok(events);
             }
         }
     }
 
-    /// A session and its events. Where these get times of their own, so does the session, which bears the time of its last event:
-    /// it is read twice then.
-    async fn session(&self, mut session: sessions::Model) -> Result<(), Stop> {
+    /// Sends a session and its events, and answers how many these were. Where they get times of their own, so does the session, which
+    /// bears the time of its last event: it is read twice then.
+    async fn session(&self, mut session: sessions::Model) -> Result<u64, Stop> {
         if self.shape.spreads_times()
-            && let Some(last) = self.events(&session, false).await?
+            && let (_, Some(last)) = self.events(&session, false).await?
         {
             session.update_time = last;
         }
         self.outlet.send(Record::Session(session.clone())).await?;
-        self.events(&session, true).await.map(drop)
+        self.events(&session, true).await.map(|(events, _)| events)
     }
 
-    /// Reads the events of a session, sends them if asked to, and answers the time of the last one.
-    async fn events(&self, session: &sessions::Model, is_sent: bool) -> Result<Option<DateTime>, Stop> {
+    /// Reads the events of a session, sends them if asked to, and answers how many there were, and the time of the last one.
+    async fn events(&self, session: &sessions::Model, is_sent: bool) -> Result<(u64, Option<DateTime>), Stop> {
         let mut select = Query::select();
         select.from(Alias::new(self.shape.table("events"))).columns(["id", "app_name", "user_id", "session_id"]);
         for (column, is_json) in self.shape.event_columns() {
@@ -316,7 +337,9 @@ impl<S: Shape> Reader<S> {
         }
         let mut rows = self.transaction.stream(&select).await?;
         let mut last: Option<DateTime> = None;
+        let mut events = 0;
         while let Some(row) = rows.try_next().await? {
+            events += 1;
             let record = match self.shape.event(&row) {
                 Ok(Some(mut event)) => {
                     if let Some(last) = last.filter(|last| self.shape.spreads_times() && *last >= event.timestamp) {
@@ -339,6 +362,6 @@ impl<S: Shape> Reader<S> {
                 self.outlet.send(record).await?;
             }
         }
-        Ok(last)
+        Ok((events, last))
     }
 }

@@ -7,15 +7,15 @@ mod pickle;
 mod v0;
 
 use chrono_tz::Tz;
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, EntityName as _};
+use sea_orm::{DatabaseConnection, EntityName as _};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::columns_of_tables;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 use crate::layout::Layout;
 use crate::schema::{self, Flavor};
-use crate::transfer::{Progress, Selection, Shape, Source, Summary, read, store, transfer_error};
-use crate::{lock, migration_error, verify};
+use crate::transfer::{Progress, Selection, Shape, Source, Summary, compare, read, store, transfer_error};
+use crate::{lock, migration_error};
 
 /// What tables of schema v0 are called once they have made room for those of v1.
 const KEPT: &str = "seabed_v0_";
@@ -56,9 +56,7 @@ pub async fn upgrade_into(
         }
         other => return Err(refusal(format!("the source cannot be upgraded: {}", other.describe()))),
     };
-    let summary = store(source, to, progress).await?;
-    add_missing_states(to).await?;
-    Ok(summary)
+    store(source, to, progress).await
 }
 
 /// Upgrades a database of google-adk's schema v0 in its place: its tables are renamed to `seabed_v0_…`, those of v1 made, and all
@@ -74,27 +72,26 @@ pub async fn upgrade_in_place(
 ) -> Result<Summary> {
     make_room(connection).await?;
     let source = read_v0(connection, KEPT, options).await?;
-    let summary = store(source, connection, progress).await?;
-    add_missing_states(connection).await?;
-    Ok(summary)
+    store(source, connection, progress).await
 }
 
-/// Drops the tables that [`upgrade_in_place`] has kept, once all of their rows are found in those of v1.
+/// Drops the tables that [`upgrade_in_place`] has kept, once all of their rows are found in those of v1. Writes nothing to these.
 ///
 /// # Errors
-/// Those of [`upgrade_in_place`]. With a summary that [is not complete](Summary::is_complete) nothing is dropped, unless
-/// `leave_refused_rows`.
+/// Those of [`upgrade_in_place`]. With a summary that [is not complete](Summary::is_complete), because rows could not be upgraded, or
+/// were changed or deleted since, nothing is dropped, unless `leave_rows`.
 pub async fn finish_upgrade(
     connection: &DatabaseConnection,
     options: UpgradeOptions,
-    leave_refused_rows: bool,
+    leave_rows: bool,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
     if !has_kept_tables(connection).await? {
         return Err(refusal("there is no upgrade to finish: no tables of schema v0 are kept here"));
     }
-    let summary = upgrade_in_place(connection, options, progress).await?;
-    if summary.different.is_empty() && (summary.refused.is_empty() || leave_refused_rows) {
+    let source = read_v0(connection, KEPT, options).await?;
+    let summary = compare(source, connection, progress).await?;
+    if summary.is_complete() || leave_rows {
         let flavor = Flavor::of(connection).await.map_err(migration_error)?;
         let kept = kept_tables().map(|(_, kept)| flavor.quote(&kept));
         // Together where a statement can, so that no part of them is left.
@@ -176,15 +173,6 @@ async fn read_v0(connection: &DatabaseConnection, prefix: &'static str, options:
 
 async fn read_all(connection: &DatabaseConnection, shape: impl Shape) -> Result<Source> {
     read(connection, shape, Selection::default()).await.map_err(transfer_error)
-}
-
-/// google-adk's schema v1 has a state row for the app and the user of every session; other stores make them when they are needed.
-async fn add_missing_states(connection: &DatabaseConnection) -> Result<()> {
-    let flavor = Flavor::of(connection).await.map_err(migration_error)?;
-    for statement in verify::missing_states(connection, flavor).await.map_err(migration_error)? {
-        connection.execute_unprepared(&statement).await.map_err(migration_error)?;
-    }
-    Ok(())
 }
 
 fn refusal(reason: impl Into<String>) -> seabed_core::Error {

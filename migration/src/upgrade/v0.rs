@@ -50,7 +50,7 @@ impl V0 {
     fn moment(&self, shown: DateTime) -> DateTime {
         match self.zone.from_local_datetime(&shown).earliest() {
             Some(moment) => moment.naive_utc(),
-            None => shown - self.zone.offset_from_utc_datetime(&shown).fix(),
+            None => shown.checked_sub_offset(self.zone.offset_from_utc_datetime(&shown).fix()).unwrap_or(shown),
         }
     }
 
@@ -109,6 +109,12 @@ impl Shape for V0 {
         let others = self.columns.iter().map(String::as_str);
         let keys = ["id", "app_name", "user_id", "session_id"];
         others.filter(|column| !keys.contains(column)).map(|column| (column, JSON_FIELDS.contains(&column))).collect()
+    }
+
+    /// The times of sessions are of another clock than those of events where a time zone is told; a session then bears the time of
+    /// its last event.
+    fn spreads_times(&self) -> bool {
+        self.zone != Tz::UTC
     }
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {

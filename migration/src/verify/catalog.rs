@@ -94,6 +94,7 @@ pub(super) async fn keys_and_indexes(
     connection: &DatabaseConnection,
     flavor: Flavor,
     key: Option<&SessionKey>,
+    has_orphans: bool,
 ) -> Result<Vec<Finding>, DbErr> {
     let backend = connection.get_database_backend();
     let rows = connection.query_all_raw(Statement::from_string(backend, index_query(flavor))).await?;
@@ -144,6 +145,10 @@ pub(super) async fn keys_and_indexes(
             "google-adk's delete_session leaves events behind, which the next session of that id would have",
             match flavor {
                 Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
+                // As after a repair that was interrupted between taking the key away and making it again.
+                _ if key.is_none() && !has_orphans => {
+                    Mend::Safe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")])
+                }
                 _ => Mend::Unsafe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")]),
             },
         ));

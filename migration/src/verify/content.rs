@@ -1,5 +1,6 @@
 //! What rows tell that others have written.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
@@ -32,9 +33,13 @@ pub(super) async fn inexact_ids(
                 format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", flavor.quote(table))
             };
             let statements = SessionKey::around(key, flavor, schema::tables().map(convert).into());
-            let folding = weak().find_map(|unfit| unfit.found.as_ref()?.collation.clone());
-            let folding = folding.filter(|name| name.starts_with("utf8mb4")).unwrap_or("utf8mb4_general_ci".to_owned());
-            let collisions = collisions(connection, &folding).await?;
+            let folding = weak().filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
+            let folding = folding.map(|name| if name.starts_with("utf8mb4") { name } else { "utf8mb4_general_ci" });
+            let folding: BTreeSet<&str> = folding.collect();
+            let mut collisions = BTreeSet::new();
+            for collation in folding {
+                collisions.extend(self::collisions(connection, collation).await?);
+            }
             if collisions.is_empty() {
                 Mend::Safe(statements)
             } else {
@@ -112,6 +117,19 @@ pub(crate) async fn missing_states(connection: &DatabaseConnection, flavor: Flav
     Ok(statements)
 }
 
+const BELONGS: &str =
+    "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
+
+/// The events that have no session.
+fn orphans() -> String {
+    format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {BELONGS})")
+}
+
+/// Whether there are events without a session.
+pub(super) async fn has_orphans(connection: &DatabaseConnection) -> Result<bool, DbErr> {
+    Ok(count(connection, &orphans()).await? > 0)
+}
+
 /// Rows that must not be, whoever wrote them.
 pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
     let mut findings = Vec::new();
@@ -127,9 +145,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
             ));
         }
     }
-    let belongs =
-        "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
-    let orphans = format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {belongs})");
+    let orphans = orphans();
     let count_of_orphans = count(connection, &orphans).await?;
     if count_of_orphans > 0 {
         findings.push(Finding::warning(
@@ -140,7 +156,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
         ));
     }
     let timestamp = flavor.quote("timestamp");
-    let later = format!("EXISTS (SELECT 1 FROM events WHERE {belongs} AND events.{timestamp} > sessions.update_time)");
+    let later = format!("EXISTS (SELECT 1 FROM events WHERE {BELONGS} AND events.{timestamp} > sessions.update_time)");
     let count_of_later = count(connection, &format!("FROM sessions WHERE {later}")).await?;
     if count_of_later > 0 {
         findings.push(Finding::warning(
@@ -148,7 +164,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Res
             format!("{count_of_later} sessions have events later than their last update"),
             "google-adk stored them by clocks that disagree; the next event may be sorted before them",
             Mend::Safe(vec![format!(
-                "UPDATE sessions SET update_time = (SELECT MAX(events.{timestamp}) FROM events WHERE {belongs}) WHERE {later}"
+                "UPDATE sessions SET update_time = (SELECT MAX(events.{timestamp}) FROM events WHERE {BELONGS}) WHERE {later}"
             )]),
         ));
     }

@@ -36,7 +36,8 @@ fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &
                 "timestamp with time zone" => format!("{column} AT TIME ZONE 'UTC'"),
                 _ => format!("{column}::{wanted}"),
             };
-            Mend::Safe(vec![format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wanted} USING {value}")])
+            let change = format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wanted} USING {value}");
+            keeping(&["timestamp", "character varying", "json", "text"], found, vec![change])
         }
         Flavor::MySql | Flavor::MariaDb => {
             let null = if unfit.column == "event_data" { "NULL" } else { "NOT NULL" };
@@ -47,7 +48,13 @@ fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
             // A column of MySQL's type `timestamp` is shown in the session's time zone, and that of a migrator is UTC.
             let key = key.filter(|_| wanted.starts_with("varchar"));
-            Mend::Safe(SessionKey::around(key, flavor, vec![change]))
+            let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "json"];
+            keeping(&kept, found, SessionKey::around(key, flavor, vec![change]))
         }
     }
+}
+
+/// `changes` of a column, which are safe if its type is one of `kept`, whose values they keep.
+fn keeping(kept: &[&str], found: &str, changes: Vec<String>) -> Mend {
+    if kept.iter().any(|name| found.starts_with(name)) { Mend::Safe(changes) } else { Mend::Unsafe(changes) }
 }
