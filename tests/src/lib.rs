@@ -7,9 +7,13 @@
 //! 3. server programs on this machine, started on a data directory and a loopback port of their own;
 //! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` asks for it.
 //!
+//! google-adk, which shares the tables, is installed with pip where there is Python, and its cases are ignored or failed in the
+//! same way otherwise.
+//!
 //! One server of a kind serves a whole run. Each test process makes a database of its own on it, and an account that may
 //! only SELECT, INSERT, UPDATE and DELETE, which is the one that the service under test uses.
 
+mod adk;
 mod container;
 mod database;
 mod installed;
@@ -20,6 +24,7 @@ mod report;
 mod server;
 pub mod torture;
 
+pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer};
 pub use database::Database;
 pub use kind::{Family, Kind};
 pub use proxy::{Cut, Proxy, Traffic};

@@ -17,7 +17,7 @@ pub(crate) const ADMIN_PASSWORD: &str = "harness-admin";
 /// How long a server may take to start, on a slow machine.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Why there is no server of a kind.
+/// Why there is no server of a kind, or no google-adk.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
     /// What was tried, and what to install.
@@ -88,14 +88,15 @@ impl Servers {
     }
 }
 
-/// Whether `SEABED_REQUIRE` holds `all` or the name of `kind`, separated by commas, or there is a URL for it, which then
-/// must work.
+/// Whether `SEABED_REQUIRE` asks for `kind`, or there is a URL for it, which then must work.
 fn required(kind: Kind) -> bool {
-    if std::env::var_os(kind.variable()).is_some() {
-        return true;
-    }
+    std::env::var_os(kind.variable()).is_some() || is_required(kind.name())
+}
+
+/// Whether `SEABED_REQUIRE` holds `all` or `name`, separated by commas.
+pub(crate) fn is_required(name: &str) -> bool {
     let required = std::env::var("SEABED_REQUIRE").unwrap_or_default();
-    required.split(',').map(str::trim).any(|name| name == "all" || name == kind.name())
+    required.split(',').map(str::trim).any(|required| required == "all" || required == name)
 }
 
 impl Server {

@@ -8,6 +8,7 @@ mod connections;
 mod faults;
 mod fixture;
 mod groups;
+mod interop;
 mod migrations;
 mod model;
 mod processes;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::{Family, Report};
+use seabed_tests::{ADK_1_26, ADK_2_13, Adk, Family, Report, Unavailable};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -44,7 +45,7 @@ struct DatabaseCase {
 /// No case takes a tenth of it; it only turns one that hangs into a failure.
 const CASE_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Which stores a case is about; on the others there is nothing to check, and it is not listed.
+/// Which stores a case is about, and what else; on other stores there is nothing to check, and it is not listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Where {
     Everywhere,
@@ -52,15 +53,27 @@ enum Where {
     Sqlite,
     /// sqlx's driver for MySQL loses count of a server's answers when a statement is dropped while it is being prepared.
     ExceptMySql,
+    /// Everywhere, beside the newest google-adk.
+    BesideAdk,
+    /// Everywhere, beside google-adk 1.26.
+    BesideAdk126,
 }
 
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
-            Store::Server(kind) if kind.family() == Family::MySql => matches!(self, Self::Everywhere | Self::Servers),
+            Store::Server(kind) if kind.family() == Family::MySql => !matches!(self, Self::Sqlite | Self::ExceptMySql),
             Store::Server(_) => self != Self::Sqlite,
             Store::SqliteFile => self != Self::Servers,
             Store::Memory | Store::SqliteMemory => false,
+        }
+    }
+
+    fn adk(self) -> Option<&'static Adk> {
+        match self {
+            Self::BesideAdk => Some(&ADK_2_13),
+            Self::BesideAdk126 => Some(&ADK_1_26),
+            Self::Everywhere | Self::Servers | Self::Sqlite | Self::ExceptMySql => None,
         }
     }
 }
@@ -103,6 +116,7 @@ fn main() -> ExitCode {
             connections::CASES,
             faults::CASES,
             groups::CASES,
+            interop::CASES,
             migrations::CASES,
             model::CASES,
             processes::CASES,
@@ -143,8 +157,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Before the time of the case begins, since google-adk may have to be installed.
+async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fixture, Unavailable> {
+    if let Some(adk) = case.on.adk() {
+        adk.python().await?;
+    }
+    stores.fixture(store).await
+}
+
 async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Completion, Failed> {
-    let fixture = match stores.fixture(store).await {
+    let fixture = match needed(stores, store, case).await {
         Ok(fixture) => fixture,
         Err(unavailable) if unavailable.required => return Err(unavailable.reason.into()),
         Err(unavailable) => return Ok(Completion::ignored_with(unavailable.reason)),

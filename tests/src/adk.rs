@@ -1,0 +1,381 @@
+//! google-adk itself, served to the tests by `interop/peer.py` in a process of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use seabed::{Json, SessionKey, State};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::{OnceCell, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::Unavailable;
+use crate::server::is_required;
+
+/// The newest google-adk: the one whose tables these are.
+pub static ADK_2_13: Adk = Adk::new("2.13");
+/// An older one that writes the same tables.
+pub static ADK_1_26: Adk = Adk::new("1.26");
+
+/// A version of google-adk, in a Python environment that is made when it is first asked for.
+#[derive(Debug)]
+pub struct Adk {
+    version: &'static str,
+    python: OnceCell<Result<PathBuf, Unavailable>>,
+}
+
+impl Adk {
+    const fn new(version: &'static str) -> Self {
+        Self { version, python: OnceCell::const_new() }
+    }
+
+    /// The Python that has it.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is no Python, or the packages cannot be had.
+    pub async fn python(&'static self) -> Result<PathBuf, Unavailable> {
+        let python = self.python.get_or_init(|| async {
+            // On a thread, since it waits for other processes, and installs to the end even if nobody waits for it.
+            let installed = tokio::task::spawn_blocking(|| self.install()).await.map_err(Into::into).flatten();
+            installed.map_err(|error| Unavailable {
+                reason: format!("no google-adk {} (install python3-venv?): {error:#}", self.version),
+                required: is_required("google-adk"),
+            })
+        });
+        python.await.clone()
+    }
+
+    /// Makes the environment, unless it is there. A copy of the requirements marks one that is whole.
+    fn install(&self) -> anyhow::Result<PathBuf> {
+        let requirements = interop(&format!("requirements-{}.txt", self.version));
+        let wanted = fs::read_to_string(&requirements)?;
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
+        let folder = target.join(format!("google-adk-{}", self.version));
+        let (marker, python) = (folder.join("requirements.txt"), folder.join("bin/python"));
+        fs::create_dir_all(&target)?;
+        // Held against other test processes until it is dropped.
+        let lock = fs::File::create(folder.with_extension("lock"))?;
+        lock.lock()?;
+        if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) && python.exists() {
+            return Ok(python);
+        }
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        run(std::process::Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+        run(std::process::Command::new(&python).args(install).arg(&requirements))?;
+        fs::write(&marker, wanted)?;
+        Ok(python)
+    }
+
+    /// Starts it on the database of a URL of Seabed's.
+    ///
+    /// # Errors
+    /// When it cannot be had or started.
+    pub async fn start(&'static self, url: &str) -> anyhow::Result<Peer> {
+        let python = self.python().await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
+        let mut child = Command::new(python)
+            .arg(interop("peer.py"))
+            .arg(sqlalchemy_url(url))
+            // google-adk 1 writes local times.
+            .env("TZ", "UTC")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(requests), Some(answers), Some(complaints)) = streams else { anyhow::bail!("no pipes") };
+        let waiting = Waiting::default();
+        Ok(Peer {
+            requests: tokio::sync::Mutex::new(requests),
+            complaints: tokio::spawn(listen(answers, complaints, waiting.clone())),
+            waiting,
+            number: AtomicU64::new(0),
+            child,
+        })
+    }
+}
+
+/// A file beside the program.
+fn interop(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
+}
+
+/// The URL by which google-adk connects to the same database.
+fn sqlalchemy_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    match scheme {
+        "sqlite" => format!("sqlite+aiosqlite:///{}", rest.split('?').next().unwrap_or_default()),
+        "mysql" => format!("mysql+aiomysql://{rest}"),
+        _ => format!("postgresql+asyncpg://{rest}"),
+    }
+}
+
+fn run(command: &mut std::process::Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    // venv complains on standard output.
+    let told = || [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told()).trim());
+    Ok(())
+}
+
+/// A running google-adk.
+#[derive(Debug)]
+pub struct Peer {
+    requests: tokio::sync::Mutex<ChildStdin>,
+    waiting: Waiting,
+    number: AtomicU64,
+    complaints: JoinHandle<String>,
+    child: Child,
+}
+
+/// The calls that wait for their answers; `Err` with what it printed once it is gone.
+type Calls = Result<HashMap<u64, oneshot::Sender<Result<Json, AdkError>>>, String>;
+
+#[derive(Debug, Clone)]
+struct Waiting(Arc<Mutex<Calls>>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Ok(HashMap::new()))))
+    }
+}
+
+impl Waiting {
+    fn with<T>(&self, act: impl FnOnce(&mut Calls) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Why google-adk did not do what it was asked for.
+#[derive(Debug)]
+pub enum AdkError {
+    /// It raised an exception.
+    Raised {
+        /// The name of its class.
+        class: String,
+        /// Its text.
+        message: String,
+    },
+    /// It has ended, or cannot be understood.
+    Gone(String),
+}
+
+impl AdkError {
+    /// Whether it refused an append because the session had changed. google-adk 1 has no class for that.
+    pub fn is_stale(&self) -> bool {
+        match self {
+            Self::Raised { class, message } => {
+                class == "StaleSessionError" || class == "ValueError" && message.contains("stale")
+            }
+            Self::Gone(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for AdkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raised { class, message } => write!(f, "google-adk raised {class}: {message}"),
+            Self::Gone(reason) => write!(f, "google-adk is gone: {reason}"),
+        }
+    }
+}
+
+impl Error for AdkError {}
+
+/// A session as google-adk shows it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AdkSession {
+    /// Its id.
+    pub id: String,
+    /// Session, user and app state together.
+    pub state: State,
+    /// In seconds since the epoch.
+    pub last_update_time: f64,
+    /// The events, as google-adk writes them.
+    pub events: Vec<Json>,
+}
+
+/// What became of the appends of [`Peer::hammer`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct Hammered {
+    /// Those that succeeded.
+    pub acknowledged: Vec<Acknowledged>,
+    /// How often each error came, but for staleness.
+    pub errors: BTreeMap<String, u64>,
+    /// How often an append was refused because the session had changed.
+    pub stale: u64,
+}
+
+/// An append that succeeded.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Acknowledged {
+    /// The id of the session.
+    pub session: String,
+    /// The state keys that it set, with their prefixes.
+    pub keys: Vec<String>,
+    /// The id of the event.
+    pub event_id: String,
+}
+
+impl Peer {
+    /// Creates a session, and keeps its object for appends.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn create(&self, key: &SessionKey, state: &State) -> Result<AdkSession, AdkError> {
+        let arguments = [("session", key.session_id.as_str().into()), ("state", json(state)?)];
+        self.call("create", user(key), arguments).await
+    }
+
+    /// Reads a session, and keeps its object for appends.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn get(&self, key: &SessionKey) -> Result<Option<AdkSession>, AdkError> {
+        self.call("get", user(key), [("session", key.session_id.as_str().into())]).await
+    }
+
+    /// Appends through the object that [`create`](Self::create) or [`get`](Self::get) kept, however old it is.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn append(&self, key: &SessionKey, event: &Json) -> Result<(), AdkError> {
+        self.append_to(key, event, false).await
+    }
+
+    /// Reads the session, and appends.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn reload_and_append(&self, key: &SessionKey, event: &Json) -> Result<(), AdkError> {
+        self.append_to(key, event, true).await
+    }
+
+    async fn append_to(&self, key: &SessionKey, event: &Json, reload: bool) -> Result<(), AdkError> {
+        let session = ("session", key.session_id.as_str().into());
+        let arguments = [session, ("event", event.clone()), ("reload", reload.into())];
+        self.call::<Json>("append", user(key), arguments).await.map(drop)
+    }
+
+    /// Events that together use every field that this google-adk knows.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn sample_events(&self) -> Result<Vec<Json>, AdkError> {
+        self.call("sample_events", [], []).await
+    }
+
+    /// Appends to sessions of one user side by side for a time; each event has the id, and sets the keys, of its `writer`
+    /// and its number.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn hammer(&self, keys: &[&SessionKey], length: Duration, writer: &str) -> Result<Hammered, AdkError> {
+        let sessions: Vec<&str> = keys.iter().map(|key| key.session_id.as_str()).collect();
+        let arguments =
+            [("sessions", json(&sessions)?), ("seconds", length.as_secs_f64().into()), ("writer", writer.into())];
+        self.call("hammer", keys.first().into_iter().flat_map(|key| user(key)), arguments).await
+    }
+
+    /// Ends it, once all calls are answered.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let Self { requests, complaints, mut child, .. } = self;
+        drop(requests);
+        let status = child.wait().await?;
+        ensure!(status.success(), "google-adk ended with {status}: {}", complaints.await?);
+        Ok(())
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        call: &str,
+        user: impl IntoIterator<Item = (&'static str, Json)>,
+        arguments: impl IntoIterator<Item = (&'static str, Json)>,
+    ) -> Result<T, AdkError> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let request = [("id", number.into()), ("call", call.into())];
+        let request: BTreeMap<&str, Json> = request.into_iter().chain(user).chain(arguments).collect();
+        let (answer, answered) = oneshot::channel();
+        self.waiting.with(|calls| match calls {
+            Ok(calls) => {
+                calls.insert(number, answer);
+                Ok(())
+            }
+            Err(complaints) => Err(AdkError::Gone(complaints.clone())),
+        })?;
+        let line = format!("{}\n", json(&request)?);
+        // One that ended meanwhile is told of by the answer.
+        let _ = self.requests.lock().await.write_all(line.as_bytes()).await;
+        let answer = answered.await.map_err(|_| AdkError::Gone(format!("no answer to {call}")))??;
+        answer.decode().map_err(|error| AdkError::Gone(format!("its answer to {call}: {error}")))
+    }
+}
+
+/// App and user of a session, as arguments.
+fn user(key: &SessionKey) -> [(&'static str, Json); 2] {
+    [("app", key.app_name.as_str().into()), ("user", key.user_id.as_str().into())]
+}
+
+fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Json, AdkError> {
+    Json::from_serialize(value).map_err(|error| AdkError::Gone(error.to_string()))
+}
+
+/// A line of the peer's.
+#[derive(Deserialize)]
+struct Answer {
+    id: u64,
+    ok: Option<Box<RawValue>>,
+    error: Option<Exception>,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    r#type: String,
+    message: String,
+}
+
+/// Passes the answers on until there are no more, and gives what else was printed.
+async fn listen(answers: ChildStdout, mut complaints: ChildStderr, waiting: Waiting) -> String {
+    let complaints = tokio::spawn(async move {
+        let mut printed = Vec::new();
+        let read = complaints.read_to_end(&mut printed).await;
+        let end = read.err().map(|error| error.to_string()).unwrap_or_default();
+        format!("{}{end}", String::from_utf8_lossy(&printed))
+    });
+    let mut lines = BufReader::new(answers).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Ok(Answer { id, ok, error }) = serde_json::from_str(&line) else { break };
+        let outcome = match error {
+            Some(Exception { r#type: class, message }) => Err(AdkError::Raised { class, message }),
+            None => Json::parse(ok.as_deref().unwrap_or(RawValue::NULL).get())
+                .map_err(|error| AdkError::Gone(error.to_string())),
+        };
+        let call = waiting.with(|calls| calls.as_mut().ok().and_then(|calls| calls.remove(&id)));
+        // Nobody waits for an answer whose call was dropped.
+        let _ = call.map(|call| call.send(outcome));
+    }
+    let printed = complaints.await.unwrap_or_else(|error| error.to_string());
+    let left = waiting.with(|calls| std::mem::replace(calls, Err(printed.clone())));
+    for call in left.into_iter().flat_map(HashMap::into_values) {
+        let _ = call.send(Err(AdkError::Gone(printed.clone())));
+    }
+    printed
+}
