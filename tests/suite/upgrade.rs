@@ -22,6 +22,7 @@ crate::database_cases! {
         schema_v0_is_upgraded_in_its_place_and_kept_until_it_is_finished,
         an_upgrade_that_was_interrupted_goes_on,
         a_pickle_that_is_refused_is_named_and_nothing_of_it_is_lost,
+        what_was_deleted_since_an_upgrade_does_not_come_back,
         times_of_schema_v0_are_those_of_a_time_zone,
         the_sqlite_session_service_is_upgraded_in_its_order,
         adk_session_is_upgraded,
@@ -292,6 +293,19 @@ async fn a_pickle_that_is_refused_is_named_and_nothing_of_it_is_lost(fixture: &F
     let finished = finish_upgrade(&fixture.admin, UpgradeOptions::default(), false, &mut |_| {}).await?;
     ensure!(!finished.is_complete());
     ensure!(fixture.query_text(&count_as_text("seabed_v0_events")).await? == "96", "dropped what was not upgraded");
+    finish_upgrade(&fixture.admin, UpgradeOptions::default(), true, &mut |_| {}).await?;
+    ensure!(fixture.execute("SELECT 1 FROM seabed_v0_events").await.is_err());
+    Ok(())
+}
+
+async fn what_was_deleted_since_an_upgrade_does_not_come_back(fixture: &Fixture) -> anyhow::Result<()> {
+    make_v0(fixture).await?;
+    in_place(fixture).await?;
+    fixture.execute("DELETE FROM events;\nDELETE FROM sessions").await?;
+    let summary = finish_upgrade(&fixture.admin, UpgradeOptions::default(), false, &mut |_| {}).await?;
+    ensure!(!summary.is_complete() && summary.new_sessions == 0, "{summary:?}");
+    ensure!(fixture.query_text(&count_as_text("sessions")).await? == "0", "a deleted session came back");
+    ensure!(fixture.query_text(&count_as_text("seabed_v0_events")).await? == "96", "dropped what is nowhere else");
     finish_upgrade(&fixture.admin, UpgradeOptions::default(), true, &mut |_| {}).await?;
     ensure!(fixture.execute("SELECT 1 FROM seabed_v0_events").await.is_err());
     Ok(())
