@@ -29,7 +29,7 @@ crate::database_cases! {
 }
 
 /// How long both write at once.
-const WRITING: Duration = Duration::from_secs(4);
+const WRITING: Duration = Duration::from_secs(10);
 
 fn key(session: &str) -> anyhow::Result<SessionKey> {
     Ok(SessionKey::try_new("app é", "Alice 🐢", session)?)
