@@ -144,21 +144,26 @@ fn one_line(text: String) -> String {
     if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
 }
 
-/// Reads the header, and the rest beside whoever takes it.
-pub(super) fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
-    let first = next(&mut file, 1);
-    match first.unwrap_or_default() {
-        Some(Line::Header { format, version: VERSION }) if format == FORMAT => {}
-        Some(Line::Header { format, version }) if format == FORMAT => {
-            let told = format!("the file is of version {version}, this release reads version {VERSION}");
-            return Err(DbErr::Custom(told));
-        }
-        _ => return Err(DbErr::Custom("the file is none that `seabed-migrate export` has written".to_owned())),
-    }
+/// Reads the header, and the rest beside whoever takes it; on threads for waiting, for a pipe may have nothing for long.
+pub(super) async fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
+    let header = tokio::task::spawn_blocking(move || check_header(&mut file).map(|()| file));
+    let mut file = header.await.map_err(|panic| DbErr::Custom(panic.to_string()))??;
     Ok(Source::of(None, |outlet| async move {
         let reading = tokio::task::spawn_blocking(move || read_rows(&mut file, &outlet));
         reading.await.map_err(|panic| Stop::Failed(DbErr::Custom(panic.to_string())))?
     }))
+}
+
+fn check_header(file: &mut impl BufRead) -> Result<(), DbErr> {
+    let first = next(file, 1);
+    match first.unwrap_or_default() {
+        Some(Line::Header { format, version: VERSION }) if format == FORMAT => Ok(()),
+        Some(Line::Header { format, version }) if format == FORMAT => {
+            let told = format!("the file is of version {version}, this release reads version {VERSION}");
+            Err(DbErr::Custom(told))
+        }
+        _ => Err(DbErr::Custom("the file is none that `seabed-migrate export` has written".to_owned())),
+    }
 }
 
 fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {

@@ -120,7 +120,7 @@ pub async fn import(
     to: &DatabaseConnection,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
-    let source = lines::read(file).map_err(transfer_error)?;
+    let source = lines::read(file).await.map_err(transfer_error)?;
     store(source, to, progress).await
 }
 

@@ -20,7 +20,7 @@ use crate::{lock, migration_error};
 /// What tables of schema v0 are called once they have made room for those of v1.
 const KEPT: &str = "seabed_v0_";
 
-/// How an [`upgrade`] reads what it finds.
+/// How [`upgrade_into`] and [`upgrade_in_place`] read what they find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpgradeOptions {
