@@ -34,6 +34,12 @@ pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, exp
 pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
 pub use verify::{Finding, Mend, Severity, mend, repair, verify};
 
+/// What fuzzing reaches into.
+#[cfg(all(fuzzing, feature = "transfer"))]
+pub mod fuzzing {
+    pub use crate::upgrade::decode_actions;
+}
+
 /// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrator;

@@ -14,7 +14,7 @@ use crate::schema::Flavor;
 use crate::{lock, migration_error, rights};
 
 #[cfg(feature = "transfer")]
-pub(crate) use content::missing_states;
+pub(crate) use content::{collisions, missing_states};
 
 /// How bad a [`Finding`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Selection, Summary, copy, export, import};
-use seabed::sea_orm::DatabaseConnection;
+use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions, Session,
     SessionKey, SessionScope, State, UserKey,
@@ -35,22 +35,35 @@ crate::database_cases! {
     ],
 }
 
-/// The other database.
-struct Other {
+/// Another database, in an SQLite file.
+pub(crate) struct Other {
     _folder: TempDir,
-    pool: DatabaseConnection,
+    pub(crate) pool: DatabaseConnection,
 }
 
 impl Other {
-    async fn new() -> anyhow::Result<Self> {
+    pub(crate) async fn without_tables() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let pool = seabed::open(&sqlite_url(&folder)).await?;
-        seabed::migrate(&pool).await?;
         Ok(Self { _folder: folder, pool })
+    }
+
+    pub(crate) async fn new() -> anyhow::Result<Self> {
+        let other = Self::without_tables().await?;
+        seabed::migrate(&other.pool).await?;
+        Ok(other)
     }
 
     async fn service(&self) -> anyhow::Result<DynSessionService> {
         Ok(seabed::from_connection(self.pool.clone()).await?)
+    }
+
+    /// Runs statements that are separated by semicolons at the ends of lines.
+    pub(crate) async fn execute(&self, statements: &str) -> anyhow::Result<()> {
+        for statement in statements.split(";\n") {
+            self.pool.execute_unprepared(statement).await?;
+        }
+        Ok(())
     }
 }
 
@@ -337,7 +350,7 @@ async fn events_without_a_session_are_told(fixture: &Fixture) -> anyhow::Result<
     let (_, there) = (fixture.migrated().await?, Other::new().await?);
     fill(&there.service().await?, 4).await?;
     let orphan = "PRAGMA foreign_keys = OFF; DELETE FROM sessions WHERE id = 's2'; PRAGMA foreign_keys = ON";
-    seabed::sea_orm::ConnectionTrait::execute_unprepared(&there.pool, orphan).await?;
+    there.execute(orphan).await?;
     let summary = copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
     ensure!(summary.refused.len() == 1 && summary.refused[0].row == "24 events", "{summary:?}");
     Ok(())
@@ -363,7 +376,7 @@ async fn rows_that_a_server_cannot_hold_are_left_out_by_name(fixture: &Fixture) 
     let long = "INSERT INTO sessions SELECT app_name, user_id, hex(zeroblob(65)), state, create_time, update_time \
                 FROM sessions WHERE id = 'empty' AND app_name = 'App' AND user_id = 'alice'";
     for statement in [nul, long, "UPDATE sessions SET state = 'no JSON' WHERE user_id = 'Alice' AND id = 's1'"] {
-        seabed::sea_orm::ConnectionTrait::execute_unprepared(&there.pool, statement).await?;
+        there.execute(statement).await?;
     }
     let summary = copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
     let nul_rows = if fixture.kind.map(Kind::family) == Some(Family::Postgres) { 5 } else { 0 };

@@ -11,10 +11,9 @@ use seabed::{AppendEvent, Event, ExpectedRevision, GetSession, Json, Session, Se
 use seabed_tests::{Family, Kind};
 use serde::Deserialize;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::fixture::Fixture;
-use crate::targets::sqlite_url;
+use crate::transfer::Other;
 
 crate::database_cases! {
     Everywhere: [
@@ -120,38 +119,11 @@ async fn make_v0(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An SQLite database for what was upgraded.
-struct Other {
-    _folder: TempDir,
-    pool: DatabaseConnection,
-}
-
-impl Other {
-    async fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let pool = seabed::open(&sqlite_url(&folder)).await?;
-        Ok(Self { _folder: folder, pool })
-    }
-
-    async fn migrated() -> anyhow::Result<Self> {
-        let other = Self::new().await?;
-        seabed::migrate(&other.pool).await?;
-        Ok(other)
-    }
-
-    async fn execute(&self, statements: &str) -> anyhow::Result<()> {
-        for statement in statements.split(";\n") {
-            self.pool.execute_unprepared(statement).await?;
-        }
-        Ok(())
-    }
-
-    async fn rows(&self, table: &str, columns: &[&str]) -> anyhow::Result<BTreeSet<Vec<String>>> {
-        let query = format!("SELECT {} FROM {table}", columns.join(", "));
-        let rows = self.pool.query_all_raw(Statement::from_string(self.pool.get_database_backend(), query)).await?;
-        let values = rows.iter().map(|row| columns.iter().map(|column| Ok(row.try_get("", column)?)).collect());
-        values.collect()
-    }
+/// Columns of a table of the other database, as text.
+async fn stored_rows(other: &Other, table: &str, columns: &[&str]) -> anyhow::Result<BTreeSet<Vec<String>>> {
+    let query = format!("SELECT {} FROM {table}", columns.join(", "));
+    let rows = other.pool.query_all_raw(Statement::from_string(other.pool.get_database_backend(), query)).await?;
+    rows.iter().map(|row| columns.iter().map(|column| Ok(row.try_get("", column)?)).collect()).collect()
 }
 
 /// JSON by its value, with the ids that Python keeps in a set, and so in any order, sorted.
@@ -189,7 +161,7 @@ async fn expect_google_adks(other: &Other) -> anyhow::Result<()> {
             })
             .collect();
         let found: Result<BTreeSet<Vec<String>>, _> =
-            other.rows(table, columns).await?.into_iter().map(written).collect();
+            stored_rows(other, table, columns).await?.into_iter().map(written).collect();
         let (expected, found) = (expected?, found?);
         let (missing, strange) = (expected.difference(&found).next(), found.difference(&expected).next());
         ensure!(missing.is_none() && strange.is_none(), "{table}: expected {missing:#?}, found {strange:#?}");
@@ -211,7 +183,7 @@ async fn in_place(fixture: &Fixture) -> anyhow::Result<Summary> {
 async fn schema_v0_becomes_what_google_adk_makes_of_it(fixture: &Fixture) -> anyhow::Result<()> {
     make_v0(fixture).await?;
     ensure!(layout(&fixture.admin).await? == Layout::V0);
-    let other = Other::migrated().await?;
+    let other = Other::new().await?;
     let summary = upgrade(&fixture.admin, &other.pool).await?;
     ensure!(summary.events == 96 && summary.expected_events == Some(96), "{summary:?}");
     expect_google_adks(&other).await?;
@@ -229,7 +201,7 @@ async fn schema_v0_is_upgraded_in_its_place_and_kept_until_it_is_finished(fixtur
         ensure!(summary.is_complete() && summary.events == 96, "{summary:?}");
         ensure!(fixture.query_text(&count_as_text("seabed_v0_events")).await? == "96");
     }
-    let other = Other::migrated().await?;
+    let other = Other::new().await?;
     copy(&fixture.admin, &other.pool, Selection::default(), &mut |_| {}).await?;
     expect_google_adks(&other).await?;
     let summary = finish_upgrade(&fixture.admin, UpgradeOptions::default(), false, &mut |_| {}).await?;
@@ -276,7 +248,7 @@ async fn an_upgrade_that_was_interrupted_goes_on(fixture: &Fixture) -> anyhow::R
     fixture.execute("DROP TABLE adk_internal_metadata;\nDROP TABLE events").await?;
     let summary = in_place(fixture).await?;
     ensure!(summary.is_complete() && summary.events == 96, "{summary:?}");
-    let other = Other::migrated().await?;
+    let other = Other::new().await?;
     copy(&fixture.admin, &other.pool, Selection::default(), &mut |_| {}).await?;
     expect_google_adks(&other).await
 }
@@ -313,13 +285,13 @@ async fn what_was_deleted_since_an_upgrade_does_not_come_back(fixture: &Fixture)
 
 async fn times_of_schema_v0_are_those_of_a_time_zone(fixture: &Fixture) -> anyhow::Result<()> {
     make_v0(fixture).await?;
-    let other = Other::migrated().await?;
+    let other = Other::new().await?;
     let mut options = UpgradeOptions::default();
     options.time_zone = "America/New_York".parse()?;
     let summary = upgrade_into(&fixture.admin, &other.pool, options, &mut |_| {}).await?;
     ensure!(summary.is_complete(), "{summary:?}");
     let columns = ["id", "timestamp"];
-    let found = other.rows("events", &columns).await?;
+    let found = stored_rows(&other, "events", &columns).await?;
     let utc = Sample::read()?.v1.events;
     for event in &utc {
         // The sample is of one November day, after the change of the clocks.
@@ -340,7 +312,7 @@ async fn read(fixture: &Fixture, user: &str, session: &str) -> anyhow::Result<Se
 
 async fn the_sqlite_session_service_is_upgraded_in_its_order(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
-    let source = Other::new().await?;
+    let source = Other::without_tables().await?;
     source.execute(include_str!("../adk/sqlite_session_service.sql")).await?;
     source
         .execute(
@@ -375,7 +347,7 @@ async fn the_sqlite_session_service_is_upgraded_in_its_order(fixture: &Fixture) 
 
 async fn adk_session_is_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
-    let source = Other::new().await?;
+    let source = Other::without_tables().await?;
     source.execute(include_str!("../adk/adk_session.sql").trim_end()).await?;
     ensure!(layout(&source.pool).await? == Layout::AdkSession);
     let summary = upgrade(&source.pool, &fixture.admin).await?;
@@ -417,7 +389,7 @@ async fn adk_session_is_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
 }
 
 async fn only_what_needs_it_is_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
-    let other = Other::migrated().await?;
+    let other = Other::new().await?;
     let told = |result: seabed::Result<Summary>| result.err().map(|error| error.to_string()).unwrap_or_default();
     let empty = told(upgrade_into(&fixture.admin, &other.pool, UpgradeOptions::default(), &mut |_| {}).await);
     ensure!(empty.contains("no session tables"), "{empty}");

@@ -1,7 +1,7 @@
 //! `seabed-migrate verify`, `repair` and `grants`, and what a service refuses when it connects.
 
 use anyhow::{Context as _, ensure};
-use seabed::migration::{Finding, Mend, Severity, grants, repair, verify};
+use seabed::migration::{Finding, Mend, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::sql::Weakness;
 use seabed::{
@@ -12,6 +12,7 @@ use seabed_tests::{Family, Kind};
 use url::Url;
 
 use crate::fixture::Fixture;
+use crate::transfer::Other;
 
 crate::database_cases! {
     Everywhere: [
@@ -299,6 +300,13 @@ async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Resul
     }
     let left = repair(&fixture.admin).await?;
     ensure!(left.iter().any(|finding| finding.problem.contains("takes different ids for one")), "{left:#?}");
+    // A copy tells them, too, and copies into no such tables.
+    let other = Other::new().await?;
+    let summary = copy(&fixture.admin, &other.pool, Selection::default(), &mut |_| {}).await?;
+    let is_told = summary.refused.iter().any(|refused| refused.row.to_lowercase().contains("alice, alice"));
+    ensure!(is_told == (fixture.kind.map(Kind::family) == Some(Family::MySql)), "{summary:?}");
+    let refused = copy(&other.pool, &fixture.admin, Selection::default(), &mut |_| {}).await.err();
+    ensure!(refused.is_some_and(|error| error.to_string().contains("takes different ids for one")));
     Ok(())
 }
 

@@ -9,13 +9,13 @@ mod tables;
 
 use std::io::{BufRead, Write};
 
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr};
 use seabed_core::sql::{columns, unfit_columns};
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
 use store::Store;
-pub(crate) use tables::{Shape, Source, read};
+pub(crate) use tables::{Shape, Source, event_of, read};
 
 use crate::layout::Layout;
 use crate::schema::Flavor;
@@ -126,7 +126,16 @@ pub async fn import(
 
 async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Source> {
     expect_v1(from, "the source").await?;
-    read(from, tables::V1, selection).await.map_err(transfer_error)
+    let backend = from.get_database_backend();
+    let unfit = unfit_columns(backend, &columns(from).await.map_err(migration_error)?);
+    let mut split = Vec::new();
+    if backend == DbBackend::MySql {
+        // What they shared is stored under one spelling, and goes along with that one.
+        let ids = verify::collisions(from, &unfit).await.map_err(migration_error)?.into_iter();
+        let reason = "the source takes them for one id; the state that they share goes to one of them";
+        split.extend(ids.map(|ids| Refused { row: format!("ids {ids}"), reason: reason.to_owned() }));
+    }
+    read(from, tables::V1, selection, split).await.map_err(transfer_error)
 }
 
 /// Writes a source into a database of google-adk's schema v1.

@@ -118,6 +118,24 @@ pub(crate) trait Shape: Send + Sync + 'static {
     }
 }
 
+/// An event of `row`, whose columns `id` and `invocation_id` are those of schema v1 in all layouts. The names of its session are set by
+/// the reader, which knows how the session spells them.
+pub(crate) fn event_of(
+    row: &QueryResult,
+    timestamp: DateTime,
+    event_data: Option<String>,
+) -> Result<events::Model, DbErr> {
+    Ok(events::Model {
+        id: row.try_get("", "id")?,
+        app_name: String::new(),
+        user_id: String::new(),
+        session_id: String::new(),
+        invocation_id: row.try_get("", "invocation_id")?,
+        timestamp,
+        event_data,
+    })
+}
+
 /// google-adk's schema v1, which Seabed shares.
 pub(crate) struct V1;
 
@@ -135,7 +153,7 @@ impl Shape for V1 {
     }
 }
 
-/// All rows of a selection, as they were at one moment.
+/// All rows of a selection, as they were at one moment, behind what is to be told of them.
 ///
 /// # Errors
 /// Those of the database.
@@ -143,6 +161,7 @@ pub(crate) async fn read(
     connection: &DatabaseConnection,
     shape: impl Shape,
     selection: Selection,
+    told: Vec<Refused>,
 ) -> Result<Source, DbErr> {
     let backend = connection.get_database_backend();
     let mut options = TransactionOptions::default();
@@ -160,6 +179,9 @@ pub(crate) async fn read(
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {
+        for refused in told {
+            outlet.send(Record::Refused(refused)).await?;
+        }
         let reader = Reader { transaction, shape, selection, outlet };
         reader.states().await?;
         let read = reader.sessions().await?;

@@ -10,7 +10,7 @@ use seabed_core::{Json, Scope, State, Timestamp};
 use serde::Deserialize;
 
 use super::object::{Object, base64_url};
-use crate::transfer::Shape;
+use crate::transfer::{Shape, event_of};
 
 /// Tables of adk-session. Its times have nanoseconds, and events of one time no order of their own.
 pub(super) struct AdkSession;
@@ -65,10 +65,9 @@ impl Shape for AdkSession {
             return Ok(None);
         }
         let timestamp = self.time(row, "timestamp").map_err(told)?;
-        let (id, invocation_id) = (text("id")?, text("invocation_id")?);
         let mut data = Object::default();
-        data.text("id", &id);
-        data.text("invocation_id", &invocation_id);
+        data.text("id", &text("id")?);
+        data.text("invocation_id", &text("invocation_id")?);
         data.text("author", &text("author")?);
         data.value("timestamp", &Timestamp::from_naive_utc(timestamp).as_seconds());
         let branch = text("branch")?;
@@ -89,15 +88,7 @@ impl Shape for AdkSession {
             metadata.json("adk_session", &custom.finish());
             data.json("custom_metadata", &metadata.finish());
         }
-        Ok(Some(events::Model {
-            id,
-            app_name: String::new(),
-            user_id: String::new(),
-            session_id: String::new(),
-            invocation_id,
-            timestamp,
-            event_data: Some(data.finish()),
-        }))
+        event_of(row, timestamp, Some(data.finish())).map(Some).map_err(told)
     }
 
     fn spreads_times(&self) -> bool {

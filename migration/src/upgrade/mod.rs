@@ -17,6 +17,15 @@ use crate::schema::{self, Flavor};
 use crate::transfer::{Progress, Selection, Shape, Source, Summary, compare, read, store, transfer_error};
 use crate::{lock, migration_error};
 
+/// The JSON of pickled actions, for fuzzing.
+///
+/// # Errors
+/// For what is refused.
+#[cfg(fuzzing)]
+pub fn decode_actions(pickle: &[u8]) -> std::result::Result<String, impl std::error::Error> {
+    pickle::decode_actions(pickle)
+}
+
 /// What tables of schema v0 are called once they have made room for those of v1.
 const KEPT: &str = "seabed_v0_";
 
@@ -172,7 +181,7 @@ async fn read_v0(connection: &DatabaseConnection, prefix: &'static str, options:
 }
 
 async fn read_all(connection: &DatabaseConnection, shape: impl Shape) -> Result<Source> {
-    read(connection, shape, Selection::default()).await.map_err(transfer_error)
+    read(connection, shape, Selection::default(), Vec::new()).await.map_err(transfer_error)
 }
 
 fn refusal(reason: impl Into<String>) -> seabed_core::Error {

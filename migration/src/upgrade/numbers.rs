@@ -5,7 +5,7 @@ use sea_orm::{DbErr, QueryResult};
 use seabed_core::Timestamp;
 use seabed_core::entity::events;
 
-use crate::transfer::Shape;
+use crate::transfer::{Shape, event_of};
 
 /// Tables of the `SqliteSessionService`. Events of one time are in the order in which they were stored there.
 pub(super) struct Numbers;
@@ -28,16 +28,8 @@ impl Shape for Numbers {
     }
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        let told = |error: DbErr| error.to_string();
-        Ok(Some(events::Model {
-            id: row.try_get("", "id").map_err(told)?,
-            app_name: String::new(),
-            user_id: String::new(),
-            session_id: String::new(),
-            invocation_id: row.try_get("", "invocation_id").map_err(told)?,
-            timestamp: self.time(row, "timestamp").map_err(told)?,
-            event_data: row.try_get("", "event_data").map_err(told)?,
-        }))
+        let event = || event_of(row, self.time(row, "timestamp")?, row.try_get("", "event_data")?);
+        event().map(Some).map_err(|error: DbErr| error.to_string())
     }
 
     fn spreads_times(&self) -> bool {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::object::Object;
 use super::pickle::decode_actions;
-use crate::transfer::Shape;
+use crate::transfer::{Shape, event_of};
 
 /// Fields of an event that v0 has as JSON columns; releases before 1.17 lack some of them.
 const JSON_FIELDS: [&str; 7] = [
@@ -120,14 +120,7 @@ impl Shape for V0 {
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
         let told = |error: DbErr| error.to_string();
         let timestamp = self.moment(row.try_get("", "timestamp").map_err(told)?);
-        Ok(Some(events::Model {
-            id: row.try_get("", "id").map_err(told)?,
-            app_name: String::new(),
-            user_id: String::new(),
-            session_id: String::new(),
-            invocation_id: row.try_get("", "invocation_id").map_err(told)?,
-            timestamp,
-            event_data: Some(self.event_data(row, timestamp)?),
-        }))
+        let event_data = self.event_data(row, timestamp)?;
+        event_of(row, timestamp, Some(event_data)).map(Some).map_err(told)
     }
 }

@@ -33,13 +33,7 @@ pub(super) async fn inexact_ids(
                 format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", flavor.quote(table))
             };
             let statements = SessionKey::around(key, flavor, schema::tables().map(convert).into());
-            let folding = weak().filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
-            let folding = folding.map(|name| if name.starts_with("utf8mb4") { name } else { "utf8mb4_general_ci" });
-            let folding: BTreeSet<&str> = folding.collect();
-            let mut collisions = BTreeSet::new();
-            for collation in folding {
-                collisions.extend(self::collisions(connection, collation).await?);
-            }
+            let collisions = collisions(connection, unfit).await?;
             if collisions.is_empty() {
                 Mend::Safe(statements)
             } else {
@@ -58,8 +52,19 @@ pub(super) async fn inexact_ids(
     Ok(Finding::error(&columns.join(", "), problem, Weakness::InexactIds.consequence(), mend))
 }
 
-/// Ids that are stored in several spellings, which `collation` takes for one, on MySQL and MariaDB.
-async fn collisions(connection: &DatabaseConnection, collation: &str) -> Result<Vec<String>, DbErr> {
+/// Ids that are stored in several spellings, which a collation takes for one, on MySQL and MariaDB.
+pub(crate) async fn collisions(connection: &DatabaseConnection, unfit: &[Unfit]) -> Result<BTreeSet<String>, DbErr> {
+    let weak = unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+    let folding = weak.filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
+    let folding = folding.map(|name| if name.starts_with("utf8mb4") { name } else { "utf8mb4_general_ci" });
+    let mut collisions = BTreeSet::new();
+    for collation in folding.collect::<BTreeSet<&str>>() {
+        collisions.extend(collisions_under(connection, collation).await?);
+    }
+    Ok(collisions)
+}
+
+async fn collisions_under(connection: &DatabaseConnection, collation: &str) -> Result<Vec<String>, DbErr> {
     let id = |column: &str, name: &str| format!("CONVERT({column} USING utf8mb4) COLLATE {collation} AS {name}");
     let (app, user) = (id("app_name", "app"), id("user_id", "user"));
     let spelled = |name: &str, scope: &str, selects: &[String]| {

@@ -1,5 +1,7 @@
-//! Writes actions the way google-adk's migration does: `EventActions.model_validate` on what was unpickled, then
-//! `Event.model_dump_json(exclude_none=True)`. So most of the rules here are pydantic's.
+//! Writes actions the way google-adk's `migrate_from_sqlalchemy_pickle` does.
+//!
+//! That is `EventActions().model_validate(actions.model_dump())`, written by the event's `model_dump(mode="json",
+//! exclude_none=True)`. So the rules here are those of pydantic for the types that google-adk declares.
 
 use super::text::{decimal, duration, path, python_float};
 use super::types::{Kind, part_of_state};

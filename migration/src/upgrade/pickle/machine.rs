@@ -1,7 +1,7 @@
 //! The stack machine of the pickle format, as Python's `pickletools` describes its opcodes.
 //!
-//! Protocols 2 to 5 are read, less what no data needs: persistent ids, the extension registry, `INST`, `OBJ`, `NEWOBJ_EX`,
-//! out-of-band buffers, and the opcodes of text that protocol 0 had.
+//! Protocols 2 to 5 are read, less what no data needs: persistent ids, the extension registry, `INST`, `OBJ`,
+//! `NEWOBJ_EX`, out-of-band buffers, and the opcodes of text that protocol 0 had.
 
 use super::types::{built, called, global, new_object};
 use super::{Id, MAX_INT, MAX_VALUES, Node, PickleError, Result};

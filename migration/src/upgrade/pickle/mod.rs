@@ -3,8 +3,8 @@
 //! A pickle is a program for a stack machine that may name anything Python can import. This reader runs none of it:
 //! it knows the opcodes and types that an `EventActions` of plain data needs, and refuses all others by name.
 //!
-//! [`machine`] runs the opcodes, [`types`] knows what the types would do that they name, and [`json`] writes the outcome,
-//! with the help of [`text`].
+//! [`machine`] runs the opcodes, [`types`] knows what the types would do that they name, and [`json`] writes the
+//! outcome, with the help of [`text`].
 //!
 //! Values live in one arena and refer to each other by index. So a pickle's shared and cyclic references cost nothing
 //! to build and nothing to drop, and only the writer, which has a depth and a budget, ever follows them.

@@ -1,6 +1,7 @@
-//! The Python types that a pickle may name, and what they make of the arguments and states that Python pickles for them:
-//! what `__reduce_ex__` yields in `datetime`, `decimal`, `uuid`, `pathlib` and `collections`, and what pydantic's
-//! `BaseModel.__getstate__` yields for google-adk's and google-genai's models.
+//! The Python types that a pickle may name, and what they make of the arguments and states that Python pickles.
+//!
+//! These are what `__reduce_ex__` yields in the modules `datetime`, `decimal`, `uuid`, `pathlib` and `collections`, and
+//! what pydantic's `BaseModel.__getstate__` yields for the models of google-adk and google-genai.
 
 use super::{Id, MAX_TEXT, Node, PickleError, Result};
 use std::fmt::Write as _;
@@ -107,11 +108,14 @@ pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result
         (Kind::Date, [Node::Bytes(bytes)]) => date(bytes).map(Node::Text),
         (Kind::Time, [Node::Bytes(bytes), zone @ ..]) => with_zone(time(bytes), zone),
         (Kind::DateTime, [Node::Bytes(bytes), zone @ ..]) => with_zone(date_time(bytes), zone),
-        (Kind::TimeDelta, [Node::Int(days), Node::Int(seconds), Node::Int(micros)])
-            if days.abs() < 1_000_000_000 && (0..86_400).contains(seconds) && (0..1_000_000).contains(micros) =>
-        {
-            Some(Node::Delta([*days, *seconds, *micros]))
-        }
+        (
+            Kind::TimeDelta,
+            [
+                Node::Int(days @ -999_999_999..=999_999_999),
+                Node::Int(seconds @ 0..86_400),
+                Node::Int(micros @ 0..1_000_000),
+            ],
+        ) => Some(Node::Delta([*days, *seconds, *micros])),
         (
             Kind::TimeZone,
             [Node::Delta([days @ -1..=0, seconds, 0])] | [Node::Delta([days @ -1..=0, seconds, 0]), _],
