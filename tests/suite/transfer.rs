@@ -26,6 +26,7 @@ crate::database_cases! {
         a_file_of_lines_is_equal_there_and_back,
         a_file_that_was_cut_off_is_told,
         a_source_that_is_being_written_is_copied_as_of_one_moment,
+        a_target_that_is_being_written_keeps_what_both_sides_write,
         tables_that_do_not_fit_are_refused_before_anything_is_written,
         events_without_a_session_are_told,
         what_was_changed_in_the_target_is_told,
@@ -334,6 +335,44 @@ async fn a_source_that_is_being_written_is_copied_as_of_one_moment(fixture: &Fix
     writing.await??;
     copy_all(&fixture.admin, &there.pool).await?;
     expect_equal(&source, &copied).await
+}
+
+/// The target's writers create the rows of the same new apps, and set other keys in them, while they are copied.
+async fn a_target_that_is_being_written_keeps_what_both_sides_write(fixture: &Fixture) -> anyhow::Result<()> {
+    const APPS: u32 = 20;
+    const WRITERS: usize = 6;
+    async fn create(service: &DynSessionService, app: &str, writer: &str) -> anyhow::Result<()> {
+        let state = State::new().with(format!("app:{writer}"), 1);
+        service.create_session(CreateSession::new(UserKey::try_new(app, writer)?).with_state(state)).await?;
+        Ok(())
+    }
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = there.service().await?;
+    for round in 0..5 {
+        let apps: Vec<String> = (0..APPS).map(|app| format!("app-{round}-{app}")).collect();
+        for app in &apps {
+            create(&source, app, "source").await?;
+        }
+        let writing = (0..WRITERS).map(|writer| {
+            let (here, apps) = (here.clone(), apps.clone());
+            tokio::spawn(async move {
+                for app in &apps {
+                    create(&here, app, &format!("target-{writer}")).await?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        let writing: Vec<_> = writing.collect();
+        copy_all(&there.pool, &fixture.admin).await?;
+        for writer in writing {
+            writer.await??;
+        }
+        for app in &apps {
+            let state = here.get_app_state(&seabed::AppName::try_new(app)?).await?;
+            ensure!(state.len() == WRITERS + 1, "{app} has {} keys of {}", state.len(), WRITERS + 1);
+        }
+    }
+    Ok(())
 }
 
 async fn tables_that_do_not_fit_are_refused_before_anything_is_written(fixture: &Fixture) -> anyhow::Result<()> {

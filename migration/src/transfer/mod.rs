@@ -3,6 +3,7 @@
 mod compare;
 mod lines;
 mod record;
+mod refusal;
 mod states;
 mod store;
 mod tables;

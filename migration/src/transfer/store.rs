@@ -9,10 +9,10 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
 };
-use seabed_core::Json;
 use seabed_core::entity::{app_states, events, sessions, user_states};
 
 use super::record::{ContentHash, Record, Refused, SessionId};
+use super::refusal::refusal;
 use super::states::{APP_STATES, SESSIONS, StateRow, StateTable, USER_STATES, merged};
 use super::tables::Source;
 use super::{Progress, Summary};
@@ -96,7 +96,7 @@ impl<'a> Store<'a> {
             return;
         }
         let hash = ContentHash::of(&record);
-        if let Some(refused) = self.refusal(&record) {
+        if let Some(refused) = refusal(self.flavor, &record) {
             if matches!(record, Record::Session(_)) {
                 self.end_session();
             }
@@ -137,46 +137,6 @@ impl<'a> Store<'a> {
             Record::Refused(_) => {}
         }
         self.summary.content.toggle(hash);
-    }
-
-    /// What this database could not hold, though another did.
-    fn refusal(&self, record: &Record) -> Option<Refused> {
-        if self.flavor == Flavor::Sqlite {
-            return None;
-        }
-        let (names, json): (Vec<&str>, Option<&str>) = match record {
-            Record::AppState(row) => (vec![&row.app_name], Some(&row.state)),
-            Record::UserState(row) => (vec![&row.app_name, &row.user_id], Some(&row.state)),
-            Record::Session(row) => (vec![&row.app_name, &row.user_id, &row.id], Some(&row.state)),
-            Record::Event(row) => (vec![&row.id], row.event_data.as_deref()),
-            Record::Refused(_) => return None,
-        };
-        let invocation_id = match record {
-            Record::Event(row) => row.invocation_id.as_str(),
-            _ => "",
-        };
-        let table = match record {
-            Record::AppState(_) => "app_states",
-            Record::UserState(_) => "user_states",
-            Record::Session(_) => "session",
-            _ => "event",
-        };
-        let refused = |reason: String| Some(Refused { row: format!("{table} {names:?}"), reason });
-        if names.iter().any(|name| name.contains('\0') || name.chars().count() > 128) {
-            return refused("an id of more than 128 characters, or with a NUL".to_owned());
-        }
-        if invocation_id.contains('\0') || invocation_id.chars().count() > 256 {
-            return refused("an invocation id of more than 256 characters, or with a NUL".to_owned());
-        }
-        let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
-        match portable {
-            Err(error) if self.flavor == Flavor::Postgres => refused(format!(
-                "PostgreSQL's jsonb cannot hold it: {:?} error, column {}",
-                error.classify(),
-                error.column()
-            )),
-            _ => None,
-        }
     }
 
     fn end_session(&mut self) {
@@ -234,12 +194,13 @@ impl<'a> Store<'a> {
         };
         let transaction = self.connection.begin_with_options(options).await?;
         let mut written = Written::default();
+        // In the order in which services lock rows.
+        let rows: Vec<StateRow> = self.batch.parts.iter().map(Part::row).collect();
+        let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
         let rows: Vec<StateRow> = self.batch.app_states.iter().map(StateRow::from).collect();
         self.merge(&transaction, &APP_STATES, &rows, &mut written).await?;
         let rows: Vec<StateRow> = self.batch.user_states.iter().map(StateRow::from).collect();
         self.merge(&transaction, &USER_STATES, &rows, &mut written).await?;
-        let rows: Vec<StateRow> = self.batch.parts.iter().map(Part::row).collect();
-        let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
         let mut new_events = Vec::new();
         for part in &self.batch.parts {
             let known = if there.contains(&StateRow::from(&part.session).key) {

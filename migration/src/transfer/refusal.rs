@@ -1,0 +1,38 @@
+//! What one database could not hold, though another did.
+
+use seabed_core::Json;
+
+use super::record::{Record, Refused};
+use crate::schema::Flavor;
+
+/// How many characters ids and invocation ids may have, as in google-adk's tables.
+const ID_LENGTH: usize = 128;
+const INVOCATION_ID_LENGTH: usize = 256;
+
+/// Why a database would refuse a row. SQLite takes any text.
+pub(super) fn refusal(flavor: Flavor, record: &Record) -> Option<Refused> {
+    if flavor == Flavor::Sqlite {
+        return None;
+    }
+    let (table, ids, invocation_id, json): (&str, Vec<&str>, &str, Option<&str>) = match record {
+        Record::AppState(row) => ("app_states", vec![&row.app_name], "", Some(&row.state)),
+        Record::UserState(row) => ("user_states", vec![&row.app_name, &row.user_id], "", Some(&row.state)),
+        Record::Session(row) => ("session", vec![&row.app_name, &row.user_id, &row.id], "", Some(&row.state)),
+        Record::Event(row) => ("event", vec![&row.id], &row.invocation_id, row.event_data.as_deref()),
+        Record::Refused(_) => return None,
+    };
+    let refused = |reason: String| Some(Refused { row: format!("{table} {ids:?}"), reason });
+    let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
+    if !ids.iter().all(|id| fits(id, ID_LENGTH)) {
+        return refused(format!("an id of more than {ID_LENGTH} characters, or with a NUL"));
+    }
+    if !fits(invocation_id, INVOCATION_ID_LENGTH) {
+        return refused(format!("an invocation id of more than {INVOCATION_ID_LENGTH} characters, or with a NUL"));
+    }
+    if flavor != Flavor::Postgres {
+        return None;
+    }
+    let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
+    let error = portable.err()?;
+    refused(format!("PostgreSQL's jsonb cannot hold it: {:?} error, column {}", error.classify(), error.column()))
+}
