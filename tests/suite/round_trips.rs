@@ -137,7 +137,7 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
         })
         .await?;
     meter
-        .promise("append_event, exact", (1, 5), sessions.each_ref().map(exact), async |request| {
+        .promise("append_event, exact", (1, 4), sessions.each_ref().map(exact), async |request| {
             service.append_event(request).await?;
             Ok(())
         })

@@ -102,6 +102,17 @@ impl NewEvent {
         }
     }
 
+    /// The revision that is all there is to know about the session before it is stored: it changes none of its state, and the
+    /// time it has itself is the one that it is stored under.
+    pub(crate) fn sufficient_revision(&self) -> Option<Revision> {
+        match self.expected {
+            ExpectedRevision::Exact(expected) if self.delta.session.is_empty() && self.timestamp > expected.timestamp() => {
+                Some(expected)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the event that is stored under this id is this very event.
     pub(crate) fn check_replay(&self, stored: &Json) -> Result<()> {
         if *stored == self.event_data {

@@ -65,6 +65,9 @@ impl Dialect for Sqlite {
     /// Longer than a statement waits for writers of other processes.
     const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 
+    /// Statements run on a thread of the driver's. And a database in memory ends with its only connection.
+    const DROPS_STATEMENTS_SAFELY: bool = true;
+
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
     }

@@ -1,20 +1,21 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, LockBehavior, LockType, Query};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityName, QueryResult, Value};
+use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, IntoIden, LockBehavior, LockType, Query, SelectStatement};
+use sea_orm::{EntityName, QueryResult, Value};
 
 use super::Dialect;
+use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
-use super::prepared::{Prepared, insert_is_new, slot};
+use super::prepared::{Prepared, is_new, slot};
 use super::rows::{EventName, RowOf};
 use super::service::Inner;
 use super::shared_state::{Deltas, Touch, json_value};
 use crate::entity::{events, sessions};
 use crate::prepare::NewEvent;
 use crate::revision::stored_timestamp;
-use crate::{Appended, BackendError, BackendErrorKind, Error, Result, Revision};
+use crate::{Appended, BackendError, BackendErrorKind, Error, Result, Revision, Timestamp};
 
 const OPERATION: &str = "append_event";
 
@@ -27,6 +28,10 @@ pub(in crate::sql) struct Statements<D> {
     lock_event: Prepared<D>,
     /// Stores the event, unless its id is taken.
     insert_event: Prepared<D>,
+    /// The same, in a session that is at a revision and was not created at a time, and locks that session.
+    insert_at_revision: Prepared<D>,
+    /// The same, in a session that nobody else has locked.
+    insert_at_free_revision: Prepared<D>,
     /// Reads the session's clock and the event that is stored under an id, and locks nothing.
     explain: Prepared<D>,
     /// Moves the session's clock on.
@@ -72,21 +77,17 @@ impl<D: Dialect> Statements<D> {
             .and_where(Expr::col((sessions::Entity, Session::UserId)).eq(slot()))
             .and_where(Expr::col((sessions::Entity, Session::Id)).eq(slot()))
             .take();
-        let mut insert_event = Query::insert()
-            .into_table(events::Entity)
-            .columns([
-                Event::AppName,
-                Event::UserId,
-                Event::SessionId,
-                Event::Id,
-                Event::InvocationId,
-                Event::Timestamp,
-                Event::EventData,
-            ])
-            .values_panic([slot(), slot(), slot(), slot(), slot(), slot(), D::write_json(slot())])
+        let new_event = || [slot(), slot(), slot(), slot(), slot(), slot(), D::write_json(slot())];
+        let at_revision = Query::select()
+            .exprs(new_event())
+            .from(sessions::Entity)
+            .and_where(session_key_condition())
+            .and_where(Expr::col(Session::UpdateTime).eq(slot()))
+            .and_where(Expr::col(Session::CreateTime).ne(slot()))
+            .lock_exclusive()
             .take();
-        let event_key = [Event::Id, Event::AppName, Event::UserId, Event::SessionId];
-        D::insert_if_absent(&mut insert_event, event_key.map(IntoIden::into_iden).into());
+        let at_free_revision =
+            at_revision.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();
         let write_time = Query::update()
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
@@ -103,11 +104,38 @@ impl<D: Dialect> Statements<D> {
             lock_free_session: Prepared::new(&lock_free_session),
             lock_event: Prepared::new(&lock_event),
             explain: Prepared::new(&explain),
-            insert_event: Prepared::new(&insert_event),
+            insert_event: Prepared::new(insert_event::<D>().values_panic(new_event())),
+            insert_at_revision: Prepared::new(&insert_selected::<D>(at_revision)),
+            insert_at_free_revision: Prepared::new(&insert_selected::<D>(at_free_revision)),
             write_time: Prepared::new(&write_time),
             write_state: Prepared::new(&write_state),
         }
     }
+}
+
+/// An insert of an event, without what it takes the event from, unless the event's id is taken.
+fn insert_event<D: Dialect>() -> InsertStatement {
+    use events::Column as Event;
+    let key = [Event::Id, Event::AppName, Event::UserId, Event::SessionId];
+    let mut insert = Query::insert()
+        .into_table(events::Entity)
+        .columns([
+            Event::AppName,
+            Event::UserId,
+            Event::SessionId,
+            Event::Id,
+            Event::InvocationId,
+            Event::Timestamp,
+            Event::EventData,
+        ])
+        .take();
+    D::insert_if_absent(&mut insert, key.map(IntoIden::into_iden).into());
+    insert
+}
+
+/// The same, taken from a select.
+fn insert_selected<D: Dialect>(select: SelectStatement) -> InsertStatement {
+    insert_event::<D>().select_from(select).expect("an expression for each column").take()
 }
 
 fn same(event: events::Column, session: sessions::Column) -> Expr {
@@ -136,7 +164,7 @@ pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Res
 /// Appends an event in a transaction of the caller's.
 pub(super) async fn append_event<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &mut impl InTransaction,
     new: &NewEvent,
 ) -> Result<Appended> {
     let appended = store_event(inner, transaction, new, Wait::Yes).await?.ok_or_else(|| Error::not_found(&new.key))?;
@@ -155,18 +183,28 @@ pub(super) async fn append_event<D: Dialect>(
 /// transaction either. `None` if the session is not there, or would have to be waited for.
 pub(super) async fn store_event<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &mut impl InTransaction,
     new: &NewEvent,
     wait: Wait,
 ) -> Result<Option<Appended>> {
     let statements = &inner.append;
     let failed = |error| statement_error::<D>(OPERATION, error);
     let key = &new.key;
+    if inner.fast
+        && let Some(expected) = new.sufficient_revision()
+    {
+        if store_at_revision(statements, transaction, new, expected, wait).await? {
+            return Ok(Some(Appended::Stored(Revision::new(new.timestamp))));
+        }
+        if wait == Wait::No && D::GROUPS > 1 {
+            return Ok(None);
+        }
+    }
     let lock = match wait {
         Wait::Yes => &statements.lock_session,
         Wait::No => &statements.lock_free_session,
     };
-    let locked = transaction.query_one_raw(lock.bind(session_key_values(key))).await;
+    let locked = transaction.query_one(lock.bind(session_key_values(key))).await;
     let Some(row) = locked.map_err(failed)? else { return Ok(None) };
     let session = RowOf::new(sessions::Entity.table_name(), key);
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
@@ -183,13 +221,8 @@ pub(super) async fn store_event<D: Dialect>(
         merged.merge(new.delta.session.clone());
         state = Some(json_value(&merged)?);
     }
-    let event = session_key_values(key).chain([
-        Value::from(new.id.as_str()),
-        new.invocation_id.as_str().into(),
-        D::timestamp(timestamp),
-        new.event_data.as_str().into(),
-    ]);
-    if !insert_is_new(transaction, statements.insert_event.bind(event)).await.map_err(failed)? {
+    let inserted = transaction.execute(statements.insert_event.bind(event_values::<D>(new, timestamp))).await;
+    if !is_new(inserted).map_err(failed)? {
         let replayed = replayed(statements, transaction, new).await?.ok_or_else(|| {
             let message = format!("event {:?} disappeared during {OPERATION}", new.id);
             BackendError::new(BackendErrorKind::Contention, message)
@@ -198,8 +231,43 @@ pub(super) async fn store_event<D: Dialect>(
     }
     let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
     let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
-    transaction.execute_raw(write.bind(values)).await.map_err(failed)?;
+    transaction.execute(write.bind(values)).await.map_err(failed)?;
     Ok(Some(Appended::Stored(Revision::new(timestamp))))
+}
+
+/// Stores an event that needs no look at its session first, one round trip fewer; false, and nothing is written, if the session
+/// is at another revision, absent or not to be waited for, or if the event's id is taken.
+async fn store_at_revision<D: Dialect>(
+    statements: &Statements<D>,
+    transaction: &mut impl InTransaction,
+    new: &NewEvent,
+    expected: Revision,
+    wait: Wait,
+) -> Result<bool> {
+    let failed = |error| statement_error::<D>(OPERATION, error);
+    let insert_at_revision = match wait {
+        Wait::Yes => &statements.insert_at_revision,
+        Wait::No => &statements.insert_at_free_revision,
+    };
+    let timestamp = D::timestamp(new.timestamp);
+    let condition = [D::timestamp(expected.timestamp()), timestamp.clone()];
+    let values = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
+    let is_stored = is_new(transaction.execute(insert_at_revision.bind(values)).await).map_err(failed)?;
+    if is_stored {
+        let values = [timestamp].into_iter().chain(session_key_values(&new.key));
+        transaction.execute(statements.write_time.bind(values)).await.map_err(failed)?;
+    }
+    Ok(is_stored)
+}
+
+/// The columns of an event's row, as an insert names them.
+fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterator<Item = Value> {
+    session_key_values(&new.key).chain([
+        Value::from(new.id.as_str()),
+        new.invocation_id.as_str().into(),
+        D::timestamp(timestamp),
+        new.event_data.as_str().into(),
+    ])
 }
 
 /// Whether to wait for a session that somebody else has locked.
@@ -212,11 +280,11 @@ pub(super) enum Wait {
 /// The outcome for an event whose id is taken: it was stored before, or another was.
 async fn replayed<D: Dialect>(
     statements: &Statements<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &mut impl InTransaction,
     new: &NewEvent,
 ) -> Result<Option<Appended>> {
     let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
-    let row = transaction.query_one_raw(statements.lock_event.bind(values)).await;
+    let row = transaction.query_one(statements.lock_event.bind(values)).await;
     match row.map_err(|error| statement_error::<D>(OPERATION, error))? {
         Some(row) => check_replay(new, &row).map(Some),
         None => Ok(None),

@@ -1,17 +1,22 @@
-//! Connections that are used again without a way through the pool.
+//! Connections that are used again without a way through the pool, and transactions on them.
 //!
 //! The pool tests each connection that comes back, which costs the server a round trip, and hands out the one that was idle
-//! for longest, whose caches are the coldest. So a connection that has served a single statement well is kept for a
-//! moment, and the next statement takes the one that was used last.
+//! for longest, whose caches are the coldest. So a connection that has served well is kept for a moment, and the next
+//! statement or transaction takes the one that was used last.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement};
-use tokio::sync::Semaphore;
+use sea_orm::{
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, SqliteTransactionMode,
+    Statement,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Dialect;
+use super::failure::is_refused;
 use super::patience::Patience;
 
 /// How long an idle connection is kept: a caller who makes one call after the other is sooner.
@@ -22,11 +27,20 @@ const KEEP_IN_ALL: Duration = Duration::from_millis(20);
 /// A connection of the driver's own, out of a pool, to which it goes back when it is dropped.
 #[async_trait]
 pub trait DriverConnection: Send {
-    /// Runs a statement, and hands on its rows as they come.
+    /// Runs a statement, hands on its rows as they come, and returns how many rows it changed.
     ///
     /// # Errors
     /// The driver's own.
-    async fn query(&mut self, statement: Statement, each: &mut (dyn FnMut(QueryResult) + Send)) -> Result<(), DbErr>;
+    async fn run(&mut self, statement: Statement, each: &mut (dyn FnMut(QueryResult) + Send)) -> Result<u64, DbErr>;
+
+    /// Runs a command that has no parameters and no rows, such as BEGIN.
+    ///
+    /// # Errors
+    /// The driver's own.
+    async fn command(&mut self, command: &'static str) -> Result<(), DbErr>;
+
+    /// Has the connection closed when it is dropped, and not go back.
+    fn close_on_drop(&mut self);
 }
 
 /// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of
@@ -37,50 +51,43 @@ macro_rules! take_driver_connection {
     ($driver:ty, $pool:expr) => {{
         use sea_orm::sqlx;
 
-        struct Connection {
-            pooled: sqlx::pool::PoolConnection<$driver>,
-            /// Whether a statement was sent whose answer has not been read to its end.
-            is_busy: bool,
-        }
+        struct Connection(sqlx::pool::PoolConnection<$driver>);
 
-        impl Drop for Connection {
-            fn drop(&mut self) {
-                // The driver may have lost count of the answers, and the pool's test waits for one as long as it takes.
-                if self.is_busy {
-                    self.pooled.close_on_drop();
-                }
-            }
+        fn failed(error: sqlx::Error) -> sea_orm::DbErr {
+            sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))
         }
 
         #[async_trait::async_trait]
         impl $crate::sql::DriverConnection for Connection {
-            async fn query(
+            async fn run(
                 &mut self,
                 statement: sea_orm::Statement,
                 each: &mut (dyn FnMut(sea_orm::QueryResult) + Send),
-            ) -> Result<(), sea_orm::DbErr> {
+            ) -> Result<u64, sea_orm::DbErr> {
                 let values = statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()));
                 let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), sea_query_sqlx::SqlxValues(values));
-                self.is_busy = true;
-                let mut rows = query.fetch(&mut *self.pooled);
-                loop {
-                    match futures_util::TryStreamExt::try_next(&mut rows).await {
-                        Ok(Some(row)) => each(sea_orm::QueryResult::from(row)),
-                        Ok(None) => break,
-                        Err(error) => {
-                            let error = std::sync::Arc::new(error);
-                            return Err(sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(error)));
-                        }
+                let mut answers = sqlx::Executor::fetch_many(&mut *self.0, query);
+                let mut changed = 0;
+                while let Some(answer) = futures_util::TryStreamExt::try_next(&mut answers).await.map_err(failed)? {
+                    match answer {
+                        sqlx::Either::Left(done) => changed += done.rows_affected(),
+                        sqlx::Either::Right(row) => each(sea_orm::QueryResult::from(row)),
                     }
                 }
-                drop(rows);
-                self.is_busy = false;
-                Ok(())
+                Ok(changed)
+            }
+
+            async fn command(&mut self, command: &'static str) -> Result<(), sea_orm::DbErr> {
+                sqlx::raw_sql(command).execute(&mut *self.0).await.map(drop).map_err(failed)
+            }
+
+            fn close_on_drop(&mut self) {
+                self.0.close_on_drop();
             }
         }
 
         match $pool.acquire().await {
-            Ok(pooled) => Ok(Box::new(Connection { pooled, is_busy: false }) as Box<dyn $crate::sql::DriverConnection>),
+            Ok(pooled) => Ok(Box::new(Connection(pooled)) as Box<dyn $crate::sql::DriverConnection>),
             Err(sqlx::Error::PoolTimedOut) => Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)),
             Err(sqlx::Error::PoolClosed) => {
                 Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
@@ -92,7 +99,7 @@ macro_rules! take_driver_connection {
 
 /// Opens a pool of the driver's whose connections are set up by the statement `$settings`: the body of
 /// [`Dialect::open_pool`](crate::sql::Dialect::open_pool) for servers. The driver's own tests of a connection wait for as long
-/// as the operating system does.
+/// as the operating system does, so each is preceded by one that does not.
 #[macro_export]
 macro_rules! open_driver_pool {
     ($driver:ty, $options:expr, $settings:expr) => {{
@@ -107,28 +114,47 @@ macro_rules! open_driver_pool {
             let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
             Box::pin(async move { if test { $crate::sql::answers(connection.ping()).await } else { Ok(true) } })
         });
-        let pool = pool.after_release(|_, _| Box::pin(async { Ok(!$crate::sql::is_suspicious()) }));
+        let pool = pool.after_release(|connection, _| Box::pin($crate::sql::answers(connection.ping())));
         pool.connect_lazy_with(options.driver).into()
     }};
 }
 
-/// The connections of one service that are kept.
-pub(super) struct Connections {
+/// The connections of one service.
+pub(super) struct Connections<D> {
+    pool: DatabaseConnection,
     kept: Arc<Mutex<Vec<Kept>>>,
     /// As many places as the pool has connections, so that one that comes free here is waited for here.
     places: Semaphore,
     /// How long a place is waited for: as long as for a connection of the pool's.
-    patience: Duration,
+    acquire_timeout: Duration,
     /// The only connection of a pool is not kept: whoever else uses the pool would wait for it.
     keeps: bool,
     /// How long a statement may take.
     statement: Patience,
+    dialect: PhantomData<fn() -> D>,
 }
 
+/// A connection on its way from use to use. It goes back to the pool only when the server has answered all that it was asked:
+/// the driver loses count of the answers when it is dropped midway, and the pool takes an open transaction for none.
 struct Kept {
     connection: Box<dyn DriverConnection>,
+    is_settled: bool,
     taken: Instant,
     idle_since: Instant,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// A connection in use, and its place.
+struct Lease<'a> {
+    kept: Kept,
+    _place: SemaphorePermit<'a>,
 }
 
 /// No change can panic halfway, so a poisoned list is whole.
@@ -136,48 +162,137 @@ fn lock(kept: &Mutex<Vec<Kept>>) -> MutexGuard<'_, Vec<Kept>> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Connections {
-    pub(super) fn new<D: Dialect>(pool: &DatabaseConnection, statement: Patience) -> Self {
-        let limits = D::pool_limits(pool);
+impl<D: Dialect> Connections<D> {
+    pub(super) fn new(pool: DatabaseConnection, statement: Patience) -> Self {
+        let limits = D::pool_limits(&pool);
         let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let patience = limits.acquire_timeout;
-        Self { kept: Arc::default(), places: Semaphore::new(most), patience, keeps: most > 1, statement }
+        Self {
+            pool,
+            kept: Arc::default(),
+            places: Semaphore::new(most),
+            acquire_timeout: limits.acquire_timeout,
+            keeps: most > 1,
+            statement,
+            dialect: PhantomData,
+        }
     }
 
-    /// Runs a single statement, and hands on its rows as they come.
+    /// Runs a single statement, hands on its rows as they come, and returns how many rows it changed.
     ///
-    /// When the future is dropped, or fails, the connection is closed.
-    pub(super) async fn query<D: Dialect>(
+    /// When the future is dropped, the connection is closed, unless the driver can do without.
+    pub(super) async fn run(
         &self,
-        pool: &DatabaseConnection,
         statement: Statement,
         each: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<(), DbErr> {
-        let place = tokio::time::timeout(self.patience, self.places.acquire()).await;
-        let _place = place.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
-        // The one that was used last is the last.
-        let kept = lock(&self.kept).pop();
-        let mut kept = if let Some(kept) = kept {
-            kept
-        } else {
-            let connection = D::take_connection(pool).await?;
-            let now = Instant::now();
-            Kept { connection, taken: now, idle_since: now }
-        };
-        self.statement.wait(kept.connection.query(statement, each)).await.flatten()?;
-        if self.keeps && kept.taken.elapsed() < KEEP_IN_ALL {
-            self.keep(kept);
-        }
-        Ok(())
+    ) -> Result<u64, DbErr> {
+        let mut lease = self.lease().await?;
+        lease.kept.is_settled = D::DROPS_STATEMENTS_SAFELY;
+        let ran = self.statement.wait(lease.kept.connection.run(statement, each)).await.flatten();
+        lease.kept.is_settled |= ran.as_ref().err().is_none_or(is_refused::<D>);
+        self.keep(lease);
+        ran
     }
 
-    fn keep(&self, mut kept: Kept) {
+    /// Begins a transaction.
+    ///
+    /// When the future is dropped, the connection is closed.
+    pub(super) async fn begin(&self) -> Result<Transaction<'_, D>, DbErr> {
+        let begin = match D::transaction_options().sqlite_transaction_mode {
+            Some(SqliteTransactionMode::Immediate) => "BEGIN IMMEDIATE",
+            _ => "BEGIN",
+        };
+        let mut lease = self.lease().await?;
+        lease.kept.is_settled = false;
+        if let Err(error) = self.statement.wait(lease.kept.connection.command(begin)).await.flatten() {
+            lease.kept.is_settled = is_refused::<D>(&error);
+            self.keep(lease);
+            return Err(error);
+        }
+        Ok(Transaction { lease, connections: self })
+    }
+
+    async fn lease(&self) -> Result<Lease<'_>, DbErr> {
+        let place = tokio::time::timeout(self.acquire_timeout, self.places.acquire()).await;
+        let place = place.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))?;
+        let place = place.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))?;
+        // The one that was used last is the last.
+        let kept = lock(&self.kept).pop();
+        let kept = if let Some(kept) = kept {
+            kept
+        } else {
+            let connection = D::take_connection(&self.pool).await?;
+            let now = Instant::now();
+            Kept { connection, is_settled: true, taken: now, idle_since: now }
+        };
+        Ok(Lease { kept, _place: place })
+    }
+
+    fn keep(&self, lease: Lease<'_>) {
+        let Lease { mut kept, _place } = lease;
+        if !(self.keeps && kept.is_settled && kept.taken.elapsed() < KEEP_IN_ALL) {
+            return;
+        }
         kept.idle_since = Instant::now();
         let mut all = lock(&self.kept);
         all.push(kept);
         if all.len() == 1 {
             tokio::spawn(give_back(self.kept.clone()));
         }
+    }
+}
+
+/// Runs statements one after the other in one transaction: ours, or one of the caller's.
+pub(super) trait InTransaction: Send {
+    /// How many rows a statement changed.
+    fn execute(&mut self, statement: Statement) -> impl Future<Output = Result<u64, DbErr>> + Send;
+
+    /// The first row of a statement, if it has one.
+    fn query_one(&mut self, statement: Statement) -> impl Future<Output = Result<Option<QueryResult>, DbErr>> + Send;
+}
+
+/// A transaction of ours. When it is dropped before its end, its connection is closed, which rolls it back.
+pub(super) struct Transaction<'a, D> {
+    lease: Lease<'a>,
+    connections: &'a Connections<D>,
+}
+
+impl<D: Dialect> Transaction<'_, D> {
+    pub(super) async fn commit(self) -> Result<(), DbErr> {
+        self.end("COMMIT").await
+    }
+
+    pub(super) async fn rollback(self) -> Result<(), DbErr> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(self, command: &'static str) -> Result<(), DbErr> {
+        let Self { mut lease, connections } = self;
+        lease.kept.connection.command(command).await?;
+        lease.kept.is_settled = true;
+        connections.keep(lease);
+        Ok(())
+    }
+}
+
+impl<D: Dialect> InTransaction for Transaction<'_, D> {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, DbErr> {
+        self.lease.kept.connection.run(statement, &mut |_| {}).await
+    }
+
+    async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let mut first = None;
+        self.lease.kept.connection.run(statement, &mut |row| _ = first.get_or_insert(row)).await?;
+        Ok(first)
+    }
+}
+
+impl InTransaction for &DatabaseTransaction {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, DbErr> {
+        self.execute_raw(statement).await.map(|executed| executed.rows_affected())
+    }
+
+    async fn query_one(&mut self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.query_one_raw(statement).await
     }
 }
 

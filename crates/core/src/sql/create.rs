@@ -1,10 +1,11 @@
 //! `create_session`: the session row decides who wins, then the rows it shares with others are made or merged into.
 
 use sea_orm::sea_query::{IntoIden, Query};
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{Statement, Value};
 
+use super::connections::InTransaction;
 use super::failure::{autocommit_error, statement_error};
-use super::prepared::{Prepared, insert_is_new, slot};
+use super::prepared::{Prepared, is_new, slot};
 use super::service::Inner;
 use super::shared_state::{existing, json_value};
 use super::{Dialect, get};
@@ -43,10 +44,10 @@ impl<D: Dialect> Statements<D> {
 /// user's rows are the caller's business.
 pub(super) async fn insert_session<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &impl ConnectionTrait,
+    transaction: &mut impl InTransaction,
     new: &NewSession,
 ) -> Result<()> {
-    match insert_is_new(transaction, insert_statement(inner, new)?).await {
+    match is_new(transaction.execute(insert_statement(inner, new)?).await) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::already_exists(&new.key)),
         Err(error) => Err(statement_error::<D>(OPERATION, error)),
@@ -62,7 +63,7 @@ pub(super) async fn create_beside_existing<D: Dialect>(inner: &Inner<D>, new: &N
     let Some((app, user)) = existing(inner, &new.key, OPERATION).await? else {
         return Ok(None);
     };
-    match inner.patience.wait(insert_is_new(&inner.connection, insert_statement(inner, new)?)).await.flatten() {
+    match is_new(inner.execute(insert_statement(inner, new)?).await) {
         Ok(true) => Ok(Some(new.to_session(app, user))),
         Ok(false) => Err(Error::already_exists(&new.key)),
         Err(error) => Err(autocommit_error::<D>(OPERATION, error)),

@@ -1,9 +1,9 @@
 //! `delete_session`: the session row and its events.
 
 use sea_orm::sea_query::Query;
-use sea_orm::{ConnectionTrait, DatabaseTransaction};
 
 use super::Dialect;
+use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
 use super::prepared::Prepared;
@@ -31,11 +31,11 @@ impl<D: Dialect> Statements<D> {
 /// behind would turn up in the next session of that id.
 pub(super) async fn delete_session<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &mut impl InTransaction,
     key: &SessionKey,
 ) -> Result<()> {
     for delete in [&inner.delete.delete_session, &inner.delete.delete_events] {
-        let deleted = transaction.execute_raw(delete.bind(session_key_values(key))).await;
+        let deleted = transaction.execute(delete.bind(session_key_values(key))).await;
         deleted.map_err(|error| statement_error::<D>(OPERATION, error))?;
     }
     Ok(())

@@ -64,6 +64,9 @@ pub trait Dialect: Send + Sync + 'static {
     /// How long a statement, or the statements of one transaction, may take by default.
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+    /// Whether the driver keeps a connection in order when a statement on it is dropped midway. One that does not is closed then.
+    const DROPS_STATEMENTS_SAFELY: bool = false;
+
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 
@@ -93,7 +96,7 @@ pub trait Dialect: Send + Sync + 'static {
         timestamp.to_naive_utc().into()
     }
 
-    /// How a write transaction begins.
+    /// How a write transaction begins, one of the caller's too.
     fn transaction_options() -> TransactionOptions {
         TransactionOptions::default()
     }

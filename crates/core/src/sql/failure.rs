@@ -46,14 +46,16 @@ pub(super) fn commit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     }
 }
 
+/// Whether an error is the server's answer that it did not carry out a statement.
+pub(super) fn is_refused<D: Dialect>(error: &DbErr) -> bool {
+    matches!(error, DbErr::Exec(error) | DbErr::Query(error) if D::is_refusal(error))
+}
+
 /// The error of a statement of `operation` that commits by itself: unless the server refused it, nobody knows. One that
 /// never got a connection stored nothing.
 pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
-    let is_known = match &error {
-        DbErr::Exec(error) | DbErr::Query(error) => D::is_refusal(error),
-        _ => true,
-    };
-    if is_known { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }
+    let may_have_run = matches!(error, DbErr::Exec(_) | DbErr::Query(_)) && !is_refused::<D>(&error);
+    if !may_have_run { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }
 }
 
 #[cfg(test)]

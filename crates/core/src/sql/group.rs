@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sea_orm::{DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::DbErr;
 use tokio::sync::oneshot;
 
 use super::append::Wait;
+use super::connections::InTransaction;
 use super::failure::{commit_error, statement_error};
 use super::patience::Patience;
 use super::queue::Claimed;
@@ -143,8 +144,6 @@ async fn alone<D: Dialect>(inner: &Inner<D>, mut claimed: Claimed, mut tries: Tr
 /// One try. What an earlier one may have committed is found by it: an append meets its event, a create its session. A delete
 /// is not repeated, for what is there may have been created since.
 async fn once<D: Dialect>(inner: &Inner<D>, claimed: &mut Claimed) -> Result<()> {
-    // An earlier try may have got that far before it failed.
-    claimed.write.forget_outcome();
     if let Write::Delete(call) = &mut claimed.write
         && call.doubt.is_some()
     {
@@ -181,16 +180,11 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
         return Ok(());
     }
     let failed = |error| statement_error::<D>(operation, error);
-    // In a task of its own, so that nothing drops it midway.
-    let connection = inner.connection.clone();
-    let begun = tokio::spawn(async move { connection.begin_with_options(D::transaction_options()).await });
-    let begun = inner.patience.wait(begun).await.map_err(failed)?;
-    let begun = begun.unwrap_or_else(|panic| Err(DbErr::Custom(format!("the transaction did not begin: {panic}"))));
-    let transaction = begun.map_err(failed)?;
-    let written = inner.patience.wait(write_all(inner, &transaction, group, operation, wait)).await;
+    let mut transaction = inner.connections.begin().await.map_err(failed)?;
+    let written = inner.patience.wait(write_all(inner, &mut transaction, group, operation, wait)).await;
     let outcome = written.map_err(failed).flatten();
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
-        // What went wrong is what the callers want to know; a connection that cannot roll back is closed by the pool.
+        // What went wrong is what the callers want to know; a connection that cannot roll back is closed.
         let _: Result<Result<(), DbErr>, DbErr> = Patience::short().wait(transaction.rollback()).await;
         return outcome;
     }
@@ -201,7 +195,7 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
 /// The rows of each write alone first, then app state, then user state, so that no lock is waited for out of order.
 async fn write_all<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &DatabaseTransaction,
+    transaction: &mut impl InTransaction,
     group: &mut [Claimed],
     operation: &str,
     wait: Wait,

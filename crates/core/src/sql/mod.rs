@@ -32,5 +32,5 @@ pub use connect::ConnectOptions;
 pub use connections::DriverConnection;
 pub use dialect::{Dialect, PoolLimits, SingleStatements};
 pub use failure::is_broken_connection;
-pub use patience::{answers, is_suspicious};
+pub use patience::answers;
 pub use service::SqlSessionService;

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use sea_orm::sea_query::Expr;
-use sea_orm::{ConnectionTrait, DbErr, SqlErr, Statement, StatementBuilder, Value};
+use sea_orm::{DbErr, SqlErr, Statement, StatementBuilder, Value};
 
 use super::Dialect;
 
@@ -28,10 +28,11 @@ pub(super) fn slot() -> Expr {
     Expr::value("")
 }
 
-/// Runs an insert made by [`Dialect::insert_if_absent`]; false when the row was there already.
-pub(super) async fn insert_is_new(connection: &impl ConnectionTrait, insert: Statement) -> Result<bool, DbErr> {
-    match connection.execute_raw(insert).await {
-        Ok(inserted) => Ok(inserted.rows_affected() > 0),
+/// What an insert made by [`Dialect::insert_if_absent`] came to, told by how many rows it changed; false when the row was there
+/// already.
+pub(super) fn is_new(inserted: Result<u64, DbErr>) -> Result<bool, DbErr> {
+    match inserted {
+        Ok(changed) => Ok(changed > 0),
         Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => Ok(false),
         Err(error) => Err(error),
     }

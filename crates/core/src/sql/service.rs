@@ -43,7 +43,7 @@ pub struct SqlSessionService<D> {
 /// What the operations work with.
 pub(super) struct Inner<D> {
     pub(super) connection: DatabaseConnection,
-    connections: Connections,
+    pub(super) connections: Connections<D>,
     /// How long a statement, or the statements of one transaction, may take.
     pub(super) patience: Patience,
     /// Whether operations may take a shorter way than the portable algorithm.
@@ -75,7 +75,7 @@ impl<D: Dialect> Inner<D> {
             claims: fast,
         };
         Self {
-            connections: Connections::new::<D>(&connection, patience),
+            connections: Connections::new(connection.clone(), patience),
             connection,
             patience,
             fast,
@@ -95,7 +95,12 @@ impl<D: Dialect> Inner<D> {
         statement: Statement,
         mut each: impl FnMut(QueryResult) + Send,
     ) -> Result<(), DbErr> {
-        self.connections.query::<D>(&self.connection, statement, &mut each).await
+        self.connections.run(statement, &mut each).await.map(drop)
+    }
+
+    /// Runs a single statement that has no rows, and returns how many it changed.
+    pub(super) async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
+        self.connections.run(statement, &mut |_| {}).await
     }
 
     /// Runs a single statement and reads all its rows.
@@ -222,7 +227,7 @@ impl<D: Dialect> SqlSessionService<D> {
     /// and may then wait for ever for one.
     pub async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
         match NewEvent::try_prepare(request, &*self.clock)? {
-            Some(event) => append::append_event(&self.inner, transaction, &event).await,
+            Some(event) => append::append_event(&self.inner, &mut { transaction }, &event).await,
             None => Ok(Appended::Partial),
         }
     }

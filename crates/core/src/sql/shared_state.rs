@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Query, SelectStatement, UnionType};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, EntityTrait, Value};
+use sea_orm::{EntityTrait, Value};
 
 use super::Dialect;
+use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::prepared::{Prepared, slot};
 use super::rows::RowOf;
@@ -109,12 +110,12 @@ impl<D: Dialect> Table<D> {
     /// The state of the row, if there is one.
     async fn state(
         &self,
-        connection: &DatabaseTransaction,
+        transaction: &mut impl InTransaction,
         select: &Prepared<D>,
         key: &Key<'_>,
         operation: &str,
     ) -> Result<Option<State>> {
-        let row = connection.query_one_raw(select.bind(key.values())).await;
+        let row = transaction.query_one(select.bind(key.values())).await;
         match row.map_err(|error| statement_error::<D>(operation, error))? {
             Some(row) => RowOf::new(self.name, key).state(&row, "state").map(Some),
             None => Ok(None),
@@ -129,7 +130,7 @@ impl<D: Dialect> Table<D> {
     /// was committed, whatever the isolation level.
     async fn merge(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &mut impl InTransaction,
         key: &Key<'_>,
         delta: &State,
         now: Timestamp,
@@ -140,7 +141,7 @@ impl<D: Dialect> Table<D> {
         let mut found = self.state(transaction, look, key, operation).await?;
         if found.is_none() {
             let values = key.values().chain([Value::from("{}"), D::timestamp(now)]);
-            transaction.execute_raw(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
+            transaction.execute(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
             found = self.state(transaction, &self.lock, key, operation).await?;
         }
         let Some(mut state) = found else {
@@ -151,7 +152,7 @@ impl<D: Dialect> Table<D> {
         if !delta.is_empty() {
             state.merge(delta.clone());
             let values = [json_value(&state)?, D::timestamp(now)];
-            transaction.execute_raw(self.write.bind(values.into_iter().chain(key.values()))).await.map_err(failed)?;
+            transaction.execute(self.write.bind(values.into_iter().chain(key.values()))).await.map_err(failed)?;
         }
         Ok(state)
     }
@@ -186,7 +187,7 @@ impl<'a> Deltas<'a> {
     pub(super) async fn merge<D: Dialect>(
         self,
         tables: &Statements<D>,
-        transaction: &DatabaseTransaction,
+        transaction: &mut impl InTransaction,
         operation: &str,
     ) -> Result<BTreeMap<Key<'a>, State>> {
         let mut states = BTreeMap::new();
