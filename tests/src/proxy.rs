@@ -22,7 +22,7 @@ pub struct Proxy {
     accepting: AbortHandle,
 }
 
-/// Where in a round trip a connection is cut.
+/// Where in a round trip a connection is cut, or goes silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// The server never sees the request.
@@ -31,11 +31,19 @@ pub enum Cut {
     BeforeReply,
     /// The client gets part of the answer.
     WithinReply,
+    /// The server never sees the request, nor what comes after it, and the connection stays.
+    RequestSwallowed,
+    /// The server has carried it out, the client gets no answer from then on, and the connection stays.
+    ReplySwallowed,
+    /// The server never sees a ping of the pool's, nor what comes after it, and the connection stays.
+    PingSwallowed,
 }
 
 impl Cut {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::BeforeRequest, Self::BeforeReply, Self::WithinReply];
+    /// Those that end the connection.
+    pub const ENDS: [Self; 3] = [Self::BeforeRequest, Self::BeforeReply, Self::WithinReply];
+    /// Those that do not.
+    pub const SILENCES: [Self; 2] = [Self::RequestSwallowed, Self::ReplySwallowed];
 }
 
 /// What all connections of a proxy share.
@@ -104,8 +112,8 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.line.traffic))
     }
 
-    /// Cuts the connections of requests, one after the other, each after so many that pass. Pings of the pool's do not count where
-    /// they can be told.
+    /// Cuts the connections of requests, one after the other, each after so many that pass. Where pings of the pool's can be told,
+    /// they count for [`Cut::PingSwallowed`] only.
     pub fn cut(&self, cuts: impl IntoIterator<Item = (usize, Cut)>) {
         *lock(&self.line.cuts) = cuts.into_iter().collect();
     }
@@ -141,8 +149,15 @@ async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Line>) {
     }
 }
 
-/// How much of what was read is handed on; less than all ends the connection.
-type Passes = usize;
+/// How much of what was read is handed on.
+enum Passes {
+    /// And the connection goes on.
+    All,
+    /// And the connection ends.
+    Only(usize),
+    /// And so with all that comes.
+    NoMore,
+}
 
 async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::Result<()> {
     let server = TcpStream::connect(server).await?;
@@ -154,11 +169,15 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
     let request = Mutex::new((Vec::new(), None));
     let requests = copy(line, from_client, to_server, |bytes| -> Passes {
         let (sent, cut) = &mut *lock(&request);
-        if sent.is_empty() && bytes != line.ping() {
-            *cut = line.next_cut();
+        if sent.is_empty() {
+            *cut = line.next_cut(bytes == line.ping());
         }
         sent.extend_from_slice(bytes);
-        if *cut == Some(Cut::BeforeRequest) { 0 } else { bytes.len() }
+        match cut {
+            Some(Cut::BeforeRequest) => Passes::Only(0),
+            Some(Cut::RequestSwallowed | Cut::PingSwallowed) => Passes::NoMore,
+            _ => Passes::All,
+        }
     });
     let answers = copy(line, from_server, to_client, |bytes| -> Passes {
         let (sent, cut) = std::mem::take(&mut *lock(&request));
@@ -166,9 +185,10 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
             lock(&line.traffic).count(line.family, &sent);
         }
         match cut {
-            Some(Cut::BeforeReply) => 0,
-            Some(Cut::WithinReply) => bytes.len() / 2,
-            Some(Cut::BeforeRequest) | None => bytes.len(),
+            Some(Cut::BeforeReply) => Passes::Only(0),
+            Some(Cut::WithinReply) => Passes::Only(bytes.len() / 2),
+            Some(Cut::ReplySwallowed) => Passes::NoMore,
+            Some(Cut::BeforeRequest | Cut::RequestSwallowed | Cut::PingSwallowed) | None => Passes::All,
         }
     });
     tokio::select! {
@@ -185,16 +205,20 @@ async fn copy(
 ) -> anyhow::Result<()> {
     let mut stalled = line.stalled.subscribe();
     let mut buffer = vec![0; 64 * 1024];
+    let mut is_silent = false;
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return Ok(());
         }
         stalled.wait_for(|stalled| !stalled).await?;
-        let passing = passes(&buffer[..length]);
-        to.write_all(&buffer[..passing]).await?;
-        if passing < length {
-            return Ok(());
+        if is_silent {
+            continue;
+        }
+        match passes(&buffer[..length]) {
+            Passes::All => to.write_all(&buffer[..length]).await?,
+            Passes::Only(length) => return Ok(to.write_all(&buffer[..length]).await?),
+            Passes::NoMore => is_silent = true,
         }
     }
 }
@@ -208,9 +232,12 @@ impl Line {
     }
 
     /// Whether the request that comes now is to be cut.
-    fn next_cut(&self) -> Option<Cut> {
+    fn next_cut(&self, is_ping: bool) -> Option<Cut> {
         let mut planned = lock(&self.cuts);
-        let (passed, _) = planned.front_mut()?;
+        let (passed, cut) = planned.front_mut()?;
+        if is_ping != (*cut == Cut::PingSwallowed) {
+            return None;
+        }
         if *passed == 0 {
             return planned.pop_front().map(|(_, cut)| cut);
         }

@@ -1,6 +1,7 @@
 //! Connections that are cut, servers that hang, locks and pools that others hold: what was asked for happens once, or not, and
 //! the caller is told within the time that was promised.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ crate::database_cases! {
         a_cut_create_is_stored_once_and_told,
         a_cut_delete_is_carried_out_or_in_doubt,
         a_cut_read_is_read_again,
+        a_connection_that_falls_silent_is_replaced,
         connections_that_the_server_ends_are_replaced,
         a_server_that_hangs_is_told_within_the_timeout,
         a_hung_server_does_not_use_up_the_pool,
@@ -88,12 +90,23 @@ async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionSer
     Ok((proxy, service, direct, key))
 }
 
-/// Cuts the first, second, … round trip of a call in each way, until a call needs no more of them; then two of them.
+/// Cuts the first, second, … round trip of a call in each way that ends a connection, until a call needs no more of them; then
+/// two of them.
 async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let twice = [(Cut::BeforeReply, 1..20)];
+    sweep_with(proxy, Cut::ENDS.map(|cut| (cut, 0..1)).into_iter().chain(twice), call).await
+}
+
+/// The same with other cuts, and the distances to a second one; 0 for none.
+async fn sweep_with(
+    proxy: &Proxy,
+    cuts: impl IntoIterator<Item = (Cut, Range<usize>)>,
+    call: impl AsyncFn(usize) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // The statements are prepared.
     call(0).await?;
     let mut number = 0;
-    for (cut, again) in Cut::ALL.map(|cut| (cut, 0..1)).into_iter().chain([(Cut::BeforeReply, 1..20)]) {
+    for (cut, again) in cuts {
         for passed in 0.. {
             ensure!(passed < 60, "a call takes sixty round trips");
             let mut left = 0;
@@ -112,7 +125,7 @@ async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -
             }
         }
     }
-    ensure!(number > 9, "only {number} calls");
+    ensure!(number > 6, "only {number} calls");
     Ok(())
 }
 
@@ -184,6 +197,46 @@ async fn a_cut_read_is_read_again(fixture: &Fixture) -> anyhow::Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Nothing comes through the only connection any more, at whatever point of a transaction or statement. The calls are told or
+/// carried out within the timeout, and the pool has room for the next.
+async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow::Result<()> {
+    let direct = fixture.migrated().await?;
+    let (proxy, url) = Proxy::start(family(fixture), &fixture.service_url).await?;
+    let timeout = Duration::from_millis(700);
+    let service =
+        connect(fixture, &url, |limits| Limits { connections: 1, statement: timeout, ..limits }).await?;
+    for deletes in [false, true] {
+        let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+        let silences = Cut::SILENCES.map(|cut| (cut, 0..1));
+        sweep_with(&proxy, silences, async |number| {
+            let id = format!("event-{number}");
+            let delta = State::new().with("k", number as u64).with("user:k", number as u64);
+            let request = append(&key, Event::new("user").with_id(id.clone()).with_state_delta(delta));
+            let called = if deletes {
+                service.delete_session(&direct.create_session(CreateSession::new(alice()?)).await?.key).await
+            } else {
+                service.append_event(request).await.map(drop)
+            };
+            ensure!(called.as_ref().err().is_none_or(Error::is_retryable), "{called:?}");
+            // It waits for the connection no longer than for any other.
+            let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+            let stored = session.events.iter().filter(|event| event.id == id).count();
+            let promised = if deletes { 0..=0 } else { usize::from(called.is_ok())..=1 };
+            ensure!(promised.contains(&stored), "{stored} events after {called:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    // In the pool's own test of a connection that comes back.
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    proxy.cut([(0, Cut::PingSwallowed)]);
+    for _ in 0..2 {
+        service.append_event(append(&key, Event::new("user"))).await?;
+    }
+    ensure!(proxy.take_back_cuts() == 0, "the pool tested no connection");
+    Ok(())
 }
 
 async fn connections_that_the_server_ends_are_replaced(fixture: &Fixture) -> anyhow::Result<()> {

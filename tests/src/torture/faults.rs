@@ -69,7 +69,7 @@ pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Resul
 }
 
 fn cut(proxy: &Proxy, random: &mut Rng) {
-    let cut = Cut::ALL[random.usize(..Cut::ALL.len())];
+    let cut = Cut::ENDS[random.usize(..Cut::ENDS.len())];
     proxy.cut([(random.usize(..20), cut)]);
 }
 

@@ -39,8 +39,9 @@ pub trait DriverConnection: Send {
     /// The driver's own.
     async fn command(&mut self, command: &'static str) -> Result<(), DbErr>;
 
-    /// Has the connection closed when it is dropped, and not go back.
-    fn close_on_drop(&mut self);
+    /// Ends the connection, and makes room for another in its pool; without a farewell, which one that does not answer would
+    /// hold up.
+    fn close(&mut self);
 }
 
 /// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of
@@ -51,7 +52,14 @@ macro_rules! take_driver_connection {
     ($driver:ty, $pool:expr) => {{
         use sea_orm::sqlx;
 
-        struct Connection(sqlx::pool::PoolConnection<$driver>);
+        /// `None` once it is closed.
+        struct Connection(Option<sqlx::pool::PoolConnection<$driver>>);
+
+        impl Connection {
+            fn open(&mut self) -> Result<&mut <$driver as sqlx::Database>::Connection, sea_orm::DbErr> {
+                self.0.as_deref_mut().ok_or(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
+            }
+        }
 
         fn failed(error: sqlx::Error) -> sea_orm::DbErr {
             sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))
@@ -66,7 +74,7 @@ macro_rules! take_driver_connection {
             ) -> Result<u64, sea_orm::DbErr> {
                 let values = statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()));
                 let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), sea_query_sqlx::SqlxValues(values));
-                let mut answers = sqlx::Executor::fetch_many(&mut *self.0, query);
+                let mut answers = sqlx::Executor::fetch_many(self.open()?, query);
                 let mut changed = 0;
                 while let Some(answer) = futures_util::TryStreamExt::try_next(&mut answers).await.map_err(failed)? {
                     match answer {
@@ -78,16 +86,16 @@ macro_rules! take_driver_connection {
             }
 
             async fn command(&mut self, command: &'static str) -> Result<(), sea_orm::DbErr> {
-                sqlx::raw_sql(command).execute(&mut *self.0).await.map(drop).map_err(failed)
+                sqlx::raw_sql(command).execute(self.open()?).await.map(drop).map_err(failed)
             }
 
-            fn close_on_drop(&mut self) {
-                self.0.close_on_drop();
+            fn close(&mut self) {
+                drop(self.0.take().map(sqlx::pool::PoolConnection::detach));
             }
         }
 
         match $pool.acquire().await {
-            Ok(pooled) => Ok(Box::new(Connection(pooled)) as Box<dyn $crate::sql::DriverConnection>),
+            Ok(pooled) => Ok(Box::new(Connection(Some(pooled))) as Box<dyn $crate::sql::DriverConnection>),
             Err(sqlx::Error::PoolTimedOut) => Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)),
             Err(sqlx::Error::PoolClosed) => {
                 Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
@@ -146,7 +154,7 @@ struct Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.connection.close_on_drop();
+            self.connection.close();
         }
     }
 }

@@ -184,8 +184,11 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
     let written = inner.patience.wait(write_all(inner, &mut transaction, group, operation, wait)).await;
     let outcome = written.map_err(failed).flatten();
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
-        // What went wrong is what the callers want to know; a connection that cannot roll back is closed.
-        let _: Result<Result<(), DbErr>, DbErr> = Patience::short().wait(transaction.rollback()).await;
+        // A connection that is not rolled back is closed, such as one that does not answer.
+        if outcome.as_ref().err().and_then(Error::backend_kind) != Some(BackendErrorKind::Unavailable) {
+            // What went wrong is what the callers want to know.
+            let _: Result<Result<(), DbErr>, DbErr> = Patience::short().wait(transaction.rollback()).await;
+        }
         return outcome;
     }
     let committed = inner.patience.wait(transaction.commit()).await;
