@@ -11,7 +11,7 @@ use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
 use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService,
+    GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService, SqliteOptions,
     SqliteSessionService, State, UserKey,
 };
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -24,6 +24,7 @@ crate::database_cases! {
         a_closed_service_has_carried_out_what_it_accepted,
         a_service_may_be_dropped_while_calls_run,
         a_healthy_service_says_so,
+        closing_does_not_wait_for_ever,
     ],
     Servers: [
         a_cut_append_is_stored_once_and_told,
@@ -35,12 +36,15 @@ crate::database_cases! {
         a_server_that_hangs_is_told_within_the_timeout,
         a_hung_server_does_not_use_up_the_pool,
         a_lock_that_others_hold_is_contention,
+        a_create_that_others_have_begun_is_contention,
         a_deadlock_with_others_is_survived,
         an_exhausted_pool_is_unavailable,
     ],
     Sqlite: [
         a_full_disk_stores_nothing_and_is_told,
         a_lock_of_another_process_is_waited_for,
+        a_database_that_stays_locked_is_contention,
+        a_database_in_memory_outlives_dropped_calls,
     ],
 }
 
@@ -205,12 +209,13 @@ async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow
     let direct = fixture.migrated().await?;
     let (proxy, url) = Proxy::start(family(fixture), &fixture.service_url).await?;
     let timeout = Duration::from_millis(700);
-    let service =
-        connect(fixture, &url, |limits| Limits { connections: 1, statement: timeout, ..limits }).await?;
+    let service = connect(fixture, &url, |limits| Limits { connections: 1, statement: timeout, ..limits }).await?;
     for deletes in [false, true] {
         let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
         let silences = Cut::SILENCES.map(|cut| (cut, 0..1));
         sweep_with(&proxy, silences, async |number| {
+            // Over TLS, so that MySQL 9 knows the account when it comes without; it forgets it when others' accounts change.
+            fixture.service().await?;
             let id = format!("event-{number}");
             let delta = State::new().with("k", number as u64).with("user:k", number as u64);
             let request = append(&key, Event::new("user").with_id(id.clone()).with_state_delta(delta));
@@ -345,6 +350,23 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
+/// A statement that commits by itself, and that the server gives up, has stored nothing: nobody needs to ask.
+async fn a_create_that_others_have_begun_is_contention(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    service.create_session(CreateSession::new(alice()?)).await?;
+    let request = CreateSession::new(alice()?).with_session_id(SessionId::try_new("begun")?);
+    let holder = fixture.admin.begin().await?;
+    let begun = "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) \
+                 SELECT app_name, user_id, 'begun', state, create_time, update_time FROM sessions";
+    holder.execute_unprepared(begun).await?;
+    let created = tokio::time::timeout(Duration::from_mins(1), service.create_session(request.clone())).await?;
+    let kind = created.as_ref().err().and_then(Error::backend_kind);
+    ensure!(kind == Some(BackendErrorKind::Contention), "{created:?}");
+    holder.rollback().await?;
+    service.create_session(request).await?;
+    Ok(())
+}
+
 /// A foreign transaction locks the app first and the session then.
 async fn a_deadlock_with_others_is_survived(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
@@ -437,6 +459,62 @@ async fn a_lock_of_another_process_is_waited_for(fixture: &Fixture) -> anyhow::R
         call.await??;
     }
     Ok(())
+}
+
+async fn a_database_that_stays_locked_is_contention(fixture: &Fixture) -> anyhow::Result<()> {
+    let patient = fixture.migrated().await?;
+    let key = patient.create_session(CreateSession::new(alice()?)).await?.key;
+    let options: SqliteOptions = fixture.service_url.parse()?;
+    let options = options.with_driver(|driver| driver.busy_timeout(Duration::from_millis(50)));
+    let service = SqliteSessionService::connect_with(options).await?;
+    let other = fixture.begin_write().await?;
+    for outcome in [
+        service.create_session(CreateSession::new(alice()?)).await.map(drop),
+        service.append_event(append(&key, Event::new("user"))).await.map(drop),
+    ] {
+        let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+        ensure!(kind == Some(BackendErrorKind::Contention), "{outcome:?}");
+    }
+    other.rollback().await?;
+    service.append_event(append(&key, Event::new("user"))).await?;
+    Ok(())
+}
+
+/// It ends with its only connection, which must not be closed.
+async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Result<()> {
+    let pool = seabed::open("sqlite::memory:").await?;
+    seabed::migrate(&pool).await?;
+    let service = SqliteSessionService::from_connection(pool).await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    let polls = 60;
+    for dropped in 0..polls {
+        let mut read = Box::pin(service.get_session(GetSession::new(key.clone())));
+        let mut write = Box::pin(service.append_event(append(&key, Event::new("user"))));
+        for _ in 0..dropped {
+            if futures_util::poll!(&mut read).is_ready() || futures_util::poll!(&mut write).is_ready() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_micros(20)).await;
+        }
+    }
+    service.get_session(GetSession::new(key)).await?.context("no session")?;
+    Ok(())
+}
+
+/// Somebody else keeps a connection of the pool.
+async fn closing_does_not_wait_for_ever(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, _: &Fixture) -> anyhow::Result<()> {
+        let service = service.with_statement_timeout(Duration::from_millis(300));
+        let kept = service.connection().begin().await?;
+        let closed = tokio::time::timeout(Duration::from_secs(20), service.close()).await;
+        let closed = closed.context("closing waits for ever")?;
+        ensure!(matches!(&closed, Err(error) if error.is_retryable()), "{closed:?}");
+        kept.rollback().await?;
+        service.close().await?;
+        Ok(())
+    }
+    fixture.migrated().await?;
+    with_dialect!(fixture, check)
 }
 
 async fn a_closed_service_has_carried_out_what_it_accepted(fixture: &Fixture) -> anyhow::Result<()> {

@@ -106,7 +106,9 @@ impl NewEvent {
     /// time it has itself is the one that it is stored under.
     pub(crate) fn sufficient_revision(&self) -> Option<Revision> {
         match self.expected {
-            ExpectedRevision::Exact(expected) if self.delta.session.is_empty() && self.timestamp > expected.timestamp() => {
+            ExpectedRevision::Exact(expected)
+                if self.delta.session.is_empty() && self.timestamp > expected.timestamp() =>
+            {
                 Some(expected)
             }
             _ => None,

@@ -24,8 +24,10 @@ const MYSQL: &str = "crates/mysql/src/lib.rs";
 const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const APPEND: &str = "crates/core/src/sql/append.rs";
 const GROUP: &str = "crates/core/src/sql/group.rs";
+const CONNECTIONS: &str = "crates/core/src/sql/connections.rs";
 const QUEUE: &str = "crates/core/src/sql/queue.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/shared_state.rs";
+const STORE: &str = "migration/src/transfer/store.rs";
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -86,6 +88,27 @@ const MUTANTS: &[Mutant] = &[
         case: "postgres_18::stale_revision_conflicts",
     },
     Mutant {
+        guard: "expected revision, append without a look",
+        file: APPEND,
+        from: ".and_where(Expr::col(Session::UpdateTime).eq(slot()))",
+        to: ".and_where(Expr::val(1).eq(1).or(Expr::col(Session::UpdateTime).eq(slot())))",
+        case: "mariadb::stale_revision_conflicts",
+    },
+    Mutant {
+        guard: "no event at the creation of its session, append without a look",
+        file: APPEND,
+        from: ".and_where(Expr::col(Session::CreateTime).ne(slot()))",
+        to: ".and_where(Expr::val(1).eq(1).or(Expr::col(Session::CreateTime).ne(slot())))",
+        case: "sqlite_file::revisions_never_repeat_when_times_do",
+    },
+    Mutant {
+        guard: "lock of the session row, append without a look",
+        file: APPEND,
+        from: "            .lock_exclusive()\n            .take();\n        let at_free_revision =\n            at_revision.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();",
+        to: "            .take();\n        let at_free_revision = at_revision.clone();",
+        case: "mariadb::nothing_is_lost_under_torture",
+    },
+    Mutant {
         guard: "replay look-up after a conflict",
         file: APPEND,
         from: "return replayed(statements, transaction, new).await?.ok_or(conflict).map(Some);",
@@ -137,9 +160,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a failed try leaves no outcome",
         file: GROUP,
-        from: "    // An earlier try may have got that far before it failed.\n    claimed.write.forget_outcome();\n",
-        to: "    if claimed.write.has_outcome() {\n        return Ok(());\n    }\n",
-        case: "mariadb::a_cut_append_is_stored_once_and_told",
+        from: "            write.forget_outcome();\n",
+        to: "",
+        case: "mariadb::a_lock_that_others_hold_is_contention",
     },
     Mutant {
         guard: "a lone write whose commit got no answer is in doubt",
@@ -238,6 +261,69 @@ const MUTANTS: &[Mutant] = &[
         from: "            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;\n        }\n        DbBackend::MySql",
         to: "            let _ = lock;\n        }\n        DbBackend::MySql",
         case: "postgres_18::ten_processes_migrate_at_once",
+    },
+    Mutant {
+        guard: "a connection that did not answer is closed",
+        file: CONNECTIONS,
+        from: "        if !self.is_settled {",
+        to: "        if false {",
+        case: "mariadb::a_connection_that_falls_silent_is_replaced",
+    },
+    Mutant {
+        guard: "the test of a connection that comes back has a limit",
+        file: CONNECTIONS,
+        from: "        let pool = pool.after_release(|connection, _| Box::pin($crate::sql::answers(connection.ping())));\n",
+        to: "",
+        case: "mariadb::a_connection_that_falls_silent_is_replaced",
+    },
+    Mutant {
+        guard: "a dropped statement ends no connection of SQLite's",
+        file: SQLITE,
+        from: "const DROPS_STATEMENTS_SAFELY: bool = true;",
+        to: "const DROPS_STATEMENTS_SAFELY: bool = false;",
+        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "what the server refused is known not to be stored, PostgreSQL",
+        file: POSTGRES,
+        from: "!matches!(&*code, \"57P01\" | \"57P02\") && !code.starts_with(\"08\")",
+        to: "code.is_empty()",
+        case: "postgres_18::a_create_that_others_have_begun_is_contention",
+    },
+    Mutant {
+        guard: "what the server refused is known not to be stored, MySQL",
+        file: MYSQL,
+        from: "!matches!(error.number(), 1053 | 1927)",
+        to: "error.number() == 0",
+        case: "mariadb::a_create_that_others_have_begun_is_contention",
+    },
+    Mutant {
+        guard: "what the database refused is known not to be stored, SQLite",
+        file: SQLITE,
+        from: "if error.as_database_error().is_some())",
+        to: "if error.as_database_error().is_none())",
+        case: "sqlite_file::a_database_that_stays_locked_is_contention",
+    },
+    Mutant {
+        guard: "limit on closing",
+        file: "crates/core/src/sql/service.rs",
+        from: "self.inner.patience.wait(self.inner.connection.close_by_ref())",
+        to: "Patience(self.inner.patience.0 * 1000).wait(self.inner.connection.close_by_ref())",
+        case: "mariadb::closing_does_not_wait_for_ever",
+    },
+    Mutant {
+        guard: "a copy locks the rows that it merges",
+        file: STORE,
+        from: "        if lock && self.flavor",
+        to: "        if false && lock && self.flavor",
+        case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
+    },
+    Mutant {
+        guard: "a copy that meets writers is repeated",
+        file: STORE,
+        from: "Err(error) if tries == TRIES =>",
+        to: "Err(error) if tries <= TRIES =>",
+        case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
 ];
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Alias, Condition, DynIden, Expr, ExprTrait, InsertStatement, LockType, OnConflict, Query};
+use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, LockType, Query};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
@@ -22,7 +22,8 @@ use crate::schema::Flavor;
 /// below what a server takes in one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
-/// Writers that are at work on the same rows may make a transaction fail; it changes nothing then, and is repeated.
+/// Writers that are at work on the same rows, or add one in between, make a transaction fail; it changes nothing then, and is
+/// repeated.
 const TRIES: u32 = 5;
 
 /// Some events of a session.
@@ -238,7 +239,6 @@ impl<'a> Store<'a> {
             inserts += 1;
         }
         if inserts > 0 {
-            self.or_ignore(&mut insert, table.key);
             transaction.execute(&insert).await?;
             if table.name == SESSIONS.name {
                 written.sessions += inserts;
@@ -246,7 +246,7 @@ impl<'a> Store<'a> {
                 written.states += inserts;
             }
         }
-        // All of them, for somebody may have inserted one meanwhile.
+        // All of them, for somebody may have changed one meanwhile.
         let stored = self.select_rows(transaction, table, rows, true).await?;
         for row in rows {
             let Some(stored) = stored.get(&row.key) else { continue };
@@ -323,17 +323,7 @@ impl<'a> Store<'a> {
             );
             insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
         }
-        self.or_ignore(&mut insert, &["id", "app_name", "user_id", "session_id"]);
         transaction.execute(&insert).await.map(drop)
-    }
-
-    /// Makes an insert leave rows alone that somebody has added in between.
-    fn or_ignore(&self, insert: &mut InsertStatement, key: &'static [&'static str]) {
-        let key = || key.iter().map(|column| DynIden::from(*column));
-        insert.on_conflict(match self.flavor {
-            Flavor::MySql | Flavor::MariaDb => OnConflict::new().do_nothing_on(key()).to_owned(),
-            _ => OnConflict::columns(key()).do_nothing().to_owned(),
-        });
     }
 
     fn json(&self, text: &str) -> Expr {

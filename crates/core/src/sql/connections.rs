@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, SqliteTransactionMode,
-    Statement,
+    ConnAcquireErr, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult,
+    SqliteTransactionMode, Statement,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -57,7 +57,9 @@ macro_rules! take_driver_connection {
 
         impl Connection {
             fn open(&mut self) -> Result<&mut <$driver as sqlx::Database>::Connection, sea_orm::DbErr> {
-                self.0.as_deref_mut().ok_or(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
+                self.0
+                    .as_deref_mut()
+                    .ok_or(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
             }
         }
 
