@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use fastrand::Rng;
-use seabed::{DynSessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService};
+use seabed::{MySqlSessionService, PostgresSessionService, SqliteSessionService};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin};
@@ -29,7 +29,7 @@ pub use worker::work_if_told;
 
 use crate::{Database, Kind, Proxy, Server};
 use history::{History, Journal};
-use worker::Orders;
+use worker::{Orders, Store};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ impl fmt::Display for Outcome {
 }
 
 /// A service with or without its fast paths.
-async fn connect(url: &str, fast: bool) -> seabed::Result<DynSessionService> {
+async fn connect(url: &str, fast: bool) -> seabed::Result<Arc<dyn Store>> {
     Ok(match url.split(':').next().unwrap_or_default() {
         "sqlite" => Arc::new(SqliteSessionService::connect(url).await?.with_fast_paths(fast)),
         "postgres" => Arc::new(PostgresSessionService::connect(url).await?.with_fast_paths(fast)),
@@ -212,7 +212,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let folder = tempfile::tempdir()?;
     let journal = Journal::create(&folder.path().join("lasting.jsonl"))?;
     let service = connect(&place.service_url()?, plan.fast).await?;
-    worker::create_lasting(&service, &journal).await?;
+    worker::create_lasting(&*service, &journal).await?;
     service.close().await?;
 
     let started = Instant::now();

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fastrand::Rng;
+use futures_util::future::BoxFuture;
+use seabed::sea_orm::TransactionTrait;
+use seabed::sql::{Dialect, SqlSessionService};
 use seabed::{
-    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, ListSessions, Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
+    AppendEvent, Appended, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, ListSessions,
+    Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
@@ -104,7 +107,7 @@ async fn work(orders: Orders) -> anyhow::Result<()> {
 }
 
 /// The server may be down at the moment.
-async fn connect(orders: &Orders) -> anyhow::Result<DynSessionService> {
+async fn connect(orders: &Orders) -> anyhow::Result<Arc<dyn Store>> {
     let started = Instant::now();
     loop {
         match super::connect(&orders.url, orders.fast).await {
@@ -118,7 +121,7 @@ async fn connect(orders: &Orders) -> anyhow::Result<DynSessionService> {
 
 /// A caller of the service.
 struct Task {
-    service: DynSessionService,
+    service: Arc<dyn Store>,
     journal: Arc<Journal>,
     name: String,
     generation: usize,
@@ -184,10 +187,11 @@ impl Task {
 
     async fn step(&mut self) -> anyhow::Result<()> {
         match self.random.usize(..100) {
-            0..57 => {
+            0..50 => {
                 let key = self.lasting()?;
                 self.append(key, true).await
             }
+            50..57 => self.append_without_look().await,
             57..72 => self.count_up().await,
             72..76 => {
                 let id = self.next_op();
@@ -216,7 +220,7 @@ impl Task {
     async fn call(&mut self, op: &str, action: &Action, request: Request) -> anyhow::Result<Outcome> {
         for attempt in 0.. {
             self.journal.write(&Record::Began { op: op.to_owned(), at: now(), action: action.clone() })?;
-            let outcome = request.clone().send(&self.service).await;
+            let outcome = request.clone().send(&*self.service).await;
             self.journal.write(&Record::Ended { op: op.to_owned(), at: now(), outcome: outcome.clone() })?;
             let again =
                 matches!(outcome, Outcome::Unknown | Outcome::Refused(Refusal::Unavailable | Refusal::Contention));
@@ -243,8 +247,10 @@ impl Task {
         let delta = keys.iter().fold(State::new(), |delta, key| delta.with(key, op.as_str()));
         let action = Action::Append { session: name_of(&key), keys, counter: None };
         let event = event(&op, delta);
-        let request = AppendEvent::new(key, event.clone(), ExpectedRevision::Any);
-        let outcome = self.call(&op, &action, Request::Append(Box::new(request))).await?;
+        let request = Box::new(AppendEvent::new(key, event.clone(), ExpectedRevision::Any));
+        let in_transaction = self.random.usize(..8) == 0;
+        let request = if in_transaction { Request::AppendInTransaction(request) } else { Request::Append(request) };
+        let outcome = self.call(&op, &action, request).await?;
         if lasts && matches!(outcome, Outcome::Stored(_)) {
             self.recent.push_back((event, action));
             if self.recent.len() > 16 {
@@ -254,10 +260,26 @@ impl Task {
         Ok(())
     }
 
+    /// Sessions, one of which is wanted by all, so that processes meet.
+    fn wanted_by_all(&mut self) -> anyhow::Result<SessionKey> {
+        if self.random.bool() { lasting(&user(0, 0)?, 0) } else { self.lasting() }
+    }
+
+    /// Appends at a revision that was read, without session state: nothing is looked at before the event is stored.
+    async fn append_without_look(&mut self) -> anyhow::Result<()> {
+        let key = self.wanted_by_all()?;
+        let Some(session) = self.look(&key, Some(0)).await? else { return Ok(()) };
+        let op = self.next_op();
+        let keys: Vec<String> = self.keys().into_iter().filter(|key| key.contains(':')).collect();
+        let delta = keys.iter().fold(State::new(), |delta, key| delta.with(key, op.as_str()));
+        let action = Action::Append { session: name_of(&key), keys, counter: None };
+        let request = AppendEvent::new(key, event(&op, delta), ExpectedRevision::Exact(session.revision));
+        self.call(&op, &action, Request::Append(Box::new(request))).await.map(drop)
+    }
+
     /// Reads a counter in session state and appends one more, at the revision that was read; again after a conflict.
     async fn count_up(&mut self) -> anyhow::Result<()> {
-        // One of them is wanted by all, so that processes meet.
-        let key = if self.random.bool() { lasting(&user(0, 0)?, 0)? } else { self.lasting()? };
+        let key = self.wanted_by_all()?;
         for _ in 0..3 {
             let Some(session) = self.look(&key, Some(2)).await? else { return Ok(()) };
             let counter = session.state.decode::<u64>(COUNTER).ok().flatten().unwrap_or_default() + 1;
@@ -367,24 +389,59 @@ impl Task {
 enum Request {
     Create(CreateSession),
     Append(Box<AppendEvent>),
+    AppendInTransaction(Box<AppendEvent>),
     Delete(SessionKey),
 }
 
+/// A service that can append in transactions of its caller's, whatever its database.
+pub(crate) trait Store: SessionService {
+    fn append_in_transaction(&self, request: AppendEvent) -> BoxFuture<'_, Outcome>;
+}
+
+impl<D: Dialect> Store for SqlSessionService<D> {
+    fn append_in_transaction(&self, request: AppendEvent) -> BoxFuture<'_, Outcome> {
+        Box::pin(async move {
+            let begun = self.connection().begin_with_options(D::transaction_options()).await;
+            let Ok(transaction) = begun else { return Outcome::Refused(Refusal::Unavailable) };
+            match outcome_of_append(self.append_event_in(&transaction, request).await) {
+                written @ (Outcome::Stored(_) | Outcome::Replayed(_)) => match transaction.commit().await {
+                    Ok(()) => written,
+                    Err(_) => Outcome::Unknown,
+                },
+                refused => {
+                    // A connection that cannot is closed.
+                    let _ = transaction.rollback().await;
+                    refused
+                }
+            }
+        })
+    }
+}
+
 impl Request {
-    async fn send(self, service: &DynSessionService) -> Outcome {
-        let at = |revision: Revision| revision.timestamp().as_micros();
+    async fn send(self, service: &dyn Store) -> Outcome {
         let ended = match self {
             Self::Create(request) => {
-                service.create_session(request).await.map(|session| Outcome::Stored(at(session.revision)))
+                service.create_session(request).await.map(|session| Outcome::Stored(micros(session.revision)))
             }
-            Self::Append(request) => service.append_event(*request).await.map(|appended| match appended {
-                Appended::Stored(revision) => Outcome::Stored(at(revision)),
-                Appended::Replayed(revision) => Outcome::Replayed(at(revision)),
-                other @ Appended::Partial => Outcome::Wrong(format!("{other:?}")),
-            }),
+            Self::Append(request) => return outcome_of_append(service.append_event(*request).await),
+            Self::AppendInTransaction(request) => return service.append_in_transaction(*request).await,
             Self::Delete(key) => service.delete_session(&key).await.map(|()| Outcome::Stored(0)),
         };
         ended.unwrap_or_else(|error| outcome_of(&error))
+    }
+}
+
+fn micros(revision: Revision) -> i64 {
+    revision.timestamp().as_micros()
+}
+
+fn outcome_of_append(appended: seabed::Result<Appended>) -> Outcome {
+    match appended {
+        Ok(Appended::Stored(revision)) => Outcome::Stored(micros(revision)),
+        Ok(Appended::Replayed(revision)) => Outcome::Replayed(micros(revision)),
+        Ok(other @ Appended::Partial) => Outcome::Wrong(format!("{other:?}")),
+        Err(error) => outcome_of(&error),
     }
 }
 
@@ -414,7 +471,7 @@ fn outcome_of(error: &Error) -> Outcome {
 }
 
 /// Creates what is never deleted.
-pub(crate) async fn create_lasting(service: &DynSessionService, journal: &Journal) -> anyhow::Result<()> {
+pub(crate) async fn create_lasting(service: &dyn SessionService, journal: &Journal) -> anyhow::Result<()> {
     for number in 0..APPS * USERS * LASTING {
         let user = user(number % APPS, number / APPS % USERS)?;
         let (key, op) = (lasting(&user, number / APPS / USERS)?, format!("first{number}"));

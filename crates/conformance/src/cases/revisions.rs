@@ -57,15 +57,22 @@ async fn a_new_session_has_a_revision_to_append_at(context: Context) -> anyhow::
 
 /// Events at the very time of the creation, before it, and at each other's times.
 async fn revisions_never_repeat_when_times_do(context: Context) -> anyhow::Result<()> {
-    let session = context.session("alice").await?;
-    let created = session.create_time.as_seconds();
-    let mut seen = vec![session.revision];
-    for seconds in [created - 0.000_002, created - 0.000_001, created, created, created - 1.0, created] {
-        let event = Event::new("user").with_timestamp(seconds);
-        let revision = context.append(&session.key, event).await?.revision().context("not stored")?;
-        ensure!(!seen.contains(&revision), "revision {revision} came twice");
-        seen.push(revision);
+    for knows_revision in [false, true] {
+        let session = context.session("alice").await?;
+        let created = session.create_time.as_seconds();
+        let mut seen = vec![session.revision];
+        for seconds in [created - 0.000_002, created - 0.000_001, created, created, created - 1.0, created] {
+            let (event, last) = (Event::new("user").with_timestamp(seconds), seen[seen.len() - 1]);
+            let appended = if knows_revision {
+                context.append_at(&session.key, event, last).await?
+            } else {
+                context.append(&session.key, event).await?
+            };
+            let revision = appended.revision().context("not stored")?;
+            ensure!(!seen.contains(&revision), "revision {revision} came twice");
+            seen.push(revision);
+        }
+        ensure!(seen[1..].is_sorted_by(|left, right| left < right), "{seen:?}");
     }
-    ensure!(seen[1..].is_sorted_by(|left, right| left < right), "{seen:?}");
     Ok(())
 }
