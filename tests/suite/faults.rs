@@ -25,6 +25,7 @@ crate::database_cases! {
         a_service_may_be_dropped_while_calls_run,
         a_healthy_service_says_so,
         closing_does_not_wait_for_ever,
+        a_write_that_the_database_refuses_is_not_in_doubt,
     ],
     Servers: [
         a_cut_append_is_stored_once_and_told,
@@ -36,7 +37,7 @@ crate::database_cases! {
         a_server_that_hangs_is_told_within_the_timeout,
         a_hung_server_does_not_use_up_the_pool,
         a_lock_that_others_hold_is_contention,
-        a_create_that_others_have_begun_is_contention,
+        a_transaction_that_takes_too_long_is_rolled_back,
         a_deadlock_with_others_is_survived,
         an_exhausted_pool_is_unavailable,
     ],
@@ -350,20 +351,34 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// A statement that commits by itself, and that the server gives up, has stored nothing: nobody needs to ask.
-async fn a_create_that_others_have_begun_is_contention(fixture: &Fixture) -> anyhow::Result<()> {
-    let service = fixture.migrated().await?;
-    service.create_session(CreateSession::new(alice()?)).await?;
-    let request = CreateSession::new(alice()?).with_session_id(SessionId::try_new("begun")?);
+/// The server is only slow, and goes on with what nobody waits for any more.
+async fn a_transaction_that_takes_too_long_is_rolled_back(fixture: &Fixture) -> anyhow::Result<()> {
+    let direct = fixture.migrated().await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    let timeout = Duration::from_millis(500);
+    let service =
+        connect(fixture, &fixture.service_url, |limits| Limits { connections: 1, statement: timeout, ..limits })
+            .await?;
     let holder = fixture.admin.begin().await?;
-    let begun = "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) \
-                 SELECT app_name, user_id, 'begun', state, create_time, update_time FROM sessions";
-    holder.execute_unprepared(begun).await?;
-    let created = tokio::time::timeout(Duration::from_mins(1), service.create_session(request.clone())).await?;
-    let kind = created.as_ref().err().and_then(Error::backend_kind);
-    ensure!(kind == Some(BackendErrorKind::Contention), "{created:?}");
+    holder.execute_unprepared("SELECT state FROM sessions FOR UPDATE").await?;
+    let deleted = service.delete_session(&key).await;
+    ensure!(deleted.as_ref().is_err_and(Error::is_retryable), "{deleted:?}");
     holder.rollback().await?;
-    service.create_session(request).await?;
+    let appended = service.append_event(append(&key, Event::new("user"))).await?;
+    let session = direct.get_session(GetSession::new(key)).await?.context("it was deleted all the same")?;
+    ensure!(appended.revision() == Some(session.revision), "{appended:?} is not stored");
+    fixture.no_open_transaction().await
+}
+
+/// What the database refuses is not stored, also where a statement commits by itself: nobody is told that it may be.
+async fn a_write_that_the_database_refuses_is_not_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let request = CreateSession::new(alice()?);
+    service.delete_session(&service.create_session(request.clone()).await?.key).await?;
+    fixture.execute("ALTER TABLE sessions ADD COLUMN more INT CHECK (more IS NOT NULL)").await?;
+    let created = service.create_session(request).await;
+    let kind = created.as_ref().err().and_then(Error::backend_kind);
+    ensure!(kind == Some(BackendErrorKind::Unexpected), "{created:?}");
     Ok(())
 }
 

@@ -263,11 +263,11 @@ const MUTANTS: &[Mutant] = &[
         case: "postgres_18::ten_processes_migrate_at_once",
     },
     Mutant {
-        guard: "a connection that did not answer is closed",
+        guard: "a transaction that did not end is closed with its connection",
         file: CONNECTIONS,
         from: "        if !self.is_settled {",
         to: "        if false {",
-        case: "mariadb::a_connection_that_falls_silent_is_replaced",
+        case: "postgres_18::a_transaction_that_takes_too_long_is_rolled_back",
     },
     Mutant {
         guard: "the test of a connection that comes back has a limit",
@@ -288,21 +288,21 @@ const MUTANTS: &[Mutant] = &[
         file: POSTGRES,
         from: "!matches!(&*code, \"57P01\" | \"57P02\") && !code.starts_with(\"08\")",
         to: "code.is_empty()",
-        case: "postgres_18::a_create_that_others_have_begun_is_contention",
+        case: "postgres_18::a_write_that_the_database_refuses_is_not_in_doubt",
     },
     Mutant {
         guard: "what the server refused is known not to be stored, MySQL",
         file: MYSQL,
         from: "!matches!(error.number(), 1053 | 1927)",
         to: "error.number() == 0",
-        case: "mariadb::a_create_that_others_have_begun_is_contention",
+        case: "mariadb::a_write_that_the_database_refuses_is_not_in_doubt",
     },
     Mutant {
         guard: "what the database refused is known not to be stored, SQLite",
         file: SQLITE,
         from: "if error.as_database_error().is_some())",
         to: "if error.as_database_error().is_none())",
-        case: "sqlite_file::a_database_that_stays_locked_is_contention",
+        case: "sqlite_file::a_write_that_the_database_refuses_is_not_in_doubt",
     },
     Mutant {
         guard: "limit on closing",
