@@ -71,7 +71,9 @@ impl Limit {
         for client in 0..clients {
             let connection = Bare::connect(store).await?;
             let (work, statements) = (self.work.clone(), self.statements.clone());
-            connections.push(BareClient { connection, work, statements, client, family: store.family() });
+            // The first append finds the session elsewhere, and brings it here.
+            let revision = SystemClock.now();
+            connections.push(BareClient { connection, work, statements, client, family: store.family(), revision });
         }
         Load { clients, ..load }.run(connections).await
     }
@@ -91,7 +93,7 @@ impl Limit {
             .args(["--no-vacuum", "--protocol=prepared", "--jobs=2"])
             .arg(format!("--client={}", load.clients.min(MAX_CONNECTIONS)))
             .arg(format!("--time={}", load.length.as_secs().max(1)))
-            .arg(format!("--define=data={}", event_json()))
+            .arg(format!("--define=data={}", event_json(&self.work.event())))
             .arg(format!("--define=state={STATE}"))
             .arg("--file")
             .arg(file.path())
@@ -107,7 +109,7 @@ impl Limit {
         let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
         let each_second =
             rate.with_context(|| format!("pgbench told no rate: {told} {}", String::from_utf8_lossy(&output.stderr)))?;
-        Ok(Rate { each_second, latencies: Vec::new() })
+        Ok(Rate { each_second, ..Rate::default() })
     }
 }
 
@@ -156,10 +158,13 @@ fn pgbench_values(work: &Work) -> Vec<String> {
             let app = if *work == Work::CreateInOneApp { app } else { array("'app-' || :client_id") };
             vec![number, app, user, new_id, empty.clone(), empty.clone(), empty, now, count]
         }
-        Work::AppendToOwn | Work::AppendHotApp | Work::AppendHotSession => {
+        Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp | Work::AppendHotSession => {
             let session = if *work == Work::AppendHotSession { "'hot'" } else { "'own-' || :client_id" };
-            let (delta, app_delta) =
-                if *work == Work::AppendHotApp { (empty.clone(), state) } else { (state, empty.clone()) };
+            let (delta, app_delta) = match work {
+                Work::AppendStateless => (empty.clone(), empty.clone()),
+                Work::AppendHotApp => (empty.clone(), state),
+                _ => (state, empty.clone()),
+            };
             let event = [new_id, array("'invocation'"), now.clone(), array(":data"), array("''")];
             [number, app, user, array(session)]
                 .into_iter()
@@ -192,6 +197,14 @@ fn sqlite_statements(work: &Work) -> &'static [&'static str] {
             LOCK,
             INSERT_EVENT,
             "UPDATE sessions SET update_time = ?, state = ? WHERE app_name = ? AND user_id = ? AND id = ?",
+            "COMMIT",
+        ],
+        Work::AppendStateless => &[
+            "BEGIN IMMEDIATE",
+            "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, event_data) \
+             SELECT ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE app_name = ? AND user_id = ? AND id = ? AND update_time = ? \
+             AND create_time <> ? ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING",
+            "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?",
             "COMMIT",
         ],
         Work::AppendHotApp => &[
@@ -281,6 +294,8 @@ struct BareClient {
     statements: Arc<Vec<String>>,
     client: usize,
     family: Option<Family>,
+    /// That of its own session.
+    revision: Timestamp,
 }
 
 impl Client for BareClient {
@@ -297,13 +312,14 @@ impl Client for BareClient {
 
 impl BareClient {
     /// The values of each statement that has parameters, in the order in which Seabed binds them.
-    fn values(&self) -> Vec<Vec<Value>> {
+    fn values(&mut self) -> Vec<Vec<Value>> {
         let text = |text: &str| Value::from(text);
         let time = |time: Timestamp| match self.family {
             None => Value::from(time.to_naive_utc().format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
             Some(_) => Value::from(time.to_naive_utc()),
         };
-        let now = time(SystemClock.now());
+        let called = SystemClock.now();
+        let (now, revision) = (time(called), time(std::mem::replace(&mut self.revision, called)));
         let key = |session: &str| [text(APP), text(USER), text(session)];
         let own = format!("own-{}", self.client);
         match &self.work {
@@ -319,14 +335,16 @@ impl BareClient {
                     vec![app, text(USER), id, text("{}"), now.clone(), now],
                 ]
             }
-            Work::AppendToOwn | Work::AppendHotApp | Work::AppendHotSession => {
+            Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp | Work::AppendHotSession => {
                 let session = if self.work == Work::AppendHotSession { "hot" } else { &own };
                 let [app, user, session] = key(session);
-                let event = [text(new_id().as_str()), text("invocation"), now.clone(), text(&event_json())];
-                let is_app = self.work == Work::AppendHotApp;
+                let event =
+                    [text(new_id().as_str()), text("invocation"), now.clone(), text(&event_json(&self.work.event()))];
+                let (is_app, is_stateless) = (self.work == Work::AppendHotApp, self.work == Work::AppendStateless);
                 if self.family == Some(Family::Postgres) {
                     let (state, none) = (text(STATE), text("{}"));
-                    let (delta, app_delta) = if is_app { (none.clone(), state) } else { (state, none.clone()) };
+                    let app_delta = if is_app { state.clone() } else { none.clone() };
+                    let delta = if is_app || is_stateless { none.clone() } else { state };
                     let [id, invocation, own_time, data] = event;
                     return vec![arrays([
                         0.into(),
@@ -345,7 +363,11 @@ impl BareClient {
                     ])];
                 }
                 let lock = vec![app.clone(), user.clone(), session.clone()];
-                let insert = lock.iter().cloned().chain(event).collect();
+                let insert: Vec<Value> = lock.iter().cloned().chain(event).collect();
+                if is_stateless {
+                    let insert = insert.into_iter().chain(lock).chain([revision, now.clone()]).collect();
+                    return vec![insert, vec![now, app, user, session]];
+                }
                 if is_app {
                     let write_app = vec![text(STATE), now.clone(), app.clone()];
                     return vec![lock, insert, vec![now, app.clone(), user, session], vec![app], write_app];

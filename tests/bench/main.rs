@@ -83,8 +83,10 @@ async fn measure_all(options: &Options, servers: &Servers) -> anyhow::Result<()>
             }
         };
         println!("\n### {name} {}, limit: {}\n", store.version, store.limit_name());
-        println!("| work | clients | limit/s | Seabed/s | ratio | lowest to highest | median | p99 | goal |");
-        println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+        println!(
+            "| work | clients | limit/s | Seabed/s | ratio | lowest to highest | median | p99 | us of CPU / limit's | goal |"
+        );
+        println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
         for work in Work::all().into_iter().filter(|work| work.name().contains(&options.only)) {
             measure_work(options, &store, &work).await?;
         }

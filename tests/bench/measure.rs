@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
 /// How many clients work for how long.
@@ -11,18 +12,25 @@ pub(crate) struct Load {
     pub(crate) length: Duration,
 }
 
-/// Calls each second, and how long each took.
+/// Calls each second, how long each took, and what they took of this process's processors.
 #[derive(Debug, Default)]
 pub(crate) struct Rate {
     pub(crate) each_second: f64,
     pub(crate) latencies: Vec<Duration>,
+    /// Of one call; `None` where another process makes the calls.
+    pub(crate) cpu: Option<Duration>,
+}
+
+/// What this process has taken of the processors.
+fn cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 impl Load {
     /// Runs a loop of calls in a task for each client; `client` gives the loop of a client, which makes one call each time.
     pub(crate) async fn run<C: Client>(self, clients: impl IntoIterator<Item = C>) -> anyhow::Result<Rate> {
         let mut tasks = JoinSet::new();
-        let started = Instant::now();
+        let (started, cpu_before) = (Instant::now(), cpu());
         for mut client in clients.into_iter().take(self.clients) {
             tasks.spawn(async move {
                 let mut latencies = Vec::new();
@@ -40,7 +48,8 @@ impl Load {
         }
         #[allow(clippy::cast_precision_loss, reason = "fewer than 2^52 calls")]
         let each_second = latencies.len() as f64 / started.elapsed().as_secs_f64();
-        Ok(Rate { each_second, latencies })
+        let cpu = (cpu() - cpu_before).checked_div(u32::try_from(latencies.len())?);
+        Ok(Rate { each_second, latencies, cpu })
     }
 }
 
@@ -56,6 +65,8 @@ pub(crate) struct Outcome {
     limit: Vec<f64>,
     seabed: Vec<f64>,
     latencies: Vec<Duration>,
+    limit_cpu: Vec<f64>,
+    seabed_cpu: Vec<f64>,
 }
 
 impl Outcome {
@@ -63,6 +74,9 @@ impl Outcome {
         self.limit.push(limit.each_second);
         self.seabed.push(seabed.each_second);
         self.latencies.extend(seabed.latencies);
+        let micros = |cpu: Duration| cpu.as_secs_f64() * 1e6;
+        self.limit_cpu.extend(limit.cpu.map(micros));
+        self.seabed_cpu.extend(seabed.cpu.map(micros));
     }
 
     /// The columns of the table behind the first two.
@@ -72,13 +86,18 @@ impl Outcome {
         let highest = ratios.iter().copied().fold(0.0, f64::max);
         self.latencies.sort_unstable();
         let ratio = median(ratios);
+        let cpu = match self.limit_cpu.is_empty() {
+            true => format!("{:.0}", median(self.seabed_cpu)),
+            false => format!("{:.0} / {:.0}", median(self.seabed_cpu), median(self.limit_cpu)),
+        };
         let goal = goal.map_or_else(String::new, |goal| format!("≥ {goal} {}", if ratio >= goal { "✓" } else { "✗" }));
         format!(
-            "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {goal}",
+            "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {} | {goal}",
             median(self.limit),
             median(self.seabed),
             show(percentile(&self.latencies, 50)),
             show(percentile(&self.latencies, 99)),
+            cpu,
         )
     }
 }

@@ -88,15 +88,15 @@ impl Store {
             Some(Family::Postgres) => (
                 "'e' || n",
                 "timestamp '2026-01-01' + n * interval '1 second'",
-                format!("CAST('{}' AS jsonb)", event_json()),
+                format!("CAST('{}' AS jsonb)", event_json(&event())),
             ),
             Some(Family::MySql) => {
-                ("CONCAT('e', n)", "TIMESTAMPADD(SECOND, n, '2026-01-01')", format!("'{}'", event_json()))
+                ("CONCAT('e', n)", "TIMESTAMPADD(SECOND, n, '2026-01-01')", format!("'{}'", event_json(&event())))
             }
             None => (
                 "'e' || n",
                 "strftime('%Y-%m-%d %H:%M:%S', '2026-01-01', '+' || n || ' seconds') || '.000000'",
-                format!("'{}'", event_json()),
+                format!("'{}'", event_json(&event())),
             ),
         };
         let insert = format!(
@@ -180,8 +180,8 @@ pub(crate) fn event() -> Event {
         .with_state_delta(State::new().with("k1", "value one").with("k2", 2))
 }
 
-pub(crate) fn event_json() -> String {
-    serde_json::to_string(&event()).unwrap_or_default()
+pub(crate) fn event_json(event: &Event) -> String {
+    serde_json::to_string(event).unwrap_or_default()
 }
 
 /// A session id that nobody had before.

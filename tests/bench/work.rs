@@ -18,6 +18,8 @@ pub(crate) enum Work {
     CreateInManyApps,
     /// Append to a session of each client's own, at its revision, with two session keys.
     AppendToOwn,
+    /// The same without state.
+    AppendStateless,
     /// The same with two app keys.
     AppendHotApp,
     /// Append to one session, at any revision, with two session keys.
@@ -35,6 +37,7 @@ impl Work {
             Self::CreateInOneApp,
             Self::CreateInManyApps,
             Self::AppendToOwn,
+            Self::AppendStateless,
             Self::AppendHotApp,
             Self::AppendHotSession,
             get(10, None),
@@ -51,12 +54,26 @@ impl Work {
             Self::CreateInOneApp => "create, one app".to_owned(),
             Self::CreateInManyApps => "create, many apps".to_owned(),
             Self::AppendToOwn => "append, own sessions".to_owned(),
+            Self::AppendStateless => "append without state".to_owned(),
             Self::AppendHotApp => "append, hot app keys".to_owned(),
             Self::AppendHotSession => "append, hot session, any revision".to_owned(),
             Self::Get { events, recent: None } => format!("get, {events} events"),
             Self::Get { events, recent: Some(recent) } => format!("get, recent {recent} of {events}"),
             Self::List => "list 1000 sessions".to_owned(),
         }
+    }
+
+    /// What is appended.
+    pub(crate) fn event(&self) -> Event {
+        let mut event = event();
+        match self {
+            Self::AppendStateless => event.actions.state_delta = State::new(),
+            Self::AppendHotApp => {
+                event.actions.state_delta = State::new().with("app:k1", "value one").with("app:k2", 2);
+            }
+            _ => {}
+        }
+        event
     }
 
     pub(crate) fn clients(&self) -> Vec<usize> {
@@ -153,7 +170,7 @@ impl Caller {
             _ => own_session(client)?,
         };
         let revision = match work {
-            Work::AppendToOwn | Work::AppendHotApp => {
+            Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp => {
                 service.get_session(recent(key.clone(), 1)).await?.map(|session| session.revision)
             }
             _ => None,
@@ -177,11 +194,8 @@ impl Client for Caller {
                 let user = UserKey { app_name: AppName::try_new(app)?, user_id: UserId::try_new(USER)? };
                 self.service.create_session(CreateSession::new(user)).await?;
             }
-            Work::AppendToOwn | Work::AppendHotSession => self.append(event()).await?,
-            Work::AppendHotApp => {
-                let mut event = event();
-                event.actions.state_delta = State::new().with("app:k1", "value one").with("app:k2", 2);
-                self.append(event).await?;
+            Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp | Work::AppendHotSession => {
+                self.append(self.work.event()).await?;
             }
             Work::Get { events, recent: None } => {
                 let session = self.service.get_session(GetSession::new(self.key.clone())).await?;

@@ -8,8 +8,8 @@ use futures_util::future::{join_all, try_join_all};
 use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, SessionId, SessionKey,
-    State, UserKey,
+    GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Revision, SessionId,
+    SessionKey, State, UserKey,
 };
 use seabed_tests::{Family, Kind};
 
@@ -20,6 +20,7 @@ crate::database_cases! {
         a_write_that_fails_fails_alone,
         refusals_and_replays_do_not_touch_their_neighbours,
         thousands_of_waiting_writes_are_all_stored,
+        of_writers_at_one_revision_one_wins,
         creates_of_one_id_in_one_group_have_one_winner,
     ],
     Servers: [
@@ -137,6 +138,37 @@ async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> an
         let stored = service.get_session(GetSession::new(created.key.clone())).await?.context("no session")?;
         ensure!(stored.state == created.state, "{:?} was told, {:?} is stored", created.state, stored.state);
     }
+    Ok(())
+}
+
+/// Two services, which only the database keeps apart, and appends that look at nothing before.
+async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Result<()> {
+    const WRITERS: usize = 6;
+    const WINS: usize = 60;
+    let services = [fixture.migrated().await?, fixture.service().await?];
+    let keys = create(&services[0], "app", 1).await?;
+    let writers = (0..WRITERS).map(|number| {
+        let (service, key) = (&services[number % services.len()], &keys[0]);
+        async move {
+            let mut won = Vec::new();
+            while won.len() < WINS {
+                let read = GetSession::new(key.clone()).with_num_recent_events(0);
+                let revision = service.get_session(read).await?.context("no session")?.revision;
+                let request = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(revision));
+                match service.append_event(request).await {
+                    Ok(_) => won.push(revision),
+                    Err(Error::RevisionConflict { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            anyhow::Ok(won)
+        }
+    });
+    let mut won: Vec<Revision> = try_join_all(writers).await?.concat();
+    won.sort_unstable();
+    ensure!(won.is_sorted_by(|left, right| left < right), "two appends at one revision were stored");
+    let session = services[0].get_session(GetSession::new(keys[0].clone())).await?.context("no session")?;
+    ensure!(session.events.len() == WRITERS * WINS, "{} events", session.events.len());
     Ok(())
 }
 

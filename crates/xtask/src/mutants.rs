@@ -91,14 +91,14 @@ const MUTANTS: &[Mutant] = &[
         guard: "expected revision, append without a look",
         file: APPEND,
         from: ".and_where(Expr::col(Session::UpdateTime).eq(slot()))",
-        to: ".and_where(Expr::val(1).eq(1).or(Expr::col(Session::UpdateTime).eq(slot())))",
+        to: ".and_where(Expr::cust(\"1 = 1\").or(Expr::col(Session::UpdateTime).eq(slot())))",
         case: "mariadb::stale_revision_conflicts",
     },
     Mutant {
         guard: "no event at the creation of its session, append without a look",
         file: APPEND,
         from: ".and_where(Expr::col(Session::CreateTime).ne(slot()))",
-        to: ".and_where(Expr::val(1).eq(1).or(Expr::col(Session::CreateTime).ne(slot())))",
+        to: ".and_where(Expr::cust(\"1 = 1\").or(Expr::col(Session::CreateTime).ne(slot())))",
         case: "sqlite_file::revisions_never_repeat_when_times_do",
     },
     Mutant {
@@ -106,7 +106,7 @@ const MUTANTS: &[Mutant] = &[
         file: APPEND,
         from: "            .lock_exclusive()\n            .take();\n        let at_free_revision =\n            at_revision.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();",
         to: "            .take();\n        let at_free_revision = at_revision.clone();",
-        case: "mariadb::nothing_is_lost_under_torture",
+        case: "mariadb::of_writers_at_one_revision_one_wins",
     },
     Mutant {
         guard: "replay look-up after a conflict",
@@ -181,8 +181,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a commit without an answer is unknown, not failed",
         file: "crates/core/src/sql/failure.rs",
-        from: "if is_known { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }",
-        to: "{ let _ = is_known; statement_error::<D>(operation, error) }",
+        from: "if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }",
+        to: "{ let _ = may_have_run; statement_error::<D>(operation, error) }",
         case: "postgres_18::a_cut_create_is_stored_once_and_told",
     },
     Mutant {

@@ -55,7 +55,7 @@ pub(super) fn is_refused<D: Dialect>(error: &DbErr) -> bool {
 /// never got a connection stored nothing.
 pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     let may_have_run = matches!(error, DbErr::Exec(_) | DbErr::Query(_)) && !is_refused::<D>(&error);
-    if !may_have_run { statement_error::<D>(operation, error) } else { commit_error::<D>(operation, error) }
+    if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }
 }
 
 #[cfg(test)]
