@@ -48,7 +48,7 @@ impl Load {
         }
         #[allow(clippy::cast_precision_loss, reason = "fewer than 2^52 calls")]
         let each_second = latencies.len() as f64 / started.elapsed().as_secs_f64();
-        let cpu = (cpu() - cpu_before).checked_div(u32::try_from(latencies.len())?);
+        let cpu = cpu().saturating_sub(cpu_before).checked_div(u32::try_from(latencies.len())?);
         Ok(Rate { each_second, latencies, cpu })
     }
 }
@@ -86,10 +86,10 @@ impl Outcome {
         let highest = ratios.iter().copied().fold(0.0, f64::max);
         self.latencies.sort_unstable();
         let ratio = median(ratios);
-        let cpu = match self.limit_cpu.is_empty() {
-            true => format!("{:.0}", median(self.seabed_cpu)),
-            false => format!("{:.0} / {:.0}", median(self.seabed_cpu), median(self.limit_cpu)),
-        };
+        let mut cpu = format!("{:.0}", median(self.seabed_cpu));
+        if !self.limit_cpu.is_empty() {
+            cpu += &format!(" / {:.0}", median(self.limit_cpu));
+        }
         let goal = goal.map_or_else(String::new, |goal| format!("≥ {goal} {}", if ratio >= goal { "✓" } else { "✗" }));
         format!(
             "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {} | {goal}",

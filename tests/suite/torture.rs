@@ -35,7 +35,7 @@ async fn nothing_is_lost_under_torture(fixture: &Fixture) -> anyhow::Result<()> 
         seed,
         processes: 2,
         tasks: 4,
-        faults: true,
+        pause: Some(Duration::from_millis(800)),
         fast: true,
     };
     let outcome = run(&plan).await?;

@@ -33,6 +33,9 @@ struct Options {
     /// Calls of each process at once
     #[arg(long, default_value_t = 8)]
     tasks: usize,
+    /// The longest pause between two faults, in milliseconds
+    #[arg(long, default_value_t = 800)]
+    pause: u64,
     /// Kill, cut, stall and lock nothing
     #[arg(long)]
     no_faults: bool,
@@ -70,7 +73,7 @@ async fn torture() -> anyhow::Result<bool> {
         seed,
         processes: options.processes,
         tasks: options.tasks,
-        faults: !options.no_faults,
+        pause: (!options.no_faults).then(|| Duration::from_millis(options.pause)),
         fast: !options.portable,
     };
     let outcome = run(&plan).await?;

@@ -31,6 +31,9 @@ use crate::{Database, Kind, Proxy, Server};
 use history::{History, Journal};
 use worker::{Orders, Store};
 
+/// The shortest pause between two faults.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -48,8 +51,8 @@ pub struct Plan {
     pub processes: usize,
     /// How many calls each of them makes at once.
     pub tasks: usize,
-    /// Whether anything is killed, cut, stalled or locked.
-    pub faults: bool,
+    /// The longest pause before something is killed, cut, stalled or locked again; `None` where nothing is.
+    pub pause: Option<Duration>,
     /// Whether the services use their fast paths.
     pub fast: bool,
 }
@@ -221,19 +224,25 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let mut faults: BTreeMap<&'static str, usize> = BTreeMap::new();
     // What killed workers had done.
     let mut before = 0;
+    let mut told = started;
     loop {
         let killed = |faults: &BTreeMap<_, usize>, what| faults.get(what).copied().unwrap_or_default() >= plan.kills;
         let done = before + workers.iter().map(|worker| worker.done.load(Ordering::Relaxed)).sum::<u64>();
-        let enough_kills = !plan.faults
+        let enough_kills = plan.pause.is_none()
             || killed(&faults, faults::WORKER_KILLED)
                 && (plan.kind.is_none() || killed(&faults, faults::SERVER_KILLED));
         if started.elapsed() >= plan.length && done >= plan.writes && enough_kills {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(random.u64(50..800))).await;
-        if !plan.faults {
-            continue;
+        if told.elapsed() >= Duration::from_mins(1) {
+            told = Instant::now();
+            eprintln!("{done} writes after {} minutes", started.elapsed().as_secs() / 60);
         }
+        let Some(pause) = plan.pause else {
+            tokio::time::sleep(SHORTEST_PAUSE).await;
+            continue;
+        };
+        tokio::time::sleep(SHORTEST_PAUSE + pause.saturating_sub(SHORTEST_PAUSE).mul_f64(random.f64())).await;
         let fault = faults::inject(place, &mut random).await?;
         *faults.entry(fault).or_default() += 1;
         if fault == faults::WORKER_KILLED {
