@@ -35,8 +35,6 @@ pub enum Cut {
     RequestSwallowed,
     /// The server has carried it out, the client gets no answer from then on, and the connection stays.
     ReplySwallowed,
-    /// The server never sees a ping of the pool's, nor what comes after it, and the connection stays.
-    PingSwallowed,
 }
 
 impl Cut {
@@ -50,6 +48,8 @@ impl Cut {
 #[derive(Debug)]
 struct Line {
     family: Family,
+    /// Whether pings of the pool's are told from requests.
+    tells_pings: bool,
     traffic: Mutex<Traffic>,
     /// The next cuts, and how many requests pass before each.
     cuts: Mutex<VecDeque<(usize, Cut)>>,
@@ -74,7 +74,7 @@ impl Proxy {
     /// # Errors
     /// When `url` has no host or no port can be had.
     pub async fn start(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
-        let (proxy, url) = Self::tunnel(family, url).await?;
+        let (proxy, url) = Self::listen(family, url, true).await?;
         let mut url = Url::parse(&url)?;
         let (option, off) = match family {
             Family::Postgres => ("sslmode", "disable"),
@@ -89,14 +89,23 @@ impl Proxy {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub async fn tunnel(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
+        Self::listen(family, url, false).await
+    }
+
+    async fn listen(family: Family, url: &str, tells_pings: bool) -> anyhow::Result<(Self, String)> {
         let mut url = Url::parse(url)?;
         let host = url.host_str().context("a URL without host")?;
         let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
         let server = server.context("the server's host has no address")?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let line =
-            Line { family, traffic: Mutex::default(), cuts: Mutex::default(), stalled: watch::Sender::new(false) };
+        let line = Line {
+            family,
+            tells_pings,
+            traffic: Mutex::default(),
+            cuts: Mutex::default(),
+            stalled: watch::Sender::new(false),
+        };
         let line = Arc::new(line);
         let accepting = tokio::spawn(accept(listener, server, line.clone())).abort_handle();
         let proxy = Self { address, line, accepting };
@@ -112,8 +121,8 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.line.traffic))
     }
 
-    /// Cuts the connections of requests, one after the other, each after so many that pass. Where pings of the pool's can be told,
-    /// they count for [`Cut::PingSwallowed`] only.
+    /// Cuts the connections of requests, one after the other, each after so many that pass. Pings count in a
+    /// [`tunnel`](Self::tunnel) only.
     pub fn cut(&self, cuts: impl IntoIterator<Item = (usize, Cut)>) {
         *lock(&self.line.cuts) = cuts.into_iter().collect();
     }
@@ -169,13 +178,13 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
     let request = Mutex::new((Vec::new(), None));
     let requests = copy(line, from_client, to_server, |bytes| -> Passes {
         let (sent, cut) = &mut *lock(&request);
-        if sent.is_empty() {
-            *cut = line.next_cut(bytes == line.ping());
+        if sent.is_empty() && !(line.tells_pings && bytes == line.ping()) {
+            *cut = line.next_cut();
         }
         sent.extend_from_slice(bytes);
         match cut {
             Some(Cut::BeforeRequest) => Passes::Only(0),
-            Some(Cut::RequestSwallowed | Cut::PingSwallowed) => Passes::NoMore,
+            Some(Cut::RequestSwallowed) => Passes::NoMore,
             _ => Passes::All,
         }
     });
@@ -188,7 +197,7 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
             Some(Cut::BeforeReply) => Passes::Only(0),
             Some(Cut::WithinReply) => Passes::Only(bytes.len() / 2),
             Some(Cut::ReplySwallowed) => Passes::NoMore,
-            Some(Cut::BeforeRequest | Cut::RequestSwallowed | Cut::PingSwallowed) | None => Passes::All,
+            Some(Cut::BeforeRequest | Cut::RequestSwallowed) | None => Passes::All,
         }
     });
     tokio::select! {
@@ -232,12 +241,9 @@ impl Line {
     }
 
     /// Whether the request that comes now is to be cut.
-    fn next_cut(&self, is_ping: bool) -> Option<Cut> {
+    fn next_cut(&self) -> Option<Cut> {
         let mut planned = lock(&self.cuts);
-        let (passed, cut) = planned.front_mut()?;
-        if is_ping != (*cut == Cut::PingSwallowed) {
-            return None;
-        }
+        let (passed, _) = planned.front_mut()?;
         if *passed == 0 {
             return planned.pop_front().map(|(_, cut)| cut);
         }

@@ -40,12 +40,23 @@ fn options<D: Dialect>(_: &SqlSessionService<D>) -> TransactionOptions {
 async fn an_event_is_stored_with_the_transaction_of_its_caller(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         fixture.execute("CREATE TABLE orders (event_id varchar(64))").await?;
-        let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
-        for commit in [false, true] {
-            let delta = State::new().with("k", 1).with("app:k", 1).with("user:k", 1);
-            let event = Event::new("user").with_state_delta(delta);
+        for (app, knows_revision, commit) in
+            [("any", false, false), ("any", false, true), ("exact", true, false), ("exact", true, true)]
+        {
+            let created = service.create_session(CreateSession::new(UserKey::try_new(app, "alice")?)).await?;
+            let key = created.key;
+            let delta = State::new().with("app:k", 1).with("user:k", 1);
+            let (expected, delta) = if knows_revision {
+                (ExpectedRevision::Exact(created.revision), delta)
+            } else {
+                (ExpectedRevision::Any, delta.with("k", 1))
+            };
+            let keys = delta.len();
+            let event = Event::new("user").with_invocation_id("é").with_state_delta(delta);
+            let request = AppendEvent::new(key.clone(), event.clone(), expected);
+            let orders = count(&fixture.admin, "orders").await?;
             let transaction = fixture.admin.begin_with_options(options(&service)).await?;
-            service.append_event_in(&transaction, append(&key, event)).await?;
+            let appended = service.append_event_in(&transaction, request).await?;
             transaction.execute_unprepared("INSERT INTO orders VALUES ('e')").await?;
             if commit {
                 transaction.commit().await?;
@@ -54,9 +65,10 @@ async fn an_event_is_stored_with_the_transaction_of_its_caller(fixture: &Fixture
             }
             let session = service.get_session(GetSession::new(key.clone())).await?;
             let session = session.ok_or_else(|| anyhow::anyhow!("the session is gone"))?;
-            let expected = if commit { (1, 3, 1) } else { (0, 0, 0) };
-            let stored = (session.events.len(), session.state.len(), count(&fixture.admin, "orders").await?);
+            let expected = if commit { (vec![event], keys, 1) } else { (Vec::new(), 0, 0) };
+            let stored = (session.events, session.state.len(), count(&fixture.admin, "orders").await? - orders);
             ensure!(stored == expected, "{stored:?}");
+            ensure!(!commit || appended.revision() == Some(session.revision), "{appended:?}");
         }
         Ok(())
     }
@@ -151,16 +163,20 @@ async fn a_pool_of_the_users_own_loses_no_race(fixture: &Fixture) -> anyhow::Res
         tasks.spawn(async move {
             let user = UserKey::try_new("app", format!("user{}", number % 7))?;
             let state = State::new().with(format!("app:a{number}"), 1).with(format!("user:a{number}"), 1);
-            let mut key = service.create_session(CreateSession::new(user).with_state(state)).await?.key;
-            if number % 2 == 0 {
-                key = SessionKey::try_new("app", "user0", "shared")?;
-                let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
-                match service.create_session(create).await {
-                    Ok(_) | Err(Error::AlreadyExists { .. }) => {}
-                    Err(other) => return Err(other),
-                }
+            let created = service.create_session(CreateSession::new(user).with_state(state)).await?;
+            let delta = State::new().with(format!("app:b{number}"), 1);
+            if number % 2 == 1 {
+                let event = Event::new("user").with_state_delta(delta);
+                let expected = ExpectedRevision::Exact(created.revision);
+                return service.append_event(AppendEvent::new(created.key, event, expected)).await;
             }
-            let delta = State::new().with(format!("app:b{number}"), 1).with(format!("b{number}"), 1);
+            let key = SessionKey::try_new("app", "user0", "shared")?;
+            let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+            match service.create_session(create).await {
+                Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+                Err(other) => return Err(other),
+            }
+            let delta = delta.with(format!("b{number}"), 1);
             service.append_event(append(&key, Event::new("user").with_state_delta(delta))).await
         });
     }

@@ -80,6 +80,8 @@ impl Dialect for Sqlite {
 
     /// A transaction that reads first and writes then fails as busy at once when another wrote in between, whatever
     /// the busy timeout; so it takes the write lock at its beginning.
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+
     fn transaction_options() -> TransactionOptions {
         TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

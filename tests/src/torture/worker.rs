@@ -241,15 +241,19 @@ impl Task {
         self.call(&op, &action, Request::Create(request)).await.map(drop)
     }
 
+    /// An append, now and then in a transaction of the caller's.
+    fn append_somehow(&mut self, request: AppendEvent) -> Request {
+        let request = Box::new(request);
+        if self.random.usize(..8) == 0 { Request::AppendInTransaction(request) } else { Request::Append(request) }
+    }
+
     async fn append(&mut self, key: SessionKey, lasts: bool) -> anyhow::Result<()> {
         let op = self.next_op();
         let keys = self.keys();
         let delta = keys.iter().fold(State::new(), |delta, key| delta.with(key, op.as_str()));
         let action = Action::Append { session: name_of(&key), keys, counter: None };
         let event = event(&op, delta);
-        let request = Box::new(AppendEvent::new(key, event.clone(), ExpectedRevision::Any));
-        let in_transaction = self.random.usize(..8) == 0;
-        let request = if in_transaction { Request::AppendInTransaction(request) } else { Request::Append(request) };
+        let request = self.append_somehow(AppendEvent::new(key, event.clone(), ExpectedRevision::Any));
         let outcome = self.call(&op, &action, request).await?;
         if lasts && matches!(outcome, Outcome::Stored(_)) {
             self.recent.push_back((event, action));
@@ -274,7 +278,8 @@ impl Task {
         let delta = keys.iter().fold(State::new(), |delta, key| delta.with(key, op.as_str()));
         let action = Action::Append { session: name_of(&key), keys, counter: None };
         let request = AppendEvent::new(key, event(&op, delta), ExpectedRevision::Exact(session.revision));
-        self.call(&op, &action, Request::Append(Box::new(request))).await.map(drop)
+        let request = self.append_somehow(request);
+        self.call(&op, &action, request).await.map(drop)
     }
 
     /// Reads a counter in session state and appends one more, at the revision that was read; again after a conflict.

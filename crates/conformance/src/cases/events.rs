@@ -219,12 +219,20 @@ async fn partial_events_are_not_stored(context: Context) -> anyhow::Result<()> {
 }
 
 async fn five_megabyte_events_are_stored(context: Context) -> anyhow::Result<()> {
-    let key = context.session("alice").await?.key;
     let text: String = "0123456789abcdéf".chars().cycle().take(5_000_000).collect();
     let event = Event::new("agent").with_content(json!({"parts": [{"text": text}]}));
-    context.append(&key, event.clone()).await?;
-    ensure!(context.append(&key, event.clone()).await?.is_replayed());
-    ensure!(context.get(&key).await?.events == [event]);
+    for knows_revision in [false, true] {
+        let session = context.session("alice").await?;
+        let key = session.key;
+        let appended = if knows_revision {
+            context.append_at(&key, event.clone(), session.revision).await?
+        } else {
+            context.append(&key, event.clone()).await?
+        };
+        ensure!(context.append(&key, event.clone()).await?.is_replayed());
+        let stored = context.get(&key).await?;
+        ensure!(stored.events == [event.clone()] && appended.revision() == Some(stored.revision));
+    }
     Ok(())
 }
 

@@ -5,13 +5,13 @@ use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, IntoIden, LockBehavio
 use sea_orm::{EntityName, QueryResult, Value};
 
 use super::Dialect;
-use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
 use super::prepared::{Prepared, is_new, slot};
 use super::rows::{EventName, RowOf};
 use super::service::Inner;
 use super::shared_state::{Deltas, Touch, json_value};
+use super::transaction::InTransaction;
 use crate::entity::{events, sessions};
 use crate::prepare::NewEvent;
 use crate::revision::stored_timestamp;
@@ -196,7 +196,7 @@ pub(super) async fn store_event<D: Dialect>(
         if store_at_revision(statements, transaction, new, expected, wait).await? {
             return Ok(Some(Appended::Stored(Revision::new(new.timestamp))));
         }
-        if wait == Wait::No && D::GROUPS > 1 {
+        if wait == Wait::No {
             return Ok(None);
         }
     }

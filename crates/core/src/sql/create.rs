@@ -3,11 +3,11 @@
 use sea_orm::sea_query::{IntoIden, Query};
 use sea_orm::{Statement, Value};
 
-use super::connections::InTransaction;
 use super::failure::{autocommit_error, statement_error};
 use super::prepared::{Prepared, is_new, slot};
 use super::service::Inner;
 use super::shared_state::{existing, json_value};
+use super::transaction::InTransaction;
 use super::{Dialect, get};
 use crate::entity::sessions;
 use crate::prepare::NewSession;

@@ -3,11 +3,11 @@
 use sea_orm::sea_query::Query;
 
 use super::Dialect;
-use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
 use super::prepared::Prepared;
 use super::service::Inner;
+use super::transaction::InTransaction;
 use crate::entity::{events, sessions};
 use crate::{Result, SessionKey};
 

@@ -64,7 +64,8 @@ pub trait Dialect: Send + Sync + 'static {
     /// How long a statement, or the statements of one transaction, may take by default.
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Whether the driver keeps a connection in order when a statement on it is dropped midway. One that does not is closed then.
+    /// Whether the driver keeps a connection in order when a statement on it is dropped midway: it is rolled back then, where a
+    /// transaction is open, and goes on. One of other drivers is closed.
     const DROPS_STATEMENTS_SAFELY: bool = false;
 
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
@@ -96,7 +97,10 @@ pub trait Dialect: Send + Sync + 'static {
         timestamp.to_naive_utc().into()
     }
 
-    /// How a write transaction begins, one of the caller's too.
+    /// The command that begins a write transaction.
+    const BEGIN: &'static str = "BEGIN";
+
+    /// How a transaction of the caller's begins that [`append_event_in`](super::SqlSessionService::append_event_in) is to write in.
     fn transaction_options() -> TransactionOptions {
         TransactionOptions::default()
     }
@@ -105,8 +109,8 @@ pub trait Dialect: Send + Sync + 'static {
     /// violations are told by sea-orm.
     fn classify(error: &RuntimeErr) -> BackendErrorKind;
 
-    /// Whether an error is the server's answer that it did not carry out a statement; not that it ended the connection, for then
-    /// it may have, or that the connection broke.
+    /// Whether an error is the server's answer that it did not carry out a statement; not that it is shutting down or that somebody
+    /// ended the connection, for then it may have, or that the connection broke.
     fn is_refusal(error: &RuntimeErr) -> bool;
 
     /// The driver's options for `url`, with what the algorithms want of a connection.

@@ -1,6 +1,6 @@
 //! Driver errors on their way to [`Error`].
 
-use sea_orm::DbErr;
+use sea_orm::{DbErr, SqlErr};
 
 use super::Dialect;
 use super::patience::is_unanswered;
@@ -46,15 +46,17 @@ pub(super) fn commit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
     }
 }
 
-/// Whether an error is the server's answer that it did not carry out a statement.
-pub(super) fn is_refused<D: Dialect>(error: &DbErr) -> bool {
-    matches!(error, DbErr::Exec(error) | DbErr::Query(error) if D::is_refusal(error))
+/// Whether an error is met in passing, and says nothing of the connection: a conflict with others, or a key that is taken. After
+/// others, such as a plan or a prepared statement that the server does not know any more, it may be of no use.
+pub(super) fn is_everyday<D: Dialect>(error: &DbErr) -> bool {
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+        || classify::<D>(error) == BackendErrorKind::Contention
 }
 
 /// The error of a statement of `operation` that commits by itself: unless the server refused it, nobody knows. One that
 /// never got a connection stored nothing.
 pub(super) fn autocommit_error<D: Dialect>(operation: &str, error: DbErr) -> Error {
-    let may_have_run = matches!(error, DbErr::Exec(_) | DbErr::Query(_)) && !is_refused::<D>(&error);
+    let may_have_run = matches!(&error, DbErr::Exec(error) | DbErr::Query(error) if !D::is_refusal(error));
     if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }
 }
 

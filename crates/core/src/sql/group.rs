@@ -8,13 +8,13 @@ use sea_orm::DbErr;
 use tokio::sync::oneshot;
 
 use super::append::Wait;
-use super::connections::InTransaction;
 use super::failure::{commit_error, statement_error};
 use super::patience::Patience;
 use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
+use super::transaction::{InTransaction, Transaction};
 use super::write::{Call, Write};
 use super::{Dialect, append, create, delete, get};
 use crate::{BackendError, BackendErrorKind, Error, Result};
@@ -60,18 +60,20 @@ async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
     // Rows are locked in one order everywhere. The order of arrival stays within a session.
     group.sort_by(|left, right| left.write.key().cmp(right.write.key()));
     let mut tries = Tries::new();
+    // The only group that may be under way need not spare others the wait.
+    let wait = if D::GROUPS > 1 { Wait::No } else { Wait::Yes };
     if let Some(single) = &inner.single {
         single.execute(inner, &mut group, &mut tries).await;
     } else if inner.fast
-        && !(D::GROUPS > 1 && group.iter().all(|claimed| matches!(claimed.write, Write::Delete(_))))
-        && let Err(error) = together(inner, &mut group, Wait::No).await
+        && !(wait == Wait::No && group.iter().all(|claimed| matches!(claimed.write, Write::Delete(_))))
+        && let Err(error) = together(inner, &mut group, wait).await
     {
         broken(&mut group, error, &mut tries);
     }
     for claimed in group {
         if claimed.write.has_outcome() {
             claimed.tell();
-        } else if D::GROUPS > 1 {
+        } else if wait == Wait::No {
             // Whatever this one has to wait for, the next group does not.
             tokio::spawn(settle(inner.clone(), claimed, tries));
         } else {
@@ -180,11 +182,11 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
         return Ok(());
     }
     let failed = |error| statement_error::<D>(operation, error);
-    let mut transaction = inner.connections.begin().await.map_err(failed)?;
+    let mut transaction = Transaction::begin(&inner.connections).await.map_err(failed)?;
     let written = inner.patience.wait(write_all(inner, &mut transaction, group, operation, wait)).await;
     let outcome = written.map_err(failed).flatten();
     if outcome.is_err() || !group.iter().any(|claimed| claimed.write.has_written()) {
-        // A connection that is not rolled back is closed, such as one that does not answer.
+        // A transaction that is dropped is rolled back as well; one whose server does not answer is not waited for.
         if outcome.as_ref().err().and_then(Error::backend_kind) != Some(BackendErrorKind::Unavailable) {
             // What went wrong is what the callers want to know.
             let _: Result<Result<(), DbErr>, DbErr> = Patience::short().wait(transaction.rollback()).await;
@@ -231,7 +233,7 @@ async fn write_all<D: Dialect>(
                 }
             }
             // It may have to wait for its session.
-            Write::Delete(_) if wait == Wait::No && D::GROUPS > 1 => {}
+            Write::Delete(_) if wait == Wait::No => {}
             Write::Delete(Call { request, outcome, .. }) => {
                 delete::delete_session(inner, transaction, request).await?;
                 *outcome = Some(Ok(()));

@@ -34,14 +34,14 @@ use crate::{
 /// for others, of this service and its clones, are committed together. Services made of one by `with_…` share its pool, but not
 /// its writes; [`close`](SessionService::close) closes the pool for all of them. A service belongs to the tokio runtime that it is first
 /// used on, as its pool does.
-pub struct SqlSessionService<D> {
+pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     inner: Arc<Inner<D>>,
 }
 
 /// What the operations work with.
-pub(super) struct Inner<D> {
+pub(super) struct Inner<D: Dialect> {
     pub(super) connection: DatabaseConnection,
     pub(super) connections: Connections<D>,
     /// How long a statement, or the statements of one transaction, may take.
@@ -111,7 +111,7 @@ impl<D: Dialect> Inner<D> {
     }
 }
 
-impl<D> Clone for SqlSessionService<D> {
+impl<D: Dialect> Clone for SqlSessionService<D> {
     fn clone(&self) -> Self {
         Self { clock: self.clock.clone(), ids: self.ids.clone(), inner: self.inner.clone() }
     }
@@ -147,7 +147,12 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
     /// SERIALIZABLE, writers that meet on one row fail each other, and may end in
     /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, and must commit
-    /// each statement by itself (`autocommit`), as it does by default. [`close`](SessionService::close) closes this pool.
+    /// each statement by itself (`autocommit`), as it does by default, and must not log statements as they are
+    /// (`binlog_format = STATEMENT`) at REPEATABLE READ. [`close`](SessionService::close) closes this pool.
+    ///
+    /// Statements run on connections of the driver's out of this pool, so sea-orm's metrics and its own spans tell nothing of
+    /// them. If you begin transactions on it as well, do not drop the future of a `begin`: run it in a task. sqlx 0.9 takes a
+    /// transaction that was begun so for none, and what runs on that connection next becomes part of it.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind

@@ -9,11 +9,11 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Query, SelectStatemen
 use sea_orm::{EntityTrait, Value};
 
 use super::Dialect;
-use super::connections::InTransaction;
 use super::failure::statement_error;
 use super::prepared::{Prepared, slot};
 use super::rows::RowOf;
 use super::service::Inner;
+use super::transaction::InTransaction;
 use crate::entity::{app_states, user_states};
 use crate::state::ScopedState;
 use crate::{AppName, BackendError, BackendErrorKind, Json, Result, SessionKey, State, Timestamp, UserId, UserKey};
