@@ -525,11 +525,13 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
             tokio::time::sleep(Duration::from_micros(20)).await;
         }
     }
-    // Longer than that, nothing may take.
-    let hasty = service.clone().with_statement_timeout(Duration::from_nanos(1));
+    // Far more than can be stored in that time.
+    let hasty = service.clone().with_statement_timeout(Duration::from_millis(1));
+    let large = Event::new("user").with_content("large".repeat(2_000_000));
     let mut given_up = 0;
-    for _ in 0..polls {
-        given_up += usize::from(hasty.append_event(append(&key, Event::new("user"))).await.is_err());
+    for number in 0..5 {
+        let event = large.clone().with_id(format!("large-{number}"));
+        given_up += usize::from(hasty.append_event(append(&key, event)).await.is_err());
     }
     ensure!(given_up > 0, "nothing was given up");
     service.append_event(append(&key, Event::new("user"))).await?;
