@@ -35,6 +35,7 @@ crate::database_cases! {
         a_connection_that_falls_silent_is_replaced,
         a_connection_that_falls_silent_takes_no_place,
         connections_that_the_server_ends_are_replaced,
+        tables_may_change_under_a_service,
         a_server_that_hangs_is_told_within_the_timeout,
         a_hung_server_does_not_use_up_the_pool,
         a_lock_that_others_hold_is_contention,
@@ -287,6 +288,26 @@ async fn connections_that_the_server_ends_are_replaced(fixture: &Fixture) -> any
     }
     let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
     ensure!(session.events.len() == 5, "{} events", session.events.len());
+    Ok(())
+}
+
+/// A statement that was prepared before may be refused once on each connection, and not for ever.
+async fn tables_may_change_under_a_service(fixture: &Fixture) -> anyhow::Result<()> {
+    const PLACES: u32 = 2;
+    let direct = fixture.migrated().await?;
+    let service = connect(fixture, &fixture.service_url, |limits| Limits { connections: PLACES, ..limits }).await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    let reads = || join_all((0..8).map(|_| service.get_session(GetSession::new(key.clone()))));
+    ensure!(reads().await.iter().all(Result::is_ok));
+    fixture
+        .execute(match family(fixture) {
+            Family::Postgres => "ALTER TABLE sessions ALTER COLUMN id TYPE varchar(200)",
+            Family::MySql => "ALTER TABLE sessions ADD COLUMN more INT",
+        })
+        .await?;
+    let refused = reads().await.iter().filter(|read| read.is_err()).count();
+    ensure!(refused <= PLACES as usize, "{refused} reads were refused on {PLACES} connections");
+    ensure!(reads().await.iter().all(Result::is_ok));
     Ok(())
 }
 

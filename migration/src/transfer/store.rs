@@ -24,7 +24,7 @@ const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 /// Writers that are at work on the same rows, or add one in between, make a transaction fail; it changes nothing then, and is
 /// repeated.
-const TRIES: u32 = 5;
+const TRIES: u32 = 10;
 
 /// Some events of a session.
 struct Part {
