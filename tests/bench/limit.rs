@@ -199,19 +199,11 @@ fn sqlite_statements(work: &Work) -> &'static [&'static str] {
             "UPDATE sessions SET update_time = ?, state = ? WHERE app_name = ? AND user_id = ? AND id = ?",
             "COMMIT",
         ],
-        Work::AppendStateless => &[
-            "BEGIN IMMEDIATE",
-            "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, event_data) \
-             SELECT ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE app_name = ? AND user_id = ? AND id = ? AND update_time = ? \
-             AND create_time <> ? ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING",
-            "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?",
-            "COMMIT",
-        ],
+        Work::AppendStateless => &["BEGIN IMMEDIATE", INSERT_AT_REVISION, WRITE_TIME, "COMMIT"],
         Work::AppendHotApp => &[
             "BEGIN IMMEDIATE",
-            LOCK,
-            INSERT_EVENT,
-            "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?",
+            INSERT_AT_REVISION,
+            WRITE_TIME,
             "SELECT state FROM app_states WHERE app_name = ?",
             "UPDATE app_states SET state = ?, update_time = ? WHERE app_name = ?",
             "COMMIT",
@@ -230,6 +222,11 @@ fn sqlite_statements(work: &Work) -> &'static [&'static str] {
 const LOCK: &str = "SELECT create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? AND id = ?";
 const INSERT_EVENT: &str = "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, event_data) \
                             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
+const INSERT_AT_REVISION: &str = "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, \
+                                  event_data) SELECT ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE app_name = ? AND user_id = ? \
+                                  AND id = ? AND update_time = ? AND create_time <> ? \
+                                  ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
+const WRITE_TIME: &str = "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?";
 const GET: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? \
                    AND id = ? UNION ALL SELECT 'app_states', app_name, update_time, update_time, state FROM app_states \
                    WHERE app_name = ? UNION ALL SELECT 'user_states', user_id, update_time, update_time, state FROM \
@@ -364,13 +361,11 @@ impl BareClient {
                 }
                 let lock = vec![app.clone(), user.clone(), session.clone()];
                 let insert: Vec<Value> = lock.iter().cloned().chain(event).collect();
-                if is_stateless {
+                if is_app || is_stateless {
                     let insert = insert.into_iter().chain(lock).chain([revision, now.clone()]).collect();
-                    return vec![insert, vec![now, app, user, session]];
-                }
-                if is_app {
-                    let write_app = vec![text(STATE), now.clone(), app.clone()];
-                    return vec![lock, insert, vec![now, app.clone(), user, session], vec![app], write_app];
+                    let write_time = vec![now.clone(), app.clone(), user, session];
+                    let shared = [vec![app.clone()], vec![text(STATE), now, app]];
+                    return [insert, write_time].into_iter().chain(shared.into_iter().filter(|_| is_app)).collect();
                 }
                 vec![lock, insert, vec![now, text(STATE), app, user, session]]
             }

@@ -86,10 +86,8 @@ impl Outcome {
         let highest = ratios.iter().copied().fold(0.0, f64::max);
         self.latencies.sort_unstable();
         let ratio = median(ratios);
-        let mut cpu = format!("{:.0}", median(self.seabed_cpu));
-        if !self.limit_cpu.is_empty() {
-            cpu += &format!(" / {:.0}", median(self.limit_cpu));
-        }
+        let limit_cpu = (!self.limit_cpu.is_empty()).then(|| format!(" / {:.0}", median(self.limit_cpu)));
+        let cpu = format!("{:.0}{}", median(self.seabed_cpu), limit_cpu.unwrap_or_default());
         let goal = goal.map_or_else(String::new, |goal| format!("≥ {goal} {}", if ratio >= goal { "✓" } else { "✗" }));
         format!(
             "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {} | {goal}",
