@@ -221,9 +221,7 @@ async fn a_task_may_be_aborted_during_a_call(fixture: &Fixture) -> anyhow::Resul
         check_whole(&service, operation, &mark).await?;
         service.append_event(append(&key("lasting")?, &format!("after-{round}"))).await?;
     }
-    // What had begun goes on for a moment.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    fixture.no_open_transaction().await
+    fixture.no_transaction_stays_open().await
 }
 
 /// Writes that wait together are carried out by one of them, or so it may seem; whoever goes away takes nobody along.

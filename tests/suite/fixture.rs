@@ -1,6 +1,6 @@
 //! A database of one case.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use seabed::DynSessionService;
@@ -118,6 +118,19 @@ impl Fixture {
         let open = self.query_text(open).await?;
         ensure!(open == "0", "{open} transactions are open");
         Ok(())
+    }
+
+    /// The same, once what had begun and goes on by itself has had time to end.
+    pub(crate) async fn no_transaction_stays_open(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            match self.no_open_transaction().await {
+                Err(_) if started.elapsed() < Duration::from_secs(10) => {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// What google-adk makes in an empty database of this kind.
