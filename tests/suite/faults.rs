@@ -246,13 +246,18 @@ async fn a_connection_that_falls_silent_takes_no_place(fixture: &Fixture) -> any
     let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
     let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
     let service = connect(fixture, &url, |limits| Limits { connections: PLACES, ..limits }).await?;
-    for _ in 0..PLACES {
+    let mut tested = 0;
+    for _ in 0..4 * PLACES {
         service.append_event(append(&key, Event::new("user"))).await?;
-        // Nobody asks for anything, but for the test.
+        // Nobody asks for anything, but for the test; unless that was sooner.
         proxy.cut([(0, Cut::RequestSwallowed)]);
         tokio::time::sleep(Duration::from_secs(3)).await;
-        ensure!(proxy.take_back_cuts() == 0, "the connection was not tested");
+        tested += u32::from(proxy.take_back_cuts() == 0);
+        if tested == PLACES {
+            break;
+        }
     }
+    ensure!(tested == PLACES, "{tested} connections were tested");
     service.append_event(append(&key, Event::new("user"))).await?;
     Ok(())
 }
