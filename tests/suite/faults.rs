@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
-use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
+use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
@@ -534,7 +534,10 @@ async fn a_database_that_stays_locked_is_contention(fixture: &Fixture) -> anyhow
 
 /// It ends with its only connection, which must not be closed.
 async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Result<()> {
-    let pool = seabed::open("sqlite::memory:").await?;
+    // One that opens no connection before it is wanted.
+    let mut options = seabed::sea_orm::ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1).min_connections(0);
+    let pool = Database::connect(options).await?;
     seabed::migrate(&pool).await?;
     let service = SqliteSessionService::from_connection(pool).await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
