@@ -46,9 +46,6 @@ const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const PROTOCOL: u32 = 15;
 const CANTOPEN: u32 = 14;
-/// How many rows the driver's thread reads ahead: a page. All rows of a statement are kept anyway, and each time that the thread
-/// has to wait for its reader, or the reader for it, one wakes the other.
-const READ_AHEAD: usize = 1000;
 
 /// Whether the database is one in memory, told by the name that the driver gives to each `sqlite::memory:`.
 fn in_memory(driver: &SqliteConnectOptions) -> bool {
@@ -124,7 +121,6 @@ impl Dialect for Sqlite {
             return Err(invalid("names no file; use sqlite://path or sqlite::memory:".to_owned()));
         }
         let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
-        let options = options.row_buffer_size(READ_AHEAD);
         Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
     }
 
