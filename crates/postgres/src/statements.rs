@@ -121,6 +121,9 @@ fn a_microsecond_after(time: Expr) -> Expr {
 
 /// Appends events to the sessions that are free, at the expected revision, and without an event of that id.
 ///
+/// The insert itself finds the event that is there, by the primary key: a look for it, the planner took through the index on
+/// times, over all events of the session, as long as it expected few.
+///
 /// Sessions that somebody holds are left out, so that the writes of a group do not wait for each other's sessions.
 pub(crate) fn append() -> WithQuery {
     use {events::Column as Event, sessions::Column as Session};
@@ -142,15 +145,6 @@ pub(crate) fn append() -> WithQuery {
         .and_where(is_of_session(session_key, INPUT))
         .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
         .take();
-    let event = Query::select()
-        .expr(Expr::cust("1"))
-        .from(events::Entity)
-        .and_where(Expr::col((events::Entity, Event::Id)).eq(of(INPUT, EVENT)))
-        .and_where(is_of_session(
-            [Event::AppName, Event::UserId, Event::SessionId].map(|column| (events::Entity, column)),
-            INPUT,
-        ))
-        .take();
     // The first half of the clock of a session (`stored_timestamp` in seabed-core).
     let (created, updated) =
         (|| Expr::col((SESSION, Session::CreateTime)), || Expr::col((SESSION, Session::UpdateTime)));
@@ -163,25 +157,11 @@ pub(crate) fn append() -> WithQuery {
         .from(INPUT)
         .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
         .and_where(of(INPUT, EXPECTED).is_null().or(of(INPUT, EXPECTED).eq(updated())))
-        .and_where(Expr::exists(event).not())
         .take();
-    // The second half. A state that stays is not written again: it may be large, and then stored apart from the row.
+    // The second half.
     let created = || Expr::col((LOCKED, Session::CreateTime));
     let time = Expr::case(of(LOCKED, TIME).eq(created()), a_microsecond_after(created())).finally(of(LOCKED, TIME));
-    let state = || Expr::col((sessions::Entity, Session::State));
-    let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
-        .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
-    let moved = Query::update()
-        .table(sessions::Entity)
-        .value(Session::UpdateTime, time)
-        .value(Session::State, state)
-        .from(LOCKED)
-        .and_where(is_of_session(session_key, LOCKED))
-        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]))
-        .take();
-    let moved_time = || Expr::col((MOVED, Session::UpdateTime));
-    let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
-    let stored = insert_from(
+    let mut stored = insert_from(
         events::Entity,
         [
             (Event::AppName, of(LOCKED, APP)),
@@ -189,20 +169,40 @@ pub(crate) fn append() -> WithQuery {
             (Event::SessionId, of(LOCKED, SESSION)),
             (Event::Id, of(LOCKED, EVENT)),
             (Event::InvocationId, of(LOCKED, INVOCATION)),
-            (Event::Timestamp, moved_time()),
+            (Event::Timestamp, time.into()),
             (Event::EventData, of(LOCKED, EVENT_DATA)),
         ],
-        of_moved(),
+        Query::select().from(LOCKED).take(),
     );
+    let event_key = [Event::Id, Event::AppName, Event::UserId, Event::SessionId];
+    Postgres::insert_if_absent(&mut stored, event_key.map(IntoIden::into_iden).into());
+    let stored_session = [Event::AppName, Event::UserId, Event::SessionId];
+    stored.returning(Returning::new().columns(stored_session.into_iter().chain([Event::Timestamp])));
+    // A state that stays is not written again: it may be large, and then stored apart from the row.
+    let state = || Expr::col((sessions::Entity, Session::State));
+    let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
+        .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
+    let moved = Query::update()
+        .table(sessions::Entity)
+        .value(Session::UpdateTime, Expr::col((STORED, Event::Timestamp)))
+        .value(Session::State, state)
+        .from(LOCKED)
+        .from(STORED)
+        .and_where(is_of_session(stored_session.map(|column| (STORED, column)), LOCKED))
+        .and_where(is_of_session(session_key, LOCKED))
+        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]))
+        .take();
+    let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
+    let moved_time = Expr::col((MOVED, Session::UpdateTime));
     WithClause::new()
         .cte(input)
         .cte(part(LOCKED, locked))
-        .cte(part(MOVED, moved))
         .cte(part(STORED, stored))
+        .cte(part(MOVED, moved))
         .cte(part(MERGED_APP, merge_app(of_moved(), LOCKED)))
         .cte(part(MERGED_USER, merge_user(of_moved(), LOCKED, MERGED_APP)))
         .to_owned()
-        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time()).from(MOVED).take())
+        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time).from(MOVED).take())
 }
 
 fn is_same_write(left: &'static str, right: &'static str) -> Expr {
