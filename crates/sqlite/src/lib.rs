@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
+use sea_orm::sea_query::{DynIden, Expr, ExprTrait, Func, InsertStatement, OnConflict, Query};
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
@@ -70,6 +70,19 @@ impl Dialect for Sqlite {
 
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
+    }
+
+    /// The way to the driver's thread and back costs more than a statement.
+    fn previous_changed_a_row() -> Option<Expr> {
+        Some(Expr::cust("changes() > 0"))
+    }
+
+    fn is_among(key: [DynIden; 3]) -> Option<Expr> {
+        let keys = Query::select()
+            .exprs([0, 1, 2].map(|index| Expr::cust(format!("value ->> {index}"))))
+            .from_function(Func::cust("json_each").arg(""), "keys")
+            .take();
+        Some(Expr::tuple(key.map(Expr::col)).in_subquery(keys))
     }
 
     /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many

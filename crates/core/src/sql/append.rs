@@ -1,21 +1,25 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
+use std::collections::HashMap;
+
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, IntoIden, LockBehavior, LockType, Query, SelectStatement};
-use sea_orm::{EntityName, QueryResult, Value};
+use sea_orm::{DbErr, EntityName, QueryResult, Statement, Value};
+use serde_json::Value as Json;
 
 use super::Dialect;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
-use super::prepared::{Prepared, is_new, slot};
+use super::prepared::{Prepared, is_new, joined, slot};
+use super::queue::Claimed;
 use super::rows::{EventName, RowOf};
 use super::service::Inner;
 use super::shared_state::{Deltas, Touch, json_value};
-use super::transaction::InTransaction;
+use super::transaction::{InTransaction, Transaction};
 use crate::entity::{events, sessions};
 use crate::prepare::NewEvent;
 use crate::revision::stored_timestamp;
-use crate::{Appended, BackendError, BackendErrorKind, Error, Result, Revision, Timestamp};
+use crate::{Appended, BackendError, BackendErrorKind, Error, Result, Revision, SessionKey, Timestamp};
 
 const OPERATION: &str = "append_event";
 
@@ -24,6 +28,8 @@ pub(in crate::sql) struct Statements<D> {
     lock_session: Prepared<D>,
     /// The same, unless somebody else has locked it.
     lock_free_session: Prepared<D>,
+    /// Reads the rows of many sessions.
+    look: Option<Prepared<D>>,
     /// Reads the event that is stored under an id, whatever the snapshot of a caller's transaction is.
     lock_event: Prepared<D>,
     /// Stores the event, unless its id is taken.
@@ -52,6 +58,17 @@ impl<D: Dialect> Statements<D> {
             .take();
         let lock_free_session =
             lock_session.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();
+        let session_key = [Session::AppName, Session::UserId, Session::Id];
+        let look = D::is_among(session_key.map(IntoIden::into_iden)).map(|is_among| {
+            let look = Query::select()
+                .columns(session_key)
+                .columns([Session::CreateTime, Session::UpdateTime])
+                .expr_as(D::read_json(Expr::col(Session::State)), Session::State)
+                .from(sessions::Entity)
+                .and_where(is_among)
+                .take();
+            Prepared::new(&look)
+        });
         let lock_event = Query::select()
             .column(Event::Timestamp)
             .expr_as(D::read_json(Expr::col(Event::EventData)), Event::EventData)
@@ -92,16 +109,19 @@ impl<D: Dialect> Statements<D> {
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
             .and_where(session_key_condition())
+            .and_where_option(D::previous_changed_a_row())
             .take();
         let write_state = Query::update()
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
             .value(Session::State, D::write_json(slot()))
             .and_where(session_key_condition())
+            .and_where_option(D::previous_changed_a_row())
             .take();
         Self {
             lock_session: Prepared::new(&lock_session),
             lock_free_session: Prepared::new(&lock_free_session),
+            look,
             lock_event: Prepared::new(&lock_event),
             explain: Prepared::new(&explain),
             insert_event: Prepared::new(insert_event::<D>().values_panic(new_event())),
@@ -167,7 +187,8 @@ pub(super) async fn append_event<D: Dialect>(
     transaction: &mut impl InTransaction,
     new: &NewEvent,
 ) -> Result<Appended> {
-    let appended = store_event(inner, transaction, new, Wait::Yes).await?.ok_or_else(|| Error::not_found(&new.key))?;
+    let appended =
+        store_event(inner, transaction, new, None, Wait::Yes).await?.ok_or_else(|| Error::not_found(&new.key))?;
     if !appended.is_replayed() {
         let mut deltas = Deltas::default();
         deltas.add(&new.key, &new.delta, new.now, Touch::Changed);
@@ -176,7 +197,35 @@ pub(super) async fn append_event<D: Dialect>(
     Ok(appended)
 }
 
-/// Stores the event and what it changes in its session, but not in app and user state.
+/// The rows of the sessions that a group appends to, all at once, where its transaction has locked the database. A session that is
+/// not among them is read when its turn comes.
+pub(super) async fn look<D: Dialect>(
+    inner: &Inner<D>,
+    transaction: &mut Transaction<'_, D>,
+    group: &[Claimed],
+) -> Result<HashMap<SessionKey, QueryResult>> {
+    let mut rows = HashMap::new();
+    let Some(look) = &inner.append.look else { return Ok(rows) };
+    let appended = group.iter().filter_map(|claimed| claimed.write.append());
+    let keys: Vec<Json> = appended
+        .filter(|new| new.sufficient_revision().is_none())
+        .map(|NewEvent { key, .. }| vec![key.app_name.as_str(), key.user_id.as_str(), key.session_id.as_str()].into())
+        .collect();
+    if keys.len() > 1 {
+        let mut add = |row: QueryResult| {
+            let name = |index| row.try_get_by_index::<String>(index).unwrap_or_default();
+            if let Ok(key) = SessionKey::try_new(name(0), name(1), name(2)) {
+                rows.insert(key, row);
+            }
+        };
+        let looked = transaction.query(look.bind([Json::from(keys).to_string().into()]), &mut add).await;
+        looked.map_err(|error| statement_error::<D>(OPERATION, error))?;
+    }
+    Ok(rows)
+}
+
+/// Stores the event and what it changes in its session, but not in app and user state. `seen` is the session's row, if this
+/// transaction has locked and read it, and written nothing to it since.
 ///
 /// The lock on the session row makes appends to one session follow each other, so what is read under it is what the
 /// writes below change. Refusals come before the first write: nothing of a refused append is stored, in a caller's own
@@ -185,6 +234,7 @@ pub(super) async fn store_event<D: Dialect>(
     inner: &Inner<D>,
     transaction: &mut impl InTransaction,
     new: &NewEvent,
+    seen: Option<QueryResult>,
     wait: Wait,
 ) -> Result<Option<Appended>> {
     let statements = &inner.append;
@@ -204,8 +254,11 @@ pub(super) async fn store_event<D: Dialect>(
         Wait::Yes => &statements.lock_session,
         Wait::No => &statements.lock_free_session,
     };
-    let locked = transaction.query_one(lock.bind(session_key_values(key))).await;
-    let Some(row) = locked.map_err(failed)? else { return Ok(None) };
+    let row = match seen {
+        None => transaction.query_one(lock.bind(session_key_values(key))).await.map_err(failed)?,
+        seen => seen,
+    };
+    let Some(row) = row else { return Ok(None) };
     let session = RowOf::new(sessions::Entity.table_name(), key);
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
     let update_time = session.timestamp(&row, "update_time", "update_time")?;
@@ -221,17 +274,16 @@ pub(super) async fn store_event<D: Dialect>(
         merged.merge(new.delta.session.clone());
         state = Some(json_value(&merged)?);
     }
-    let inserted = transaction.execute(statements.insert_event.bind(event_values::<D>(new, timestamp))).await;
-    if !is_new(inserted).map_err(failed)? {
+    let insert = statements.insert_event.bind(event_values::<D>(new, timestamp));
+    let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
+    let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
+    if !store::<D>(transaction, insert, write.bind(values)).await.map_err(failed)? {
         let replayed = replayed(statements, transaction, new).await?.ok_or_else(|| {
             let message = format!("event {:?} disappeared during {OPERATION}", new.id);
             BackendError::new(BackendErrorKind::Contention, message)
         });
         return Ok(Some(replayed?));
     }
-    let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
-    let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
-    transaction.execute(write.bind(values)).await.map_err(failed)?;
     Ok(Some(Appended::Stored(Revision::new(timestamp))))
 }
 
@@ -244,7 +296,6 @@ async fn store_at_revision<D: Dialect>(
     expected: Revision,
     wait: Wait,
 ) -> Result<bool> {
-    let failed = |error| statement_error::<D>(OPERATION, error);
     let insert_at_revision = match wait {
         Wait::Yes => &statements.insert_at_revision,
         Wait::No => &statements.insert_at_free_revision,
@@ -252,10 +303,23 @@ async fn store_at_revision<D: Dialect>(
     let timestamp = D::timestamp(new.timestamp);
     let condition = [D::timestamp(expected.timestamp()), timestamp.clone()];
     let values = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
-    let is_stored = is_new(transaction.execute(insert_at_revision.bind(values)).await).map_err(failed)?;
+    let write = statements.write_time.bind([timestamp].into_iter().chain(session_key_values(&new.key)));
+    let stored = store::<D>(transaction, insert_at_revision.bind(values), write).await;
+    stored.map_err(|error| statement_error::<D>(OPERATION, error))
+}
+
+/// Stores the event and moves its session on; false, and nothing is written, if the insert leaves the event out.
+async fn store<D: Dialect>(
+    transaction: &mut impl InTransaction,
+    insert: Statement,
+    write_session: Statement,
+) -> Result<bool, DbErr> {
+    if D::previous_changed_a_row().is_some() {
+        return is_new(transaction.execute(joined(insert, write_session)).await);
+    }
+    let is_stored = is_new(transaction.execute(insert).await)?;
     if is_stored {
-        let values = [timestamp].into_iter().chain(session_key_values(&new.key));
-        transaction.execute(statements.write_time.bind(values)).await.map_err(failed)?;
+        transaction.execute(write_session).await?;
     }
     Ok(is_stored)
 }

@@ -82,6 +82,19 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
+    /// The condition that the statement before this one changed a row, where the driver runs several statements as one: joined by
+    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself.
+    fn previous_changed_a_row() -> Option<Expr> {
+        None
+    }
+
+    /// The condition that the columns `key` are one of many keys, whose parameter is a JSON array of arrays of text, where a
+    /// transaction locks the whole database, and so may read many rows that it is going to write. `None` where each row is
+    /// locked.
+    fn is_among(_key: [DynIden; 3]) -> Option<Expr> {
+        None
+    }
+
     /// A JSON column as text.
     fn read_json(column: Expr) -> Expr {
         column

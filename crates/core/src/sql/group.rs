@@ -14,7 +14,7 @@ use super::queue::Claimed;
 use super::retry::Tries;
 use super::service::Inner;
 use super::shared_state::{Deltas, Key, Touch};
-use super::transaction::{InTransaction, Transaction};
+use super::transaction::Transaction;
 use super::write::{Call, Write};
 use super::{Dialect, append, create, delete, get};
 use crate::{BackendError, BackendErrorKind, Error, Result};
@@ -200,14 +200,16 @@ async fn together<D: Dialect>(inner: &Inner<D>, group: &mut [Claimed], wait: Wai
 /// The rows of each write alone first, then app state, then user state, so that no lock is waited for out of order.
 async fn write_all<D: Dialect>(
     inner: &Inner<D>,
-    transaction: &mut impl InTransaction,
+    transaction: &mut Transaction<'_, D>,
     group: &mut [Claimed],
     operation: &str,
     wait: Wait,
 ) -> Result<()> {
     let mut deltas = Deltas::default();
     let mut created = Vec::new();
+    let mut looked = append::look(inner, transaction, group).await?;
     for Claimed { write, .. } in group {
+        let seen = looked.remove(write.key());
         match write {
             Write::Create(Call { request, outcome, .. }) => {
                 let request = &*request;
@@ -220,7 +222,7 @@ async fn write_all<D: Dialect>(
                 }
             }
             Write::Append(Call { request, outcome, .. }) => {
-                match append::store_event(inner, transaction, request, wait).await {
+                match append::store_event(inner, transaction, request, seen, wait).await {
                     Ok(None) if wait == Wait::Yes => *outcome = Some(Err(Error::not_found(&request.key))),
                     Ok(None) => {}
                     Ok(Some(appended)) => {

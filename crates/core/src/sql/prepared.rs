@@ -28,6 +28,12 @@ pub(super) fn slot() -> Expr {
     Expr::value("")
 }
 
+/// Two statements in one text.
+pub(super) fn joined(first: Statement, second: Statement) -> Statement {
+    let values = [first.values, second.values].into_iter().flatten().flat_map(|values| values.0);
+    Statement::from_sql_and_values(first.db_backend, format!("{}; {}", first.sql, second.sql), values)
+}
+
 /// What an insert made by [`Dialect::insert_if_absent`] came to, told by how many rows it changed; false when the row was there
 /// already.
 pub(super) fn is_new(inserted: Result<u64, DbErr>) -> Result<bool, DbErr> {

@@ -30,6 +30,15 @@ impl<'a, D: Dialect> Transaction<'a, D> {
         self.end("ROLLBACK").await
     }
 
+    /// Hands on the rows of a statement as they come.
+    pub(super) async fn query(
+        &mut self,
+        statement: Statement,
+        each: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<(), DbErr> {
+        self.0.run(statement, each).await.map(drop)
+    }
+
     async fn end(mut self, command: &'static str) -> Result<(), DbErr> {
         self.0.command(command).await?;
         self.0.end();
