@@ -22,6 +22,7 @@ crate::database_cases! {
         thousands_of_waiting_writes_are_all_stored,
         of_writers_at_one_revision_one_wins,
         creates_of_one_id_in_one_group_have_one_winner,
+        writes_of_one_group_to_one_session_see_each_other,
     ],
     Servers: [
         a_locked_session_holds_up_nobody_else,
@@ -141,6 +142,25 @@ async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> an
     Ok(())
 }
 
+/// They gather while another is under way. The first needs no look at its session, and moves it past the times of the others.
+async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, "app", 2).await?;
+    let (other, key) = (&keys[0], &keys[1]);
+    let created = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    let now = created.create_time.as_seconds() + 1.0;
+    let event = |id: &str, time: f64| Event::new("user").with_id(id).with_timestamp(time);
+    let with = |name: &str| event(name, now).with_state_delta(State::new().with(name, 1));
+    let first = AppendEvent::new(key.clone(), event("first", now + 10.0), ExpectedRevision::Exact(created.revision));
+    let requests = [append(other, Event::new("user")), first, append(key, with("second")), append(key, with("third"))];
+    try_join_all(requests.into_iter().map(|request| service.append_event(request))).await?;
+    let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    let order: Vec<&str> = session.events.iter().map(|event| event.id.as_str()).collect();
+    ensure!(order == ["first", "second", "third"], "{order:?}");
+    ensure!(session.state == State::new().with("second", 1).with("third", 1), "{:?}", session.state);
+    Ok(())
+}
+
 /// Two services, which only the database keeps apart, and appends that look at nothing before.
 async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Result<()> {
     const WRITERS: usize = 6;
@@ -200,7 +220,6 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// Readers hand on their connections among themselves, but not for ever.
 /// The first of two calls waits for an app row that somebody else holds; the second wants only the session.
 async fn writes_to_one_session_keep_their_order(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
@@ -251,7 +270,8 @@ async fn a_create_tells_the_state_that_others_made_meanwhile(fixture: &Fixture) 
     Ok(())
 }
 
-/// As many readers as the pool has connections, none of which is ever idle.
+/// Readers hand on their connections among themselves, but not for ever: here as many as the pool has connections, none of which
+/// is ever idle.
 async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Result<()> {
     /// With more, connections are idle while others of these readers compute.
     const READERS: u32 = 2;

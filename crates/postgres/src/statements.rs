@@ -361,4 +361,11 @@ mod tests {
             assert!(sql[input.len()..].starts_with(&format!(" LIMIT ${}) ", columns + 1)), "{sql}");
         }
     }
+
+    /// The planner may read all events of a session to find one, as long as it expects few.
+    #[test]
+    fn an_append_reads_no_events() {
+        let (sql, _) = super::append().build(PostgresQueryBuilder);
+        assert!(!sql.contains(r#"FROM "events""#) && sql.contains(r#"INTO "events""#), "{sql}");
+    }
 }

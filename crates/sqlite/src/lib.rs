@@ -26,7 +26,9 @@ use sea_orm::sea_query::{DynIden, Expr, ExprTrait, Func, InsertStatement, OnConf
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
+use sea_orm::{
+    ConnAcquireErr, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value,
+};
 use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
 
@@ -151,8 +153,12 @@ impl Dialect for Sqlite {
         PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
+    /// In a task: the pool closes a connection when it is dropped while it tests that one, and a database in memory ends with its
+    /// only connection.
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
-        take_driver_connection!(Driver, pool.get_sqlite_connection_pool())
+        let pool = pool.get_sqlite_connection_pool().clone();
+        let taken = tokio::spawn(async move { take_driver_connection!(Driver, pool) }).await;
+        taken.unwrap_or(Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)))
     }
 
     fn open_pool(options: SqliteOptions) -> DatabaseConnection {

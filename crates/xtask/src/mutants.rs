@@ -118,8 +118,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "replay look-up, PostgreSQL's statement",
         file: STATEMENTS,
-        from: "        .and_where(Expr::exists(event).not())\n",
-        to: "",
+        from: "    Postgres::insert_if_absent(&mut stored, event_key.map(IntoIden::into_iden).into());\n",
+        to: "    let _ = event_key;\n",
         case: "postgres_18::a_replay_does_not_break_up_its_group",
     },
     Mutant {
@@ -296,6 +296,27 @@ const MUTANTS: &[Mutant] = &[
         from: "const DROPS_STATEMENTS_SAFELY: bool = true;",
         to: "const DROPS_STATEMENTS_SAFELY: bool = false;",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "a dropped call ends no connection of SQLite's that the pool tests",
+        file: SQLITE,
+        from: "tokio::spawn(async move { take_driver_connection!(Driver, pool) }).await;",
+        to: "Ok::<_, DbErr>(async move { take_driver_connection!(Driver, pool) }.await);",
+        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "a session moves on only with its event, SQLite",
+        file: SQLITE,
+        from: "Some(Expr::cust(\"changes() > 0\"))",
+        to: "Some(Expr::cust(\"changes() >= 0\"))",
+        case: "sqlite_file::a_replay",
+    },
+    Mutant {
+        guard: "what a group has read of a session is used before it is written",
+        file: GROUP,
+        from: "let seen = looked.remove(write.key());",
+        to: "let is_looked_at = write.append().is_some_and(|new| new.sufficient_revision().is_none());\n        let seen = if is_looked_at { looked.remove(write.key()) } else { None };",
+        case: "sqlite_file::writes_of_one_group_to_one_session_see_each_other",
     },
     Mutant {
         guard: "what the server refused is known not to be stored, PostgreSQL",
