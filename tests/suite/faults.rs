@@ -34,6 +34,7 @@ crate::database_cases! {
         a_cut_read_is_read_again,
         a_connection_that_falls_silent_is_replaced,
         a_connection_that_falls_silent_takes_no_place,
+        a_dropped_call_takes_no_place,
         connections_that_the_server_ends_are_replaced,
         tables_may_change_under_a_service,
         a_server_that_hangs_is_told_within_the_timeout,
@@ -48,6 +49,7 @@ crate::database_cases! {
         a_lock_of_another_process_is_waited_for,
         a_database_that_stays_locked_is_contention,
         a_database_in_memory_outlives_dropped_calls,
+        an_append_that_a_trigger_refuses_leaves_nothing,
     ],
 }
 
@@ -260,6 +262,28 @@ async fn a_connection_that_falls_silent_takes_no_place(fixture: &Fixture) -> any
     }
     ensure!(tested == PLACES, "{tested} connections were tested");
     service.append_event(append(&key, Event::new("user"))).await?;
+    Ok(())
+}
+
+/// Nothing comes through any more on the connections of calls that are dropped; the next call has a place at once.
+async fn a_dropped_call_takes_no_place(fixture: &Fixture) -> anyhow::Result<()> {
+    const PLACES: u32 = 2;
+    let direct = fixture.migrated().await?;
+    let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
+    let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
+    // Less than a ping may take.
+    let acquire = Duration::from_millis(1500);
+    let service = connect(fixture, &url, |limits| Limits { connections: PLACES, acquire, ..limits }).await?;
+    let reads = || join_all((0..PLACES).map(|_| service.get_session(GetSession::new(key.clone()))));
+    for silence in Cut::SILENCES {
+        // Each has its connection, and these are back in the pool.
+        ensure!(reads().await.iter().all(Result::is_ok), "a read failed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        proxy.cut([(0, silence); PLACES as usize]);
+        let waited = tokio::time::timeout(Duration::from_millis(300), reads()).await;
+        ensure!(waited.is_err() && proxy.take_back_cuts() == 0, "not all reads have met silence");
+        service.get_session(GetSession::new(key.clone())).await.with_context(|| format!("after {silence:?}"))?;
+    }
     Ok(())
 }
 
@@ -566,6 +590,25 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     ensure!(given_up > 0, "nothing was given up");
     service.append_event(append(&key, Event::new("user"))).await?;
     service.get_session(GetSession::new(key)).await?.context("no session")?;
+    Ok(())
+}
+
+/// Its event is inserted, and then its session is not to be changed, for a reason that looks like that of an event which is there.
+async fn an_append_that_a_trigger_refuses_leaves_nothing(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(alice()?)).await?.key;
+    for statement in [
+        "CREATE TABLE taken (id INT PRIMARY KEY)",
+        "INSERT INTO taken VALUES (1)",
+        "CREATE TRIGGER taken AFTER UPDATE ON sessions BEGIN INSERT INTO taken VALUES (1); END",
+    ] {
+        fixture.execute(statement).await?;
+    }
+    let appended = service.append_event(append(&key, Event::new("user"))).await;
+    let kind = appended.as_ref().err().and_then(Error::backend_kind);
+    ensure!(kind == Some(BackendErrorKind::Unexpected), "{appended:?}");
+    let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+    ensure!(session.events.is_empty(), "{session:?}");
     Ok(())
 }
 

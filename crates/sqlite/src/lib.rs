@@ -22,14 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, Func, InsertStatement, OnConflict, Query};
+use sea_orm::sea_query::{
+    Condition, DynIden, Expr, ExprTrait, Func, InsertStatement, JoinType, OnConflict, SelectStatement,
+};
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
-use sea_orm::{
-    ConnAcquireErr, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value,
-};
-use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
+use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService, in_task};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
 
 /// A session service on SQLite.
@@ -67,7 +67,7 @@ impl Dialect for Sqlite {
     /// Longer than a statement waits for writers of other processes.
     const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 
-    /// Statements run on a thread of the driver's. And a database in memory ends with its only connection.
+    /// Statements run on a thread of the driver's. A database in memory ends with its only connection.
     const DROPS_STATEMENTS_SAFELY: bool = true;
 
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
@@ -79,12 +79,15 @@ impl Dialect for Sqlite {
         Some(Expr::cust("changes() > 0"))
     }
 
-    fn is_among(key: [DynIden; 3]) -> Option<Expr> {
-        let keys = Query::select()
-            .exprs([0, 1, 2].map(|index| Expr::cust(format!("value ->> {index}"))))
-            .from_function(Func::cust("json_each").arg(""), "keys")
-            .take();
-        Some(Expr::tuple(key.map(Expr::col)).in_subquery(keys))
+    /// CROSS JOIN keeps the keys outside, and so looks each row up by its whole key. Left the choice, the planner may read the table
+    /// where ANALYZE saw a small one.
+    fn select_many(mut select: SelectStatement, table: DynIden, key: [DynIden; 3]) -> Option<SelectStatement> {
+        let is_key =
+            |index: usize| Expr::col((table.clone(), key[index].clone())).eq(Expr::cust(format!("value ->> {index}")));
+        let keys = Func::cust("json_each").arg("");
+        let is_key = is_key(0).and(is_key(1)).and(is_key(2));
+        let select = select.from_function(keys, "keys").join(JoinType::CrossJoin, table.clone(), Condition::all());
+        Some(select.and_where(is_key).take())
     }
 
     /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many
@@ -153,12 +156,10 @@ impl Dialect for Sqlite {
         PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
-    /// In a task: the pool closes a connection when it is dropped while it tests that one, and a database in memory ends with its
-    /// only connection.
+    /// In a task: the pool closes a connection when it is dropped while it tests that one.
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
         let pool = pool.get_sqlite_connection_pool().clone();
-        let taken = tokio::spawn(async move { take_driver_connection!(Driver, pool) }).await;
-        taken.unwrap_or(Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)))
+        in_task(async move { take_driver_connection!(Driver, pool) }).await
     }
 
     fn open_pool(options: SqliteOptions) -> DatabaseConnection {

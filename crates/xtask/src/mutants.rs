@@ -298,10 +298,24 @@ const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
+        guard: "a connection is left when its statement is dropped",
+        file: CONNECTIONS,
+        from: "lease.held.is_settled = D::DROPS_STATEMENTS_SAFELY;",
+        to: "",
+        case: "mariadb::a_dropped_call_takes_no_place",
+    },
+    Mutant {
+        guard: "an insert that fails is not one that left its event out, SQLite",
+        file: APPEND,
+        from: "Ok(transaction.execute(both.bind(event.chain(session))).await.map_err(failed)? > 0)",
+        to: "is_new(transaction.execute(both.bind(event.chain(session))).await).map_err(failed)",
+        case: "sqlite_file::an_append_that_a_trigger_refuses_leaves_nothing",
+    },
+    Mutant {
         guard: "a dropped call ends no connection of SQLite's that the pool tests",
         file: SQLITE,
-        from: "tokio::spawn(async move { take_driver_connection!(Driver, pool) }).await;",
-        to: "Ok::<_, DbErr>(async move { take_driver_connection!(Driver, pool) }.await);",
+        from: "in_task(async move { take_driver_connection!(Driver, pool) }).await",
+        to: "async move { take_driver_connection!(Driver, pool) }.await",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
@@ -310,6 +324,13 @@ const MUTANTS: &[Mutant] = &[
         from: "Some(Expr::cust(\"changes() > 0\"))",
         to: "Some(Expr::cust(\"changes() >= 0\"))",
         case: "sqlite_file::a_replay",
+    },
+    Mutant {
+        guard: "keys of a group stay outside, SQLite",
+        file: SQLITE,
+        from: "JoinType::CrossJoin",
+        to: "JoinType::InnerJoin",
+        case: "sqlite_file::a_group_looks_each_session_up",
     },
     Mutant {
         guard: "what a group has read of a session is used before it is written",

@@ -3,14 +3,16 @@
 use std::collections::HashMap;
 
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, IntoIden, LockBehavior, LockType, Query, SelectStatement};
-use sea_orm::{DbErr, EntityName, QueryResult, Statement, Value};
+use sea_orm::sea_query::{
+    Expr, ExprTrait, InsertStatement, IntoIden, LockBehavior, LockType, Query, SelectStatement, UpdateStatement,
+};
+use sea_orm::{EntityName, QueryResult, Value};
 use serde_json::Value as Json;
 
 use super::Dialect;
 use super::failure::statement_error;
 use super::get::{event_key_condition, session_key_condition, session_key_values};
-use super::prepared::{Prepared, is_new, joined, slot};
+use super::prepared::{Prepared, is_new, slot};
 use super::queue::Claimed;
 use super::rows::{EventName, RowOf};
 use super::service::Inner;
@@ -32,18 +34,54 @@ pub(in crate::sql) struct Statements<D> {
     look: Option<Prepared<D>>,
     /// Reads the event that is stored under an id, whatever the snapshot of a caller's transaction is.
     lock_event: Prepared<D>,
-    /// Stores the event, unless its id is taken.
-    insert_event: Prepared<D>,
-    /// The same, in a session that is at a revision and was not created at a time, and locks that session.
-    insert_at_revision: Prepared<D>,
+    /// Stores the event, unless its id is taken, and moves the session's clock on.
+    store: Store<D>,
+    /// The same, and replaces the session's state.
+    store_with_state: Store<D>,
+    /// The same as the first, in a session that is at a revision and was not created at a time, and locks that session.
+    store_at_revision: Store<D>,
     /// The same, in a session that nobody else has locked.
-    insert_at_free_revision: Prepared<D>,
+    store_at_free_revision: Store<D>,
     /// Reads the session's clock and the event that is stored under an id, and locks nothing.
     explain: Prepared<D>,
-    /// Moves the session's clock on.
-    write_time: Prepared<D>,
-    /// Moves the session's clock on and replaces its state.
-    write_state: Prepared<D>,
+}
+
+/// An insert of an event, and what it changes in the session's row.
+struct Store<D> {
+    insert: Prepared<D>,
+    write_session: Prepared<D>,
+    /// Both in one, where the driver can.
+    both: Option<Prepared<D>>,
+}
+
+impl<D: Dialect> Store<D> {
+    fn new(insert: &InsertStatement, write_session: &UpdateStatement) -> Self {
+        let mut write_session = write_session.clone();
+        let condition = D::previous_changed_a_row();
+        let is_joined = condition.is_some();
+        let (insert, write_session) = (Prepared::new(insert), Prepared::new(write_session.and_where_option(condition)));
+        let both = is_joined.then(|| Prepared::both(&insert, &write_session));
+        Self { insert, write_session, both }
+    }
+
+    /// False, and nothing is written, if the insert leaves the event out.
+    async fn run(
+        &self,
+        inner: &Inner<D>,
+        transaction: &mut impl InTransaction,
+        event: impl Iterator<Item = Value>,
+        session: impl Iterator<Item = Value>,
+    ) -> Result<bool> {
+        let failed = |error| statement_error::<D>(OPERATION, error);
+        if let Some(both) = self.both.as_ref().filter(|_| inner.fast) {
+            return Ok(transaction.execute(both.bind(event.chain(session))).await.map_err(failed)? > 0);
+        }
+        let is_stored = is_new(transaction.execute(self.insert.bind(event)).await).map_err(failed)?;
+        if is_stored {
+            transaction.execute(self.write_session.bind(session)).await.map_err(failed)?;
+        }
+        Ok(is_stored)
+    }
 }
 
 impl<D: Dialect> Statements<D> {
@@ -59,16 +97,13 @@ impl<D: Dialect> Statements<D> {
         let lock_free_session =
             lock_session.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take();
         let session_key = [Session::AppName, Session::UserId, Session::Id];
-        let look = D::is_among(session_key.map(IntoIden::into_iden)).map(|is_among| {
-            let look = Query::select()
-                .columns(session_key)
-                .columns([Session::CreateTime, Session::UpdateTime])
-                .expr_as(D::read_json(Expr::col(Session::State)), Session::State)
-                .from(sessions::Entity)
-                .and_where(is_among)
-                .take();
-            Prepared::new(&look)
-        });
+        let of_session = |column| (sessions::Entity, column);
+        let look = Query::select()
+            .columns(session_key.map(of_session))
+            .columns([Session::CreateTime, Session::UpdateTime].map(of_session))
+            .expr_as(D::read_json(Expr::col(of_session(Session::State))), Session::State)
+            .take();
+        let look = D::select_many(look, sessions::Entity.into_iden(), session_key.map(IntoIden::into_iden));
         let lock_event = Query::select()
             .column(Event::Timestamp)
             .expr_as(D::read_json(Expr::col(Event::EventData)), Event::EventData)
@@ -109,26 +144,24 @@ impl<D: Dialect> Statements<D> {
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
             .and_where(session_key_condition())
-            .and_where_option(D::previous_changed_a_row())
             .take();
         let write_state = Query::update()
             .table(sessions::Entity)
             .value(Session::UpdateTime, slot())
             .value(Session::State, D::write_json(slot()))
             .and_where(session_key_condition())
-            .and_where_option(D::previous_changed_a_row())
             .take();
+        let insert = insert_event::<D>().values_panic(new_event()).take();
         Self {
             lock_session: Prepared::new(&lock_session),
             lock_free_session: Prepared::new(&lock_free_session),
-            look,
+            look: look.as_ref().map(Prepared::new),
             lock_event: Prepared::new(&lock_event),
             explain: Prepared::new(&explain),
-            insert_event: Prepared::new(insert_event::<D>().values_panic(new_event())),
-            insert_at_revision: Prepared::new(&insert_selected::<D>(at_revision)),
-            insert_at_free_revision: Prepared::new(&insert_selected::<D>(at_free_revision)),
-            write_time: Prepared::new(&write_time),
-            write_state: Prepared::new(&write_state),
+            store: Store::new(&insert, &write_time),
+            store_with_state: Store::new(&insert, &write_state),
+            store_at_revision: Store::new(&insert_selected::<D>(at_revision), &write_time),
+            store_at_free_revision: Store::new(&insert_selected::<D>(at_free_revision), &write_time),
         }
     }
 }
@@ -243,7 +276,7 @@ pub(super) async fn store_event<D: Dialect>(
     if inner.fast
         && let Some(expected) = new.sufficient_revision()
     {
-        if store_at_revision(statements, transaction, new, expected, wait).await? {
+        if store_at_revision(inner, transaction, new, expected, wait).await? {
             return Ok(Some(Appended::Stored(Revision::new(new.timestamp))));
         }
         if wait == Wait::No {
@@ -274,10 +307,9 @@ pub(super) async fn store_event<D: Dialect>(
         merged.merge(new.delta.session.clone());
         state = Some(json_value(&merged)?);
     }
-    let insert = statements.insert_event.bind(event_values::<D>(new, timestamp));
-    let write = if state.is_some() { &statements.write_state } else { &statements.write_time };
-    let values = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
-    if !store::<D>(transaction, insert, write.bind(values)).await.map_err(failed)? {
+    let store = if state.is_some() { &statements.store_with_state } else { &statements.store };
+    let written = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(key));
+    if !store.run(inner, transaction, event_values::<D>(new, timestamp), written).await? {
         let replayed = replayed(statements, transaction, new).await?.ok_or_else(|| {
             let message = format!("event {:?} disappeared during {OPERATION}", new.id);
             BackendError::new(BackendErrorKind::Contention, message)
@@ -290,38 +322,20 @@ pub(super) async fn store_event<D: Dialect>(
 /// Stores an event that needs no look at its session first, one round trip fewer; false, and nothing is written, if the session
 /// is at another revision, absent or not to be waited for, or if the event's id is taken.
 async fn store_at_revision<D: Dialect>(
-    statements: &Statements<D>,
+    inner: &Inner<D>,
     transaction: &mut impl InTransaction,
     new: &NewEvent,
     expected: Revision,
     wait: Wait,
 ) -> Result<bool> {
-    let insert_at_revision = match wait {
-        Wait::Yes => &statements.insert_at_revision,
-        Wait::No => &statements.insert_at_free_revision,
+    let store = match wait {
+        Wait::Yes => &inner.append.store_at_revision,
+        Wait::No => &inner.append.store_at_free_revision,
     };
     let timestamp = D::timestamp(new.timestamp);
     let condition = [D::timestamp(expected.timestamp()), timestamp.clone()];
-    let values = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
-    let write = statements.write_time.bind([timestamp].into_iter().chain(session_key_values(&new.key)));
-    let stored = store::<D>(transaction, insert_at_revision.bind(values), write).await;
-    stored.map_err(|error| statement_error::<D>(OPERATION, error))
-}
-
-/// Stores the event and moves its session on; false, and nothing is written, if the insert leaves the event out.
-async fn store<D: Dialect>(
-    transaction: &mut impl InTransaction,
-    insert: Statement,
-    write_session: Statement,
-) -> Result<bool, DbErr> {
-    if D::previous_changed_a_row().is_some() {
-        return is_new(transaction.execute(joined(insert, write_session)).await);
-    }
-    let is_stored = is_new(transaction.execute(insert).await)?;
-    if is_stored {
-        transaction.execute(write_session).await?;
-    }
-    Ok(is_stored)
+    let event = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
+    store.run(inner, transaction, event, [timestamp].into_iter().chain(session_key_values(&new.key))).await
 }
 
 /// The columns of an event's row, as an insert names them.

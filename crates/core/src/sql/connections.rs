@@ -47,7 +47,7 @@ struct Idle<D: Dialect> {
 struct Held<D: Dialect> {
     /// `None` only while it is dropped.
     connection: Option<Box<dyn DriverConnection>>,
-    /// Whether no transaction is open, nor has anything happened that the next user might meet again.
+    /// Whether the server has answered all that it was asked, and no transaction is open.
     is_settled: bool,
     taken: Instant,
     idle_since: Instant,
@@ -55,9 +55,9 @@ struct Held<D: Dialect> {
 }
 
 impl<D: Dialect> Drop for Held<D> {
-    /// Gives it back to the pool in order, or closes it: the pool takes an open transaction for none, and its own test waits for as
-    /// long as the operating system does. One whose statement was dropped may still be answering it, or its driver may have lost
-    /// count of the answers (MySQL's does, of a statement that is being prepared): the ping meets that.
+    /// Gives it back to the pool in order, or closes it: a server that has not answered may never do so, the driver loses count of the
+    /// answers when it is dropped midway, the pool takes an open transaction for none, and its own test waits for as long as the
+    /// operating system does.
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         match (Handle::try_current(), D::DROPS_STATEMENTS_SAFELY, self.is_settled) {
@@ -106,13 +106,14 @@ impl<D: Dialect> Connections<D> {
 
     /// Runs a single statement, hands on its rows as they come, and returns how many rows it changed.
     ///
-    /// When the future is dropped, the connection is tested before anybody else has it.
+    /// When the future is dropped, the connection is closed, unless the driver can do without.
     pub(super) async fn run(
         &self,
         statement: Statement,
         each: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, DbErr> {
         let mut lease = self.lease().await?;
+        lease.held.is_settled = D::DROPS_STATEMENTS_SAFELY;
         let ran = self.statement.wait(lease.run(statement, each)).await.flatten();
         lease.end();
         ran

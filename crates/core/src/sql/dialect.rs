@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement, SelectStatement, WithQuery};
 use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
 
 use super::{ConnectOptions, DriverConnection};
@@ -23,7 +23,8 @@ pub struct PoolLimits {
 ///
 /// Every parameter but the last is an array with an element for each write; the last is the number of writes. A write that
 /// the statement leaves out, because its session is locked, missing or at another revision, or because the event is there,
-/// is then settled by the portable algorithm; it must be left out as a whole.
+/// is then settled by the portable algorithm; it must be left out as a whole. (Triggers that leave out single rows of a statement
+/// are therefore not for these tables.)
 #[derive(Debug, Clone)]
 pub struct SingleStatements {
     /// `append_event`.
@@ -83,15 +84,16 @@ pub trait Dialect: Send + Sync + 'static {
     }
 
     /// The condition that the statement before this one changed a row, where the driver runs several statements as one: joined by
-    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself.
+    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself. Inserts of
+    /// [`insert_if_absent`](Self::insert_if_absent) must not fail there for a row that is present.
     fn previous_changed_a_row() -> Option<Expr> {
         None
     }
 
-    /// The condition that the columns `key` are one of many keys, whose parameter is a JSON array of arrays of text, where a
-    /// transaction locks the whole database, and so may read many rows that it is going to write. `None` where each row is
-    /// locked.
-    fn is_among(_key: [DynIden; 3]) -> Option<Expr> {
+    /// Completes `select` with the rows of `table` whose `key` columns are one of many keys, where a transaction locks the whole
+    /// database, and so may read many rows that it is going to write. The one parameter is a JSON array of keys, which are arrays
+    /// of text. `None` where each row is locked.
+    fn select_many(_select: SelectStatement, _table: DynIden, _key: [DynIden; 3]) -> Option<SelectStatement> {
         None
     }
 

@@ -1,7 +1,9 @@
 //! Connections of the drivers' own, and pools of them.
 
+use std::panic::resume_unwind;
+
 use async_trait::async_trait;
-use sea_orm::{DbErr, QueryResult, Statement};
+use sea_orm::{ConnAcquireErr, DbErr, QueryResult, Statement};
 
 /// A connection of the driver's own, out of a pool, to which it goes back when it is dropped.
 #[async_trait]
@@ -27,6 +29,22 @@ pub trait DriverConnection: Send {
     /// Ends the connection, and makes room for another in its pool; without a farewell, which one that does not answer would
     /// hold up.
     fn close(self: Box<Self>);
+}
+
+/// Runs `work` in a task of its own, which goes on when the future is dropped.
+///
+/// # Errors
+/// Those of `work`, and [`ConnectionClosed`](ConnAcquireErr::ConnectionClosed) when the runtime shuts down.
+///
+/// # Panics
+/// When `work` does.
+pub async fn in_task<T: Send + 'static>(
+    work: impl Future<Output = Result<T, DbErr>> + Send + 'static,
+) -> Result<T, DbErr> {
+    tokio::spawn(work).await.unwrap_or_else(|ended| match ended.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
+    })
 }
 
 /// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of

@@ -32,7 +32,7 @@ mod write;
 pub use columns::{Column, Objection, Unfit, Weakness, columns, columns_of_tables, unfit_columns};
 pub use connect::ConnectOptions;
 pub use dialect::{Dialect, PoolLimits, SingleStatements};
-pub use driver::DriverConnection;
+pub use driver::{DriverConnection, in_task};
 pub use failure::is_broken_connection;
 pub use patience::answers;
 pub use service::SqlSessionService;

@@ -18,6 +18,11 @@ impl<D: Dialect> Prepared<D> {
         Self { sql: D::BACKEND.build(statement).sql, dialect: PhantomData }
     }
 
+    /// `first`, and behind it `second`.
+    pub(super) fn both(first: &Self, second: &Self) -> Self {
+        Self { sql: format!("{}; {}", first.sql, second.sql), dialect: PhantomData }
+    }
+
     pub(super) fn bind(&self, values: impl IntoIterator<Item = Value>) -> Statement {
         Statement::from_sql_and_values(D::BACKEND, &self.sql, values)
     }
@@ -26,12 +31,6 @@ impl<D: Dialect> Prepared<D> {
 /// A place in a statement that [`Prepared::bind`] gives a value.
 pub(super) fn slot() -> Expr {
     Expr::value("")
-}
-
-/// Two statements in one text.
-pub(super) fn joined(first: Statement, second: Statement) -> Statement {
-    let values = [first.values, second.values].into_iter().flatten().flat_map(|values| values.0);
-    Statement::from_sql_and_values(first.db_backend, format!("{}; {}", first.sql, second.sql), values)
 }
 
 /// What an insert made by [`Dialect::insert_if_absent`] came to, told by how many rows it changed; false when the row was there

@@ -16,7 +16,8 @@ use super::queue::{Policy, Queue};
 use super::retry::retry;
 use super::write::Write;
 use super::{
-    ConnectOptions, Dialect, Weakness, append, columns, create, delete, get, list, schema, shared_state, single,
+    ConnectOptions, Dialect, Weakness, append, columns, create, delete, get, in_task, list, schema, shared_state,
+    single,
 };
 use crate::prepare::{NewEvent, NewSession};
 use crate::{
@@ -174,9 +175,13 @@ impl<D: Dialect> SqlSessionService<D> {
         if backend != D::BACKEND {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
-        let version = connection.query_one_raw(schema::version_query::<D>());
+        // Each in a task: the pool closes a connection when it is dropped while it tests that one, which ends a database in memory.
+        let pool = connection.clone();
+        let version = in_task(async move { pool.query_one_raw(schema::version_query::<D>()).await });
         schema::check_version::<D>(patience.wait(version).await.flatten())?;
-        schema::check_columns::<D>(patience.wait(columns(&connection)).await.flatten(), accepted)?;
+        let pool = connection.clone();
+        let columns = in_task(async move { columns(&pool).await });
+        schema::check_columns::<D>(patience.wait(columns).await.flatten(), accepted)?;
         let inner = Arc::new(Inner::new(connection, true, patience));
         Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
     }
