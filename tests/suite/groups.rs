@@ -218,9 +218,11 @@ async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Resul
 
 /// Somebody else's transaction holds a session. What waits for it must not keep others waiting, in one group or in the queue.
 async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Result<()> {
+    /// As many as groups may be under way: if one of them waited, all would.
+    const LOCKED: usize = 8;
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 40).await?;
-    let (locked, free) = keys.split_at(4);
+    let (locked, free) = keys.split_at(LOCKED);
     let transaction = fixture.admin.begin().await?;
     for key in locked {
         let lock = format!("SELECT id FROM sessions WHERE id = '{}' FOR UPDATE", key.session_id);
@@ -231,6 +233,8 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
         let (service, key) = (service.clone(), key.clone());
         waiting.spawn(async move { service.append_event(append(&key, Event::new("user"))).await });
     }
+    // Long enough for them to be under way.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     for _ in 0..5 {
         let calls = try_join_all(free.iter().map(|key| service.append_event(append(key, Event::new("user")))));
         // Less than the limit on the wait for a lock, and far more than it takes.

@@ -42,7 +42,7 @@ const MUTANTS: &[Mutant] = &[
         file: MYSQL,
         from: "insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());",
         to: "let _ = (insert, key);",
-        case: "mariadb_portable::concurrent_creates_of_a_new_app",
+        case: "mariadb::a_create_tells_the_state_that_others_made_meanwhile",
     },
     Mutant {
         guard: "lock of the session row, portable",
