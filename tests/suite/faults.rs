@@ -564,9 +564,14 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     options.max_connections(1).min_connections(0);
     let pool = Database::connect(options).await?;
     seabed::migrate(&pool).await?;
+    let polls = 60;
+    for _ in 0..polls {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let mut opened = Box::pin(SqliteSessionService::from_connection(pool.clone()));
+        let _ = futures_util::poll!(&mut opened);
+    }
     let service = SqliteSessionService::from_connection(pool).await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
-    let polls = 60;
     for _ in 0..polls {
         // The connection is back in the pool, which tests it when it hands it out.
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -232,9 +232,9 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
     for key in locked {
         let (service, key) = (service.clone(), key.clone());
         waiting.spawn(async move { service.append_event(append(&key, Event::new("user"))).await });
+        // Long enough for it to be under way, in a group of its own.
+        tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    // Long enough for them to be under way.
-    tokio::time::sleep(Duration::from_millis(200)).await;
     for _ in 0..5 {
         let calls = try_join_all(free.iter().map(|key| service.append_event(append(key, Event::new("user")))));
         // Less than the limit on the wait for a lock, and far more than it takes.

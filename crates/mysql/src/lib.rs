@@ -56,9 +56,9 @@ impl Dialect for MySql {
         insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());
     }
 
-    /// The plain insert: the driver always asks for found rows (`CLIENT_FOUND_ROWS`), and by those an ignored row counts as
-    /// inserted. Only the unique violation is exact.
-    fn insert_if_absent(_: &mut InsertStatement, _: Vec<DynIden>) {}
+    /// The driver always asks for found rows (`CLIENT_FOUND_ROWS`), and by those an ignored row counts as inserted. Only the unique
+    /// violation is exact.
+    const FAILS_WHEN_PRESENT: bool = true;
 
     /// By the servers' error numbers: the SQLSTATE of most is HY000.
     fn classify(error: &RuntimeErr) -> BackendErrorKind {

@@ -82,8 +82,9 @@ impl Dialect for Sqlite {
     /// CROSS JOIN keeps the keys outside, and so looks each row up by its whole key. Left the choice, the planner may read the table
     /// where ANALYZE saw a small one.
     fn select_many(mut select: SelectStatement, table: DynIden, key: [DynIden; 3]) -> Option<SelectStatement> {
-        let is_key =
-            |index: usize| Expr::col((table.clone(), key[index].clone())).eq(Expr::cust(format!("value ->> {index}")));
+        let is_key = |index: usize| {
+            Expr::col((table.clone(), key[index].clone())).eq(Expr::cust(format!("keys.value ->> {index}")))
+        };
         let keys = Func::cust("json_each").arg("");
         let is_key = is_key(0).and(is_key(1)).and(is_key(2));
         let select = select.from_function(keys, "keys").join(JoinType::CrossJoin, table.clone(), Condition::all());
@@ -156,7 +157,6 @@ impl Dialect for Sqlite {
         PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
     }
 
-    /// In a task: the pool closes a connection when it is dropped while it tests that one.
     async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
         let pool = pool.get_sqlite_connection_pool().clone();
         in_task(async move { take_driver_connection!(Driver, pool) }).await

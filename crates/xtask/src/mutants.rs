@@ -306,9 +306,9 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "an insert that fails is not one that left its event out, SQLite",
-        file: APPEND,
-        from: "Ok(transaction.execute(both.bind(event.chain(session))).await.map_err(failed)? > 0)",
-        to: "is_new(transaction.execute(both.bind(event.chain(session))).await).map_err(failed)",
+        file: "crates/core/src/sql/prepared.rs",
+        from: "if D::FAILS_WHEN_PRESENT && matches!",
+        to: "if matches!",
         case: "sqlite_file::an_append_that_a_trigger_refuses_leaves_nothing",
     },
     Mutant {
@@ -316,6 +316,13 @@ const MUTANTS: &[Mutant] = &[
         file: SQLITE,
         from: "in_task(async move { take_driver_connection!(Driver, pool) }).await",
         to: "async move { take_driver_connection!(Driver, pool) }.await",
+        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "a dropped look at the tables ends no connection that the pool tests",
+        file: "crates/core/src/sql/service.rs",
+        from: "in_task(async move { pool.query_one_raw(schema::version_query::<D>()).await });",
+        to: "pool.query_one_raw(schema::version_query::<D>());",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {

@@ -56,12 +56,12 @@ struct Store<D> {
 
 impl<D: Dialect> Store<D> {
     fn new(insert: &InsertStatement, write_session: &UpdateStatement) -> Self {
-        let mut write_session = write_session.clone();
-        let condition = D::previous_changed_a_row();
-        let is_joined = condition.is_some();
-        let (insert, write_session) = (Prepared::new(insert), Prepared::new(write_session.and_where_option(condition)));
-        let both = is_joined.then(|| Prepared::both(&insert, &write_session));
-        Self { insert, write_session, both }
+        let insert = Prepared::new(insert);
+        let both = D::previous_changed_a_row().map(|condition| {
+            let write_session = write_session.clone().and_where(condition).take();
+            Prepared::both(&insert, &Prepared::new(&write_session))
+        });
+        Self { insert, write_session: Prepared::new(write_session), both }
     }
 
     /// False, and nothing is written, if the insert leaves the event out.
@@ -74,9 +74,9 @@ impl<D: Dialect> Store<D> {
     ) -> Result<bool> {
         let failed = |error| statement_error::<D>(OPERATION, error);
         if let Some(both) = self.both.as_ref().filter(|_| inner.fast) {
-            return Ok(transaction.execute(both.bind(event.chain(session))).await.map_err(failed)? > 0);
+            return is_new::<D>(transaction.execute(both.bind(event.chain(session))).await).map_err(failed);
         }
-        let is_stored = is_new(transaction.execute(self.insert.bind(event)).await).map_err(failed)?;
+        let is_stored = is_new::<D>(transaction.execute(self.insert.bind(event)).await).map_err(failed)?;
         if is_stored {
             transaction.execute(self.write_session.bind(session)).await.map_err(failed)?;
         }
@@ -240,10 +240,12 @@ pub(super) async fn look<D: Dialect>(
     let mut rows = HashMap::new();
     let Some(look) = &inner.append.look else { return Ok(rows) };
     let appended = group.iter().filter_map(|claimed| claimed.write.append());
-    let keys: Vec<Json> = appended
+    let mut keys: Vec<Json> = appended
         .filter(|new| new.sufficient_revision().is_none())
         .map(|NewEvent { key, .. }| vec![key.app_name.as_str(), key.user_id.as_str(), key.session_id.as_str()].into())
         .collect();
+    // A group is in the order of its sessions.
+    keys.dedup();
     if keys.len() > 1 {
         let mut add = |row: QueryResult| {
             let name = |index| row.try_get_by_index::<String>(index).unwrap_or_default();

@@ -61,7 +61,9 @@ impl<D: Dialect> Drop for Held<D> {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         match (Handle::try_current(), D::DROPS_STATEMENTS_SAFELY, self.is_settled) {
-            (_, true, true) => {}
+            // The pool, too, would want a runtime.
+            (Err(_), ..) | (Ok(_), false, false) => connection.close(),
+            (Ok(_), true, true) => {}
             (Ok(runtime), true, false) => drop(runtime.spawn(async move {
                 // An error says that no transaction is open.
                 let _: Result<(), DbErr> = connection.command("ROLLBACK").await;
@@ -71,7 +73,6 @@ impl<D: Dialect> Drop for Held<D> {
                     connection.close();
                 }
             })),
-            (Err(_), ..) | (Ok(_), false, false) => connection.close(),
         }
     }
 }

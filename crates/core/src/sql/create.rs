@@ -47,7 +47,7 @@ pub(super) async fn insert_session<D: Dialect>(
     transaction: &mut impl InTransaction,
     new: &NewSession,
 ) -> Result<()> {
-    match is_new(transaction.execute(insert_statement(inner, new)?).await) {
+    match is_new::<D>(transaction.execute(insert_statement(inner, new)?).await) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::already_exists(&new.key)),
         Err(error) => Err(statement_error::<D>(OPERATION, error)),
@@ -63,7 +63,7 @@ pub(super) async fn create_beside_existing<D: Dialect>(inner: &Inner<D>, new: &N
     let Some((app, user)) = existing(inner, &new.key, OPERATION).await? else {
         return Ok(None);
     };
-    match is_new(inner.execute(insert_statement(inner, new)?).await) {
+    match is_new::<D>(inner.execute(insert_statement(inner, new)?).await) {
         Ok(true) => Ok(Some(new.to_session(app, user))),
         Ok(false) => Err(Error::already_exists(&new.key)),
         Err(error) => Err(autocommit_error::<D>(OPERATION, error)),

@@ -72,10 +72,16 @@ pub trait Dialect: Send + Sync + 'static {
     /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 
-    /// Makes `insert` leave a row alone that has the same `key` already, and tell so: no row is affected, or it fails
-    /// with a unique violation, where a database cannot count (MySQL reports an ignored row as inserted).
+    /// Whether rows that were there are told by the unique violation of a plain insert, because the database cannot count what an
+    /// insert-or-ignore has inserted.
+    const FAILS_WHEN_PRESENT: bool = false;
+
+    /// Makes `insert` leave a row alone that has the same `key` already, and tell so: no row is affected, or it fails with a unique
+    /// violation where [`FAILS_WHEN_PRESENT`](Self::FAILS_WHEN_PRESENT).
     fn insert_if_absent(insert: &mut InsertStatement, key: Vec<DynIden>) {
-        Self::insert_or_ignore(insert, key);
+        if !Self::FAILS_WHEN_PRESENT {
+            Self::insert_or_ignore(insert, key);
+        }
     }
 
     /// Creates and appends in one statement each, where the database can change several tables at once.
@@ -84,8 +90,7 @@ pub trait Dialect: Send + Sync + 'static {
     }
 
     /// The condition that the statement before this one changed a row, where the driver runs several statements as one: joined by
-    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself. Inserts of
-    /// [`insert_if_absent`](Self::insert_if_absent) must not fail there for a row that is present.
+    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself.
     fn previous_changed_a_row() -> Option<Expr> {
         None
     }

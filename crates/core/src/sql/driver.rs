@@ -31,7 +31,8 @@ pub trait DriverConnection: Send {
     fn close(self: Box<Self>);
 }
 
-/// Runs `work` in a task of its own, which goes on when the future is dropped.
+/// Runs `work` in a task of its own, which goes on when the future is dropped. A pool closes a connection when it is dropped while it
+/// tests that one, and a database in memory ends with its only connection.
 ///
 /// # Errors
 /// Those of `work`, and [`ConnectionClosed`](ConnAcquireErr::ConnectionClosed) when the runtime shuts down.

@@ -35,10 +35,15 @@ pub(super) fn slot() -> Expr {
 
 /// What an insert made by [`Dialect::insert_if_absent`] came to, told by how many rows it changed; false when the row was there
 /// already.
-pub(super) fn is_new(inserted: Result<u64, DbErr>) -> Result<bool, DbErr> {
+pub(super) fn is_new<D: Dialect>(inserted: Result<u64, DbErr>) -> Result<bool, DbErr> {
     match inserted {
         Ok(changed) => Ok(changed > 0),
-        Err(error) if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => Ok(false),
+        // Elsewhere it is of another key: a trigger's, or one that was added to the table.
+        Err(error)
+            if D::FAILS_WHEN_PRESENT && matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

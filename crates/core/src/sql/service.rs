@@ -175,7 +175,6 @@ impl<D: Dialect> SqlSessionService<D> {
         if backend != D::BACKEND {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
-        // Each in a task: the pool closes a connection when it is dropped while it tests that one, which ends a database in memory.
         let pool = connection.clone();
         let version = in_task(async move { pool.query_one_raw(schema::version_query::<D>()).await });
         schema::check_version::<D>(patience.wait(version).await.flatten())?;
