@@ -50,6 +50,7 @@ crate::database_cases! {
         a_database_that_stays_locked_is_contention,
         a_database_in_memory_outlives_dropped_calls,
         an_append_that_a_trigger_refuses_leaves_nothing,
+        a_service_may_outlive_its_runtime,
     ],
 }
 
@@ -569,10 +570,14 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     let pool = Database::connect(options).await?;
     seabed::migrate(&pool).await?;
     let polls = 60;
-    for _ in 0..polls {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    for dropped in 0..polls {
         let mut opened = Box::pin(SqliteSessionService::from_connection(pool.clone()));
-        let _ = futures_util::poll!(&mut opened);
+        for _ in 0..dropped {
+            if futures_util::poll!(&mut opened).is_ready() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_micros(20)).await;
+        }
     }
     let service = SqliteSessionService::from_connection(pool).await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
@@ -604,6 +609,25 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     service.append_event(append(&key, Event::new("user"))).await?;
     service.get_session(GetSession::new(key)).await?.context("no session")?;
     Ok(())
+}
+
+/// It still holds the connection of its last call.
+async fn a_service_may_outlive_its_runtime(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    let url = fixture.service_url.clone();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let service = runtime.block_on(async {
+            let service = SqliteSessionService::connect(&url).await?;
+            service.create_session(CreateSession::new(alice()?)).await?;
+            anyhow::Ok(service)
+        })?;
+        drop(runtime);
+        drop(service);
+        anyhow::Ok(())
+    });
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
+    joined.map_err(|_| anyhow::anyhow!("it panicked"))?
 }
 
 /// Its event is inserted, and then its session is not to be changed, for a reason that looks like that of an event which is there.
