@@ -319,11 +319,25 @@ const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
-        guard: "a dropped look at the tables ends no connection that the pool tests",
+        guard: "a dropped look at the version ends no connection that the pool tests",
         file: "crates/core/src/sql/service.rs",
         from: "in_task(async move { pool.query_one_raw(schema::version_query::<D>()).await });",
         to: "pool.query_one_raw(schema::version_query::<D>());",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "a dropped look at the columns ends no connection that the pool tests",
+        file: "crates/core/src/sql/service.rs",
+        from: "in_task(async move { columns(&pool).await });",
+        to: "columns(&pool);",
+        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
+    },
+    Mutant {
+        guard: "a connection is closed where no runtime is",
+        file: CONNECTIONS,
+        from: "            (Err(_), ..) | (Ok(_), false, false) => connection.close(),\n            (Ok(_), true, true) => {}",
+        to: "            (_, true, true) => {}\n            (Err(_), ..) | (Ok(_), false, false) => connection.close(),",
+        case: "sqlite_file::a_service_may_outlive_its_runtime",
     },
     Mutant {
         guard: "a session moves on only with its event, SQLite",
