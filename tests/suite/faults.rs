@@ -571,6 +571,8 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     seabed::migrate(&pool).await?;
     let polls = 60;
     for dropped in 0..polls {
+        // The connection is back in the pool, which tests it when it hands it out.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         let mut opened = Box::pin(SqliteSessionService::from_connection(pool.clone()));
         for _ in 0..dropped {
             if futures_util::poll!(&mut opened).is_ready() {
@@ -582,7 +584,6 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     let service = SqliteSessionService::from_connection(pool).await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
     for _ in 0..polls {
-        // The connection is back in the pool, which tests it when it hands it out.
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut read = Box::pin(service.get_session(GetSession::new(key.clone())));
         let _ = futures_util::poll!(&mut read);
