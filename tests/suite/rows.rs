@@ -17,6 +17,9 @@ crate::database_cases! {
         a_corrupt_app_state_is_named_and_nothing_is_written,
         times_are_stored_as_google_adk_stores_them,
     ],
+    Sqlite: [
+        times_of_other_writers_are_read,
+    ],
 }
 
 async fn session(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
@@ -97,4 +100,26 @@ async fn times_are_stored_as_google_adk_stores_them(fixture: &Fixture) -> anyhow
     let stored = fixture.query_text(&format!("SELECT {text} AS text FROM events")).await?;
     ensure!(stored == "2025-11-23 12:13:20.500000", "{stored}");
     Ok(())
+}
+
+/// SQLite itself and other programs write them in other formats, and as numbers.
+async fn times_of_other_writers_are_read(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    for (written, micros) in [
+        ("'2025-11-23 12:13:20.123456'", 123_456),
+        ("'2025-11-23 12:13:20.25'", 250_000),
+        ("'2025-11-23 12:13:20'", 0),
+        ("'2025-11-23T12:13:20.250Z'", 250_000),
+        ("'2025-11-23 14:13:20.000001+02:00'", 1),
+        ("1763900000", 0),
+    ] {
+        fixture.execute(&format!("UPDATE sessions SET update_time = {written}")).await?;
+        let read = service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
+        let read = read.revision.timestamp().as_micros();
+        ensure!(read == 1_763_900_000_000_000 + micros, "{written} was read as {read}");
+    }
+    fixture.execute("UPDATE sessions SET update_time = 'secret'").await?;
+    let error = service.get_session(GetSession::new(key)).await.err().context("no time was read as one")?;
+    expect_corrupt(&error, &["sessions.update_time", "alice"])
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, iter};
 
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -73,6 +73,14 @@ impl Json {
     /// 1000 digits; without the value.
     pub fn check_portable(&self) -> Result<(), serde_json::Error> {
         check_portable(self.as_str())
+    }
+
+    /// The same value with every NUL character replaced by U+FFFD, the replacement character, if it has one.
+    pub(crate) fn with_nul_replaced(&self) -> Result<Option<Self>, serde_json::Error> {
+        match replace_nul(self.as_str()) {
+            Cow::Borrowed(_) => Ok(None),
+            Cow::Owned(replaced) => Self::parse(replaced).map(Some),
+        }
     }
 
     /// Whether this is JSON's `null`, which is a value like any other.
@@ -208,7 +216,7 @@ impl Number {
 /// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond `serde_json`'s
 /// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range or
 /// with more digits than `jsonb` keeps.
-pub(crate) fn check_portable(text: &str) -> Result<(), serde_json::Error> {
+fn check_portable(text: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<Portable>(text)?;
     match numbers(text).find(|number| !is_portable_number(number)) {
         Some(_) => Err(de::Error::custom("a number of more than 1000 digits")),
@@ -218,19 +226,37 @@ pub(crate) fn check_portable(text: &str) -> Result<(), serde_json::Error> {
 
 /// The numbers of a valid JSON text as they are written.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    // Outside of strings, what is between structural characters and blanks is a number or a word.
-    let mut in_string = false;
-    let mut escaped = false;
-    text.split(move |character: char| {
-        if in_string {
-            in_string = escaped || character != '"';
-            escaped = !escaped && character == '\\';
-            return true;
+    let mut rest = text;
+    iter::from_fn(move || {
+        loop {
+            rest = &rest[find(rest, |byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))?..];
+            if let Some(string) = rest.strip_prefix('"') {
+                rest = after_string(string)?;
+                continue;
+            }
+            let is_over = |byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+            let number;
+            (number, rest) = rest.split_at(find(rest, is_over).unwrap_or(rest.len()));
+            return Some(number);
         }
-        in_string = character == '"';
-        in_string || "[]{},: \t\r\n".contains(character)
     })
-    .filter(|token| token.starts_with(|first: char| first == '-' || first.is_ascii_digit()))
+}
+
+/// What follows the end of the string that a text begins in.
+fn after_string(mut text: &str) -> Option<&str> {
+    loop {
+        let at = find(text, |byte| matches!(byte, b'"' | b'\\'))?;
+        if text.as_bytes()[at] == b'"' {
+            return Some(&text[at + 1..]);
+        }
+        // A backslash in valid JSON is always followed by the ASCII letter it escapes.
+        text = &text[at + 2..];
+    }
+}
+
+/// Where the first byte is that `is` true of; one of ASCII, so that text can be cut there.
+fn find(text: &str, is: impl Fn(u8) -> bool) -> Option<usize> {
+    text.bytes().position(is)
 }
 
 /// At most 1000 digits, spelled out; PostgreSQL's `numeric` keeps 16,383 behind the point.
@@ -291,7 +317,7 @@ impl<'de> Visitor<'de> for Portable {
 }
 
 /// The JSON text with every `\u0000` in it replaced by U+FFFD, the replacement character.
-pub(crate) fn replace_nul(text: &str) -> Cow<'_, str> {
+fn replace_nul(text: &str) -> Cow<'_, str> {
     if !text.contains("\\u0000") {
         return Cow::Borrowed(text);
     }

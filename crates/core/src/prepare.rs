@@ -1,11 +1,8 @@
 //! Requests, checked and brought into the form that is stored, before any I/O and alike for every backend.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::json::{check_portable, replace_nul};
 use crate::key::{check_id, check_text};
 use crate::state::ScopedState;
 use crate::{
@@ -31,7 +28,7 @@ impl NewSession {
             Some(id) => id.clone(),
             None => SessionId::try_new(ids.new_id())?,
         };
-        let (_, state) = portable("state", &request.state.without_temp(), request.nul_policy)?;
+        let (_, state) = portable("state", request.state.without_temp(), request.nul_policy)?;
         Ok(Self { key: request.user.session(session_id), state: ScopedState::split(&state), create_time: clock.now() })
     }
 
@@ -75,7 +72,7 @@ impl NewEvent {
                 Error::invalid("event.timestamp", "not a moment from the year 1000 to 9999-12-31T00:00:00Z")
             })?;
         event.actions.state_delta = event.actions.state_delta.without_temp();
-        let (event_data, event) = portable("event", &event, nul_policy)?;
+        let (event_data, event) = portable("event", event, nul_policy)?;
         if event.is_partial() {
             return Ok(None);
         }
@@ -125,19 +122,20 @@ impl NewEvent {
 }
 
 /// The JSON of `value`, and `value` as that JSON reads, once it is sure that every backend and reader can take it.
-fn portable<T>(field: &'static str, value: &T, nul_policy: NulPolicy) -> Result<(Json, T)>
+fn portable<T>(field: &'static str, mut value: T, nul_policy: NulPolicy) -> Result<(Json, T)>
 where
     T: Serialize + DeserializeOwned,
 {
     let invalid = |error: serde_json::Error| Error::invalid(field, error.to_string());
-    let written = Json::from_serialize(value).map_err(invalid)?;
-    let text = match nul_policy {
-        NulPolicy::Refuse => Cow::Borrowed(written.as_str()),
-        NulPolicy::Replace => replace_nul(written.as_str()),
-    };
-    check_portable(&text).map_err(invalid)?;
-    let read = serde_json::from_str(&text).map_err(invalid)?;
-    Ok((Json::parse(text).map_err(invalid)?, read))
+    let mut written = Json::from_serialize(&value).map_err(invalid)?;
+    if nul_policy == NulPolicy::Replace
+        && let Some(replaced) = written.with_nul_replaced().map_err(invalid)?
+    {
+        value = replaced.decode().map_err(invalid)?;
+        written = replaced;
+    }
+    written.check_portable().map_err(invalid)?;
+    Ok((written, value))
 }
 
 impl ListSessions {

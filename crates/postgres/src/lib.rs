@@ -20,11 +20,11 @@ use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr};
+use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr};
 use seabed_core::sql::{
     ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService, is_broken_connection,
 };
-use seabed_core::{BackendErrorKind, Error, Result, open_driver_pool, take_driver_connection};
+use seabed_core::{BackendErrorKind, Error, Result, driver_text, open_driver_pool, take_driver_connection};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -64,6 +64,11 @@ impl Dialect for Postgres {
 
     fn write_json(text: Expr) -> Expr {
         text.cast_as("jsonb")
+    }
+
+    /// Unchecked: types of columns are looked at when a service is made, and comparing one costs more than reading the text.
+    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
+        driver_text!(row.try_as_pg_row(), try_get_unchecked, index.as_sqlx_postgres_index())
     }
 
     /// By SQLSTATE (PostgreSQL's appendix A).

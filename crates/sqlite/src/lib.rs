@@ -18,19 +18,24 @@
 //! pool, so open it with [`ConnectOptions::open`], make its tables, and go on with
 //! [`from_connection`](SqlSessionService::from_connection).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::format::{Item, Parsed, StrftimeItems, parse};
+use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{
     Condition, DynIden, Expr, ExprTrait, Func, InsertStatement, JoinType, OnConflict, SelectStatement,
 };
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode};
 use sea_orm::sqlx::{Connection, Error as SqlxError, Sqlite as Driver};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions, Value};
+use sea_orm::{
+    ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, SqliteTransactionMode, TransactionOptions,
+    Value,
+};
 use seabed_core::sql::{ConnectOptions, Dialect, DriverConnection, PoolLimits, SqlSessionService, in_task};
-use seabed_core::{BackendErrorKind, Error, Result, Timestamp, take_driver_connection};
+use seabed_core::{BackendErrorKind, Error, Result, Timestamp, driver_text, take_driver_connection};
 
 /// A session service on SQLite.
 pub type SqliteSessionService = SqlSessionService<Sqlite>;
@@ -48,6 +53,10 @@ const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const PROTOCOL: u32 = 15;
 const CANTOPEN: u32 = 14;
+
+/// The format of a timestamp.
+static TIMESTAMP: LazyLock<Vec<Item<'static>>> =
+    LazyLock::new(|| StrftimeItems::new("%Y-%m-%d %H:%M:%S%.6f").collect());
 
 /// Whether the database is one in memory, told by the name that the driver gives to each `sqlite::memory:`.
 fn in_memory(driver: &SqliteConnectOptions) -> bool {
@@ -94,7 +103,19 @@ impl Dialect for Sqlite {
     /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many
     /// microseconds, and texts of one width compare as the times do.
     fn timestamp(timestamp: Timestamp) -> Value {
-        timestamp.to_naive_utc().format("%Y-%m-%d %H:%M:%S%.6f").to_string().into()
+        timestamp.to_naive_utc().format_with_items(TIMESTAMP.iter()).to_string().into()
+    }
+
+    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
+        driver_text!(row.try_as_sqlite_row(), try_get, index.as_sqlx_sqlite_index())
+    }
+
+    /// The driver tries two other formats before this one.
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        let text = Self::text(row, index).ok().flatten().unwrap_or_default();
+        let mut parsed = Parsed::new();
+        let moment = parse(&mut parsed, text, TIMESTAMP.iter()).and_then(|()| parsed.to_naive_datetime_with_offset(0));
+        moment.or_else(|_| row.try_get_by::<DateTime, _>(index)).map(Timestamp::from_naive_utc)
     }
 
     /// A transaction that reads first and writes then fails as busy at once when another wrote in between, whatever

@@ -188,8 +188,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes run in tasks of their own",
         file: GROUP,
-        from: "        tokio::spawn(work(inner.clone()));",
-        to: "        work(inner.clone()).await;",
+        from: "await? {\n        tokio::spawn(work(inner.clone()));",
+        to: "await? {\n        work(inner.clone()).await;",
         case: "mariadb::a_dropped_call_leaves_its_group_alone",
     },
     Mutant {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{
     Expr, ExprTrait, InsertStatement, IntoIden, LockBehavior, LockType, Query, SelectStatement, UpdateStatement,
 };
@@ -203,13 +202,11 @@ pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Res
     let rows = rows.map_err(|error| statement_error::<D>(OPERATION, error))?;
     let row = rows.into_iter().next().ok_or_else(|| Error::not_found(&new.key))?;
     let event = EventName { id: &new.id, session: &new.key };
-    if RowOf::new(events::Entity.table_name(), &event)
-        .get::<Option<DateTime>>(&row, "timestamp", "timestamp")?
-        .is_some()
-    {
-        return check_replay(new, &row).map(Some);
+    let stored = RowOf::<D>::new(events::Entity.table_name(), &event);
+    if stored.text_or_null(&row, "event_data", "event_data")?.is_some() {
+        return check_replay::<D>(new, &row).map(Some);
     }
-    let session = RowOf::new(sessions::Entity.table_name(), &new.key);
+    let session = RowOf::<D>::new(sessions::Entity.table_name(), &new.key);
     new.check_revision(Revision::new(session.timestamp(&row, "update_time", "update_time")?))?;
     Ok(None)
 }
@@ -248,7 +245,7 @@ pub(super) async fn look<D: Dialect>(
     keys.dedup();
     if keys.len() > 1 {
         let mut add = |row: QueryResult| {
-            let name = |index| row.try_get_by_index::<String>(index).unwrap_or_default();
+            let name = |index| D::text(&row, index).ok().flatten().unwrap_or_default();
             if let Ok(key) = SessionKey::try_new(name(0), name(1), name(2)) {
                 rows.insert(key, row);
             }
@@ -294,7 +291,7 @@ pub(super) async fn store_event<D: Dialect>(
         seen => seen,
     };
     let Some(row) = row else { return Ok(None) };
-    let session = RowOf::new(sessions::Entity.table_name(), key);
+    let session = RowOf::<D>::new(sessions::Entity.table_name(), key);
     let create_time = session.timestamp(&row, "create_time", "create_time")?;
     let update_time = session.timestamp(&row, "update_time", "update_time")?;
     if let Err(conflict) = new.check_revision(Revision::new(update_time)) {
@@ -366,16 +363,16 @@ async fn replayed<D: Dialect>(
     let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
     let row = transaction.query_one(statements.lock_event.bind(values)).await;
     match row.map_err(|error| statement_error::<D>(OPERATION, error))? {
-        Some(row) => check_replay(new, &row).map(Some),
+        Some(row) => check_replay::<D>(new, &row).map(Some),
         None => Ok(None),
     }
 }
 
 /// The outcome for an event, given the row that is stored under its id.
-fn check_replay(new: &NewEvent, row: &QueryResult) -> Result<Appended> {
+fn check_replay<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Appended> {
     let event = EventName { id: &new.id, session: &new.key };
-    let stored = RowOf::new(events::Entity.table_name(), &event);
-    let text: String = stored.get(row, "event_data", "event_data")?;
-    new.check_replay(&stored.decode(&text, "event_data")?)?;
+    let stored = RowOf::<D>::new(events::Entity.table_name(), &event);
+    let text = stored.text(row, "event_data", "event_data")?;
+    new.check_replay(&stored.decode(text, "event_data")?)?;
     Ok(Appended::Replayed(Revision::new(stored.timestamp(row, "timestamp", "timestamp")?)))
 }

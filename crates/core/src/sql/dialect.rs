@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement, SelectStatement, WithQuery};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr, RuntimeErr, TransactionOptions, Value};
+use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, TransactionOptions, Value};
 
 use super::{ConnectOptions, DriverConnection};
 use crate::{BackendErrorKind, Result, Timestamp};
@@ -115,6 +116,20 @@ pub trait Dialect: Send + Sync + 'static {
     /// A moment as a `timestamp` column is written and compared.
     fn timestamp(timestamp: Timestamp) -> Value {
         timestamp.to_naive_utc().into()
+    }
+
+    /// The text at a place of a row, which stays the row's: most of what is read is text that is only looked at. `None` for null.
+    ///
+    /// # Errors
+    /// The driver's own, when there is no such place, or no text.
+    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr>;
+
+    /// The moment at a place of a row, which is of a `timestamp` column.
+    ///
+    /// # Errors
+    /// The driver's own, also for null.
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        row.try_get_by::<DateTime, _>(index).map(Timestamp::from_naive_utc)
     }
 
     /// The command that begins a write transaction.

@@ -106,6 +106,18 @@ macro_rules! take_driver_connection {
     }};
 }
 
+/// Reads text out of a row of the driver's, by its function `$read`: the body of [`Dialect::text`](crate::sql::Dialect::text).
+#[macro_export]
+macro_rules! driver_text {
+    ($row:expr, $read:ident, $index:expr) => {
+        match $row {
+            Some(row) => sea_orm::sqlx::Row::$read(row, $index)
+                .map_err(|error| sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))),
+            None => Err(sea_orm::DbErr::Type("the row comes from another driver".to_owned())),
+        }
+    };
+}
+
 /// Opens a pool of the driver's whose connections are set up by the statement `$settings`: the body of
 /// [`Dialect::open_pool`](crate::sql::Dialect::open_pool) for servers. The driver's own test of a connection waits for as long
 /// as the operating system does.

@@ -1,5 +1,7 @@
 //! `get_session`: one statement, and so one snapshot on every database and isolation level.
 
+use std::marker::PhantomData;
+
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Order, Query, SelectStatement, UnionType};
 use sea_orm::{ColIdx, EntityName, EntityTrait, QueryResult, Value};
 
@@ -108,7 +110,7 @@ pub(super) async fn get_session<D: Dialect>(inner: &Inner<D>, request: &GetSessi
         None => inner.get.all_events.bind(values),
         Some(count) => inner.get.recent_events.bind(values.chain([Value::from(i64::from(count))])),
     };
-    let mut rows = Rows::new(key);
+    let mut rows = Rows::<D>::new(key);
     let read = inner.query(statement, |row| rows.add(&row)).await;
     read.map_err(|error| statement_error::<D>(OPERATION, error))?;
     rows.into_session()
@@ -121,8 +123,9 @@ pub(super) async fn create_time<D: Dialect>(inner: &Inner<D>, key: &SessionKey) 
 }
 
 /// Puts a session together out of rows that come in any order, while they come.
-struct Rows<'a> {
+struct Rows<'a, D> {
     key: &'a SessionKey,
+    dialect: PhantomData<fn() -> D>,
     app: State,
     user: State,
     /// State, creation and revision.
@@ -133,9 +136,17 @@ struct Rows<'a> {
     corrupt: Option<Error>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a, D: Dialect> Rows<'a, D> {
     fn new(key: &'a SessionKey) -> Self {
-        Self { key, app: State::new(), user: State::new(), session: None, events: Vec::new(), corrupt: None }
+        Self {
+            key,
+            dialect: PhantomData,
+            app: State::new(),
+            user: State::new(),
+            session: None,
+            events: Vec::new(),
+            corrupt: None,
+        }
     }
 
     fn add(&mut self, row: &QueryResult) {
@@ -146,18 +157,19 @@ impl<'a> Rows<'a> {
 
     fn read(&mut self, row: &QueryResult) -> Result<()> {
         let key = self.key;
-        let stored = RowOf::new(sessions::Entity.table_name(), key);
-        let kind: String = stored.get(row, KIND, COLUMNS[KIND])?;
+        let stored = RowOf::<D>::new(sessions::Entity.table_name(), key);
+        let kind = stored.text(row, KIND, COLUMNS[KIND])?;
         if kind == events::Entity.table_name() {
-            let time = RowOf::new(events::Entity.table_name(), key).timestamp(row, CREATED, "timestamp")?;
-            self.events.push((time, event(key, stored.get(row, ID, "id")?, row, BODY)?));
+            let event = RowOf::<D>::new(events::Entity.table_name(), key);
+            let time = event.timestamp(row, CREATED, "timestamp")?;
+            self.events.push((time, read_event::<D>(key, event.text(row, ID, "id")?, row, BODY)?));
         } else if kind == sessions::Entity.table_name() {
             let revision = Revision::new(stored.timestamp(row, UPDATED, "update_time")?);
             self.session = Some((stored.state(row, BODY)?, stored.timestamp(row, CREATED, "create_time")?, revision));
         } else if kind == app_states::Entity.table_name() {
-            self.app = RowOf::new(app_states::Entity.table_name(), &Key::app(key)).state(row, BODY)?;
+            self.app = RowOf::<D>::new(app_states::Entity.table_name(), &Key::app(key)).state(row, BODY)?;
         } else {
-            self.user = RowOf::new(user_states::Entity.table_name(), &Key::user(key)).state(row, BODY)?;
+            self.user = RowOf::<D>::new(user_states::Entity.table_name(), &Key::user(key)).state(row, BODY)?;
         }
         Ok(())
     }
@@ -180,8 +192,13 @@ impl<'a> Rows<'a> {
 }
 
 /// The event of a row, or an error that names it.
-pub(super) fn event(key: &SessionKey, id: String, row: &QueryResult, index: impl ColIdx) -> Result<Event> {
-    let name = EventName { id: &id, session: key };
-    let decoded = RowOf::new(events::Entity.table_name(), &name).event(row, index);
-    decoded.map(|event| event.with_id(id))
+pub(super) fn read_event<D: Dialect>(
+    key: &SessionKey,
+    id: &str,
+    row: &QueryResult,
+    index: impl ColIdx,
+) -> Result<Event> {
+    let name = EventName { id, session: key };
+    let event = RowOf::<D>::new(events::Entity.table_name(), &name).event(row, index)?;
+    Ok(if event.id == id { event } else { event.with_id(id) })
 }

@@ -40,20 +40,18 @@ pub(super) async fn run<D: Dialect, R, T>(
     outcome
 }
 
-/// Runs group after group until none can go.
-async fn work<D: Dialect>(inner: Arc<Inner<D>>) {
-    let Some(mut slot) = inner.queue.slot() else { return };
-    while let Some((group, others_wait)) = slot.take() {
-        if others_wait {
-            tokio::spawn(work_too(inner.clone()));
+/// Runs group after group until none can go. Boxed, because its type would contain itself, and because tokio moves the future of a
+/// task several times.
+fn work<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let Some(mut slot) = inner.queue.slot() else { return };
+        while let Some((group, others_wait)) = slot.take() {
+            if others_wait {
+                tokio::spawn(work(inner.clone()));
+            }
+            execute(&inner, group).await;
         }
-        execute(&inner, group).await;
-    }
-}
-
-/// [`work`], by a name that does not make its type contain itself.
-fn work_too<D: Dialect>(inner: Arc<Inner<D>>) -> BoxFuture<'static, ()> {
-    Box::pin(work(inner))
+    })
 }
 
 async fn execute<D: Dialect>(inner: &Arc<Inner<D>>, mut group: Vec<Claimed>) {
@@ -122,7 +120,7 @@ async fn settle<D: Dialect>(inner: Arc<Inner<D>>, mut claimed: Claimed, tries: T
     } else {
         alone(&inner, claimed, tries).await;
     }
-    work_too(inner).await;
+    work(inner).await;
 }
 
 /// Runs a write in a transaction of its own, again while it meets others and its caller is there, and tells the outcome.

@@ -5,7 +5,7 @@ use sea_orm::{EntityName, QueryResult, Value};
 
 use super::Dialect;
 use super::failure::statement_error;
-use super::get::event;
+use super::get::read_event;
 use super::rows::RowOf;
 use super::service::Inner;
 use super::shared_state::Key;
@@ -100,23 +100,23 @@ pub(super) async fn list_sessions<D: Dialect>(
 
     let rows = inner.query_all(D::BACKEND.build(&select)).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
-    let rows = rows.iter().map(|row| read_session(app_name, row)).collect::<Result<_>>()?;
+    let rows = rows.iter().map(|row| read_session::<D>(app_name, row)).collect::<Result<_>>()?;
     Ok(Page::from_rows(rows, request.limit))
 }
 
-fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
-    let any = RowOf::new(sessions::Entity.table_name(), app_name);
+fn read_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
+    let any = RowOf::<D>::new(sessions::Entity.table_name(), app_name);
     let cursor = SessionCursor {
         update_time: any.timestamp(row, UPDATE_TIME, "update_time")?,
-        user_id: UserId::from_row(any.get(row, USER_ID, "user_id")?),
-        session_id: SessionId::from_row(any.get(row, ID, "id")?),
+        user_id: UserId::from_row(any.text(row, USER_ID, "user_id")?.to_owned()),
+        session_id: SessionId::from_row(any.text(row, ID, "id")?.to_owned()),
     };
     let key = SessionKey::new(app_name.clone(), cursor.user_id.clone(), cursor.session_id.clone());
     let show = || {
-        let stored = RowOf::new(sessions::Entity.table_name(), &key);
+        let stored = RowOf::<D>::new(sessions::Entity.table_name(), &key);
         let scoped = ScopedState {
-            app: shared_state(app_states::Entity.table_name(), &Key::App(&key.app_name), row, APP_STATE)?,
-            user: shared_state(
+            app: shared_state::<D>(app_states::Entity.table_name(), &Key::App(&key.app_name), row, APP_STATE)?,
+            user: shared_state::<D>(
                 user_states::Entity.table_name(),
                 &Key::User(&key.app_name, &key.user_id),
                 row,
@@ -137,10 +137,10 @@ fn read_session(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor,
 }
 
 /// The state of a joined row; empty where there is none.
-fn shared_state(table: &'static str, key: &Key<'_>, row: &QueryResult, index: usize) -> Result<State> {
-    let stored = RowOf::new(table, key);
-    let text: Option<String> = stored.get(row, index, "state")?;
-    text.map_or_else(|| Ok(State::new()), |text| stored.decode(&text, "state"))
+fn shared_state<D: Dialect>(table: &'static str, key: &Key<'_>, row: &QueryResult, index: usize) -> Result<State> {
+    let stored = RowOf::<D>::new(table, key);
+    let text = stored.text_or_null(row, index, "state")?;
+    text.map_or_else(|| Ok(State::new()), |text| stored.decode(text, "state"))
 }
 
 pub(super) async fn list_events<D: Dialect>(
@@ -179,13 +179,13 @@ pub(super) async fn list_events<D: Dialect>(
     if rows.is_empty() {
         return Err(Error::not_found(key));
     }
-    let stored = RowOf::new(events::Entity.table_name(), key);
+    let stored = RowOf::<D>::new(events::Entity.table_name(), key);
     let mut events = Vec::with_capacity(rows.len());
     for row in &rows {
-        let Some(event_id) = stored.get::<Option<String>>(row, "id", "id")? else { continue };
+        let Some(event_id) = stored.text_or_null(row, "id", "id")? else { continue };
         let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
-        let event = event(key, event_id.clone(), row, "event_data");
-        events.push((EventCursor { timestamp, event_id }, event));
+        let event = read_event::<D>(key, event_id, row, "event_data");
+        events.push((EventCursor { timestamp, event_id: event_id.to_owned() }, event));
     }
     Ok(Page::from_rows(events, request.limit))
 }

@@ -52,11 +52,10 @@ pub(super) async fn existing<D: Dialect>(
     let rows = inner.query_all(tables.both.bind(app_key.values().chain(user_key.values()))).await;
     let (mut app, mut user) = (None, None);
     for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
-        let table: String = RowOf::new(tables.app.name, &app_key).get(&row, TABLE, TABLE)?;
-        if table == tables.app.name {
-            app = Some(RowOf::new(tables.app.name, &app_key).state(&row, "state")?);
+        if RowOf::<D>::new(tables.app.name, &app_key).text(&row, TABLE, TABLE)? == tables.app.name {
+            app = Some(RowOf::<D>::new(tables.app.name, &app_key).state(&row, "state")?);
         } else {
-            user = Some(RowOf::new(tables.user.name, &user_key).state(&row, "state")?);
+            user = Some(RowOf::<D>::new(tables.user.name, &user_key).state(&row, "state")?);
         }
     }
     Ok(app.zip(user))
@@ -117,7 +116,7 @@ impl<D: Dialect> Table<D> {
     ) -> Result<Option<State>> {
         let row = transaction.query_one(select.bind(key.values())).await;
         match row.map_err(|error| statement_error::<D>(operation, error))? {
-            Some(row) => RowOf::new(self.name, key).state(&row, "state").map(Some),
+            Some(row) => RowOf::<D>::new(self.name, key).state(&row, "state").map(Some),
             None => Ok(None),
         }
     }
@@ -250,7 +249,7 @@ pub(super) fn json_value(state: &State) -> Result<Value> {
 async fn current<D: Dialect>(inner: &Inner<D>, table: &Table<D>, key: &Key<'_>, operation: &str) -> Result<State> {
     let rows = inner.query_all(table.read.bind(key.values())).await;
     match rows.map_err(|error| statement_error::<D>(operation, error))?.first() {
-        Some(row) => RowOf::new(table.name, key).state(row, "state"),
+        Some(row) => RowOf::<D>::new(table.name, key).state(row, "state"),
         None => Ok(State::new()),
     }
 }

@@ -107,9 +107,9 @@ impl<D: Dialect> Statements<D> {
 async fn created<D: Dialect>(inner: &Inner<D>, new: &NewSession, row: &QueryResult) -> Result<Session> {
     let key = &new.key;
     let state = |index, table, key: Key<'_>| -> Result<Option<State>> {
-        let stored = RowOf::new(table, &key);
-        let text: Option<String> = row.try_get_by_index(index).map_err(|error| stored.corrupt("state", error))?;
-        text.map(|text| stored.decode(&text, "state")).transpose()
+        let stored = RowOf::<D>::new(table, &key);
+        let text = stored.text_or_null(row, index, "state")?;
+        text.map(|text| stored.decode(text, "state")).transpose()
     };
     let app = state(1, app_states::Entity.table_name(), Key::app(key))?;
     let user = state(2, user_states::Entity.table_name(), Key::user(key))?;
