@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    ListEvents, ListSessions, SessionId, SessionKey, SessionScope, State, UserKey,
+    ListEvents, ListSessions, Revision, SessionId, SessionKey, SessionScope, State, Timestamp, UserKey,
 };
 
 use seabed_tests::{Family, Kind};
@@ -55,6 +55,13 @@ async fn a_corrupt_event_is_named_and_hides_no_other(fixture: &Fixture) -> anyho
     ensure!(ids == [Some("e1"), None, Some("e3")], "{ids:?}");
     let error = page.items[1].as_ref().err().context("a corrupt event was read")?;
     expect_corrupt(error, &["events.event_data", "e2"])?;
+    fixture.execute("UPDATE events SET event_data = NULL WHERE id = 'e2'").await?;
+    let stale = ExpectedRevision::Exact(Revision::new(Timestamp::try_from_micros(0)?));
+    for expected in [stale, ExpectedRevision::Any] {
+        let again = AppendEvent::new(key.clone(), Event::new("user").with_id("e2"), expected);
+        let error = service.append_event(again).await.err().context("an event without data was replayed")?;
+        expect_corrupt(&error, &["events.event_data", "e2"])?;
+    }
     // The session still takes events.
     service.append_event(append(&key, Event::new("user").with_id("e4"))).await?;
     Ok(())

@@ -75,7 +75,7 @@ impl Json {
         check_portable(self.as_str())
     }
 
-    /// The same value with every NUL character replaced by U+FFFD, the replacement character, if it has one.
+    /// The same value with every NUL character replaced by U+FFFD, the replacement character; `None` if it looks like having none.
     pub(crate) fn with_nul_replaced(&self) -> Result<Option<Self>, serde_json::Error> {
         match replace_nul(self.as_str()) {
             Cow::Borrowed(_) => Ok(None),
@@ -249,7 +249,7 @@ fn after_string(mut text: &str) -> Option<&str> {
         if text.as_bytes()[at] == b'"' {
             return Some(&text[at + 1..]);
         }
-        // A backslash in valid JSON is always followed by the ASCII letter it escapes.
+        // Behind a backslash there is the ASCII character that it escapes.
         text = &text[at + 2..];
     }
 }
@@ -326,7 +326,7 @@ fn replace_nul(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find('\\') {
         replaced.push_str(&rest[..at]);
         rest = &rest[at..];
-        // A backslash in valid JSON is always followed by the ASCII letter it escapes.
+        // Behind a backslash there is the ASCII character that it escapes.
         let (escape, len) = if rest.starts_with("\\u0000") { ("\\ufffd", 6) } else { (&rest[..2], 2) };
         replaced.push_str(escape);
         rest = &rest[len..];

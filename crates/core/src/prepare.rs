@@ -121,7 +121,8 @@ impl NewEvent {
     }
 }
 
-/// The JSON of `value`, and `value` as that JSON reads, once it is sure that every backend and reader can take it.
+/// The JSON of `value`, and `value`, with NUL characters treated as `nul_policy` wants, once it is sure that every backend and reader can take
+/// them.
 fn portable<T>(field: &'static str, mut value: T, nul_policy: NulPolicy) -> Result<(Json, T)>
 where
     T: Serialize + DeserializeOwned,

@@ -60,9 +60,8 @@ impl Dialect for MySql {
     /// violation is exact.
     const FAILS_WHEN_PRESENT: bool = true;
 
-    /// Unchecked: types of columns are looked at when a service is made, and comparing one costs more than reading the text.
     fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
-        driver_text!(row.try_as_mysql_row(), try_get_unchecked, index.as_sqlx_mysql_index())
+        driver_text!(row.try_as_mysql_row(), try_get, index.as_sqlx_mysql_index())
     }
 
     /// By the servers' error numbers: the SQLSTATE of most is HY000.

@@ -66,7 +66,7 @@ impl Dialect for Postgres {
         text.cast_as("jsonb")
     }
 
-    /// Unchecked: types of columns are looked at when a service is made, and comparing one costs more than reading the text.
+    /// Unchecked: types of columns are looked at when a service is made, and the driver compares each with six, one of them by name.
     fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
         driver_text!(row.try_as_pg_row(), try_get_unchecked, index.as_sqlx_postgres_index())
     }

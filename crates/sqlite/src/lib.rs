@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::format::{Item, Parsed, StrftimeItems, parse};
-use sea_orm::prelude::DateTime;
+use sea_orm::prelude::DateTimeUtc;
 use sea_orm::sea_query::{
     Condition, DynIden, Expr, ExprTrait, Func, InsertStatement, JoinType, OnConflict, SelectStatement,
 };
@@ -110,12 +110,13 @@ impl Dialect for Sqlite {
         driver_text!(row.try_as_sqlite_row(), try_get, index.as_sqlx_sqlite_index())
     }
 
-    /// The driver tries two other formats before this one.
+    /// The driver tries two other formats before this one, which it is left all others to.
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
         let text = Self::text(row, index).ok().flatten().unwrap_or_default();
         let mut parsed = Parsed::new();
         let moment = parse(&mut parsed, text, TIMESTAMP.iter()).and_then(|()| parsed.to_naive_datetime_with_offset(0));
-        moment.or_else(|_| row.try_get_by::<DateTime, _>(index)).map(Timestamp::from_naive_utc)
+        let moment = moment.or_else(|_| row.try_get_by::<DateTimeUtc, _>(index).map(|moment| moment.naive_utc()));
+        moment.map(Timestamp::from_naive_utc)
     }
 
     /// A transaction that reads first and writes then fails as busy at once when another wrote in between, whatever

@@ -113,7 +113,7 @@ impl<D: Dialect> Statements<D> {
             .take();
         let explain = Query::select()
             .column((sessions::Entity, Session::UpdateTime))
-            .column((events::Entity, Event::Timestamp))
+            .columns([Event::Id, Event::Timestamp].map(|column| (events::Entity, column)))
             .expr_as(D::read_json(Expr::col((events::Entity, Event::EventData))), Event::EventData)
             .from(sessions::Entity)
             .left_join(
@@ -203,7 +203,7 @@ pub(super) async fn explain<D: Dialect>(inner: &Inner<D>, new: &NewEvent) -> Res
     let row = rows.into_iter().next().ok_or_else(|| Error::not_found(&new.key))?;
     let event = EventName { id: &new.id, session: &new.key };
     let stored = RowOf::<D>::new(events::Entity.table_name(), &event);
-    if stored.text_or_null(&row, "event_data", "event_data")?.is_some() {
+    if stored.text_or_null(&row, "id", "id")?.is_some() {
         return check_replay::<D>(new, &row).map(Some);
     }
     let session = RowOf::<D>::new(sessions::Entity.table_name(), &new.key);

@@ -121,7 +121,8 @@ pub trait Dialect: Send + Sync + 'static {
     /// The text at a place of a row, which stays the row's: most of what is read is text that is only looked at. `None` for null.
     ///
     /// # Errors
-    /// The driver's own, when there is no such place, or no text.
+    /// The driver's own, when there is no such place, or when what is there is not UTF-8. The type is only sure to be looked at when a
+    /// service is made.
     fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr>;
 
     /// The moment at a place of a row, which is of a `timestamp` column.

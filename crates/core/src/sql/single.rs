@@ -74,7 +74,7 @@ impl<D: Dialect> Statements<D> {
             count(new.len()),
         ]);
         for row in inner.query_all(self.append.bind(values)).await? {
-            let stored = Timestamp::from_naive_utc(row.try_get_by_index(1)?);
+            let stored = D::moment(&row, 1)?;
             if let Some(Write::Append(call)) = written(group, &row)? {
                 call.outcome = Some(Ok(Appended::Stored(Revision::new(stored))));
             }
