@@ -1,5 +1,6 @@
 //! `cargo xtask`: what CI and people call.
 
+mod cargo;
 mod measure;
 mod mutants;
 mod servers;

@@ -1,16 +1,14 @@
 //! `cargo xtask bench` and `cargo xtask torture`.
 
-use std::process::Command;
-
 use anyhow::Context as _;
 
+use crate::cargo::cargo;
 use crate::servers;
 
 /// Runs a program of the tests' on the servers that can be had; false when it failed.
 pub(crate) fn run(program: &[&str], arguments: &[String]) -> anyhow::Result<bool> {
     servers::get()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let ended = Command::new(cargo)
+    let ended = cargo()
         .args(program)
         .arg("--")
         .args(arguments)

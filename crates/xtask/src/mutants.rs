@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
+use crate::cargo::cargo;
 use crate::servers;
 
 /// A guard, the change that takes it away, and a case that needs it.
@@ -439,8 +440,7 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     let text = std::fs::read_to_string(&file)?;
     ensure!(text.contains(mutant.from), "{}: {:?} is not in {}", mutant.guard, mutant.from, mutant.file);
     std::fs::write(&file, text.replacen(mutant.from, mutant.to, 1))?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let tested = Command::new(cargo)
+    let tested = cargo()
         .args(["test", "--package", "seabed-tests", "--test", "suite", "--", mutant.case])
         .current_dir(folder)
         // Beside the copy, so that the next run need not build all again.

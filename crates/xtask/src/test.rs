@@ -1,9 +1,8 @@
 //! `cargo xtask test`.
 
-use std::process::Command;
-
 use anyhow::Context as _;
 
+use crate::cargo::cargo;
 use crate::servers;
 
 /// Which servers must be there for the tests to pass: names separated by commas, or `all`.
@@ -21,8 +20,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
     let available: Vec<&str> = servers::get()?.into_iter().map(crate::Kind::name).collect();
     let required = std::env::var(REQUIRE).unwrap_or_else(|_| available.join(","));
     println!("Required servers: {required}.");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let tests = Command::new(cargo)
+    let tests = cargo()
         .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
         .args(arguments)
         .current_dir(workspace)
