@@ -208,6 +208,7 @@ pub(crate) fn create_events_index(flavor: Flavor) -> String {
 
 /// The statements that drop that index where its name is one of the whole database, so that a table which is renamed does not keep
 /// it.
+#[cfg(feature = "transfer")]
 pub(crate) fn drop_events_index(flavor: Flavor) -> Vec<String> {
     match flavor {
         Flavor::Postgres | Flavor::Sqlite => vec![format!("DROP INDEX IF EXISTS {EVENTS_INDEX}")],
