@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::prepare::{NewEvent, NewSession};
 use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
+use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
 use crate::{
     AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventCursor,
     GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor,
-    SessionKey, SessionScope, SessionService, State, SystemClock, Timestamp, UserKey, UuidV7,
+    SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
+    UserKey, UuidV7,
 };
 
 /// A session service that keeps everything in this process, for tests and for trying things out.
@@ -109,6 +110,31 @@ impl Store {
     fn merge_shared(&mut self, key: &SessionKey, app: State, user: State) {
         self.apps.entry(key.app_name.clone()).or_default().merge(app);
         self.users.entry(key.user()).or_default().merge(user);
+    }
+
+    fn append(&mut self, new: NewEvent) -> Result<Appended> {
+        let stored = self.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
+        if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
+            new.check_replay(&same_id.event_data)?;
+            return Ok(Appended::Replayed(Revision::new(same_id.cursor.timestamp)));
+        }
+        new.check_revision(Revision::new(stored.update_time))?;
+        let timestamp = stored_timestamp(new.timestamp, stored.create_time, stored.update_time);
+        let cursor = EventCursor { timestamp, event_id: new.id };
+        stored.events.push(StoredEvent { cursor, event_data: new.event_data });
+        stored.state.merge(new.delta.session);
+        stored.update_time = timestamp;
+        self.merge_shared(&new.key, new.delta.app, new.delta.user);
+        Ok(Appended::Stored(Revision::new(timestamp)))
+    }
+
+    fn update_shared(&mut self, NewSharedState { target, delta, .. }: NewSharedState) -> State {
+        let state = match target {
+            SharedTarget::App(app_name) => self.apps.entry(app_name).or_default(),
+            SharedTarget::User(user) => self.users.entry(user).or_default(),
+        };
+        state.merge(delta);
+        state.clone()
     }
 
     fn show(&self, key: &SessionKey, stored: &StoredSession) -> Session {
@@ -210,22 +236,10 @@ impl SessionService for MemorySessionService {
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
-        let Some(new) = NewEvent::try_prepare(request, &*self.clock)? else { return Ok(Appended::Partial) };
-        let mut store = self.open()?;
-        let stored = store.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
-        if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
-            new.check_replay(&same_id.event_data)?;
-            return Ok(Appended::Replayed(Revision::new(same_id.cursor.timestamp)));
+        match NewEvent::try_prepare(request, &*self.clock)? {
+            Some(new) => self.open()?.append(new),
+            None => Ok(Appended::Partial),
         }
-        new.check_revision(Revision::new(stored.update_time))?;
-        let timestamp = stored_timestamp(new.timestamp, stored.create_time, stored.update_time);
-        stored
-            .events
-            .push(StoredEvent { cursor: EventCursor { timestamp, event_id: new.id }, event_data: new.event_data });
-        stored.state.merge(new.delta.session);
-        stored.update_time = timestamp;
-        store.merge_shared(&new.key, new.delta.app, new.delta.user);
-        Ok(Appended::Stored(Revision::new(timestamp)))
     }
 
     async fn delete_session(&self, key: &SessionKey) -> Result<()> {
@@ -248,5 +262,17 @@ impl SessionService for MemorySessionService {
     async fn close(&self) -> Result<()> {
         self.lock().is_closed = true;
         Ok(())
+    }
+}
+
+#[async_trait]
+impl StateService for MemorySessionService {
+    async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
+        let update = NewStateUpdate::try_prepare(request, &*self.clock)?;
+        let mut store = self.open()?;
+        Ok(match update {
+            NewStateUpdate::Session(new) => StateUpdated::Session(store.append(*new)?),
+            NewStateUpdate::Shared(update) => StateUpdated::Shared(store.update_shared(update)),
+        })
     }
 }

@@ -11,20 +11,17 @@
 //!
 //! TLS is used where the server offers it, and required with `?sslmode=require` (or `verify-full`) in the URL.
 
-mod statements;
+mod bulk;
+mod schema;
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgConnection};
-use sea_orm::sqlx::{Connection, Error as SqlxError, Executor, Postgres as Driver};
-use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr};
-use seabed_core::sql::{
-    ConnectOptions, Dialect, DriverConnection, PoolLimits, SingleStatements, SqlSessionService, is_broken_connection,
-};
-use seabed_core::{BackendErrorKind, Error, Result, driver_text, open_driver_pool, take_driver_connection};
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
+use sea_orm::sqlx::{self, ColumnIndex, Decode, Pool, Row, Type};
+use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
+use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
+use seabed_core::{BackendErrorKind, Error, Result};
+use seabed_sqlx::{Sqlx, SqlxBackend};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -35,27 +32,25 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
 
-/// Each statement sees what was committed before it, also where the database's default is another level. A lock that
-/// somebody holds is waited for as long as on MySQL, and not for ever. Not startup parameters, for PgBouncer refuses those it
-/// does not know.
+/// Each statement sees what was committed before it, also where the database's default is another level. A wait for a lock
+/// ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
 
-#[async_trait]
 impl Dialect for Postgres {
-    type Driver = PgConnectOptions;
+    type Driver = Sqlx<Self>;
 
-    const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const BACKEND: DbBackend = DbBackend::Postgres;
-    /// A statement of many writes costs little more than one of one, so that few are enough to keep a server busy.
-    const GROUPS: usize = 4;
+    const SCHEMA: &'static dyn SchemaDialect = &Self;
+    /// A statement of many writes costs little more than a statement of one, so a few batches keep a server busy.
+    const MAX_CONCURRENT_BATCHES: usize = 4;
 
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
     }
 
-    fn single_statements() -> Option<SingleStatements> {
-        Some(SingleStatements { append: statements::append(), create: statements::create() })
+    fn bulk_statements(tables: &Tables) -> Option<BulkStatements> {
+        Some(BulkStatements { append: bulk::append(tables), create: bulk::create(tables) })
     }
 
     fn read_json(column: Expr) -> Expr {
@@ -65,23 +60,44 @@ impl Dialect for Postgres {
     fn write_json(text: Expr) -> Expr {
         text.cast_as("jsonb")
     }
+}
 
-    /// Unchecked: types of columns are looked at when a service is made, and the driver compares each with six, one of them by name.
-    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
-        driver_text!(row.try_as_pg_row(), try_get_unchecked, index.as_sqlx_postgres_index())
+impl SqlxBackend for Postgres {
+    type Database = sqlx::Postgres;
+
+    const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
+    const SESSION_SETTINGS: Option<&'static str> = Some(SESSION_SETTINGS);
+
+    fn pool(connection: &DatabaseConnection) -> &Pool<sqlx::Postgres> {
+        connection.get_postgres_connection_pool()
+    }
+
+    fn row(row: &QueryResult) -> Option<&PgRow> {
+        row.try_as_pg_row()
+    }
+
+    fn rows_affected(done: &PgQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn options(url: &str) -> Result<PgConnectOptions> {
+        let options: PgConnectOptions =
+            url.parse().map_err(|error: sqlx::Error| Error::Invalid { field: "url", reason: error.to_string() })?;
+        Ok(match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("seabed"),
+        })
+    }
+
+    fn address(options: &PgConnectOptions) -> String {
+        match options.get_socket() {
+            Some(socket) => format!("PostgreSQL at {}", socket.display()),
+            None => format!("PostgreSQL at {}:{}", options.get_host(), options.get_port()),
+        }
     }
 
     /// By SQLSTATE (PostgreSQL's appendix A).
-    fn classify(error: &RuntimeErr) -> BackendErrorKind {
-        let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
-        let SqlxError::Database(error) = &**error else {
-            return match **error {
-                SqlxError::Io(ref error) if is_broken_connection(error) => BackendErrorKind::Unavailable,
-                // An answer that was cut off.
-                SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
-                _ => BackendErrorKind::Unexpected,
-            };
-        };
+    fn classify(error: &dyn DatabaseError) -> BackendErrorKind {
         match error.code().as_deref().unwrap_or_default() {
             // serialization_failure, deadlock_detected, lock_not_available
             "40001" | "40P01" | "55P03" => BackendErrorKind::Contention,
@@ -96,48 +112,17 @@ impl Dialect for Postgres {
         }
     }
 
-    fn is_refusal(error: &RuntimeErr) -> bool {
-        let RuntimeErr::SqlxError(error) = error else { return false };
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        // admin_shutdown, crash_shutdown, and the connection exceptions
-        code.is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
+    /// Not by admin_shutdown, crash_shutdown, and the connection exceptions: the statement may have run.
+    fn was_rejected(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
     }
 
-    fn driver_options(url: &str) -> Result<PgConnectOptions> {
-        let options: PgConnectOptions =
-            url.parse().map_err(|error: SqlxError| Error::Invalid { field: "url", reason: error.to_string() })?;
-        Ok(match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("seabed"),
-        })
-    }
-
-    fn address(driver: &PgConnectOptions) -> String {
-        match driver.get_socket() {
-            Some(socket) => format!("PostgreSQL at {}", socket.display()),
-            None => format!("PostgreSQL at {}:{}", driver.get_host(), driver.get_port()),
-        }
-    }
-
-    async fn try_connection(driver: &PgConnectOptions) -> Result<(), DbErr> {
-        let connected = async {
-            let mut connection = PgConnection::connect_with(driver).await?;
-            connection.execute(SESSION_SETTINGS).await?;
-            connection.close().await
-        };
-        connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
-    }
-
-    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
-        let options = pool.get_postgres_connection_pool().options();
-        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
-    }
-
-    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
-        take_driver_connection!(Driver, pool.get_postgres_connection_pool())
-    }
-
-    fn open_pool(options: PostgresOptions) -> DatabaseConnection {
-        open_driver_pool!(Driver, options, SESSION_SETTINGS)
+    /// The service checks the types of columns when it connects; the driver compares each with six, one of them by name.
+    fn text<'r, I>(row: &'r PgRow, index: I) -> Result<Option<&'r str>, sqlx::Error>
+    where
+        I: ColumnIndex<PgRow>,
+        Option<&'r str>: Decode<'r, sqlx::Postgres> + Type<sqlx::Postgres>,
+    {
+        row.try_get_unchecked(index)
     }
 }

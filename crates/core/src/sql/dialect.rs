@@ -1,33 +1,22 @@
-//! The seam between the portable algorithms and a database.
+//! The seam to a database: the SQL that differs. Pure: a dialect builds SQL and runs none.
 
-use std::time::Duration;
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
+use sea_orm::{DbBackend, TransactionOptions, Value};
 
-use async_trait::async_trait;
-use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{DynIden, Expr, InsertStatement, SelectStatement, WithQuery};
-use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, TransactionOptions, Value};
+use super::driver::Driver;
+use super::schema::SchemaDialect;
+use super::statement::Tables;
+use crate::Timestamp;
 
-use super::{ConnectOptions, DriverConnection};
-use crate::{BackendErrorKind, Result, Timestamp};
-
-/// What a pool was set up with.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolLimits {
-    /// How many connections it may have.
-    pub max_connections: u32,
-    /// How long it lets callers wait for one.
-    pub acquire_timeout: Duration,
-}
-
-/// Statements that do a whole operation, for any number of writes to different sessions at once. The database must run
-/// each as one atomic statement.
+/// Statements that carry out any number of writes to different sessions at once. The database must run each as one atomic
+/// statement.
 ///
-/// Every parameter but the last is an array with an element for each write; the last is the number of writes. A write that
-/// the statement leaves out, because its session is locked, missing or at another revision, or because the event is there,
-/// is then settled by the portable algorithm; it must be left out as a whole. (Triggers that leave out single rows of a statement
-/// are therefore not for these tables.)
+/// Every parameter but the last is an array with one element for each write; the last is the number of writes. The
+/// statement must leave a write out as a whole when its session is locked, missing or at another revision, or when the
+/// event is stored already. The portable algorithm then settles it. (Triggers that leave out single rows of a statement are
+/// therefore not supported on these tables.)
 #[derive(Debug, Clone)]
-pub struct SingleStatements {
+pub struct BulkStatements {
     /// `append_event`.
     ///
     /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time (timestamp),
@@ -42,64 +31,48 @@ pub struct SingleStatements {
     pub create: WithQuery,
 }
 
-/// What one database does differently. A dialect constructs and classifies; it runs no statement of an operation.
-#[async_trait]
+/// The SQL of one database where it differs from that of others.
 pub trait Dialect: Send + Sync + 'static {
-    /// The driver's connect options.
-    type Driver: Clone + Send + Sync;
-
-    /// The schemes of URLs to such a database.
-    const URL_SCHEMES: &'static [&'static str];
-
-    /// Whether `url` has such a scheme.
-    fn is_url(url: &str) -> bool {
-        url.split_once(':').is_some_and(|(scheme, _)| Self::URL_SCHEMES.contains(&scheme))
-    }
+    /// The driver that reaches such a database.
+    type Driver: Driver;
 
     /// sea-orm's name of the database.
     const BACKEND: DbBackend;
 
-    /// How many groups of one service's writes may be under way at once. A write that finds fewer goes at once; more writes
-    /// wait, and those that have gathered when a group ends share the next commit.
-    const GROUPS: usize;
+    /// What the database's schema looks like.
+    const SCHEMA: &'static dyn SchemaDialect;
 
-    /// How long a statement, or the statements of one transaction, may take by default.
-    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+    /// How many batches of one service's writes may run at once. A write that finds fewer running starts at once. More writes
+    /// wait, and share the next commit with those that arrive meanwhile.
+    const MAX_CONCURRENT_BATCHES: usize;
 
-    /// Whether the driver keeps a connection in order when a statement on it is dropped midway: it is rolled back then, where a
-    /// transaction is open, and goes on. One of other drivers is closed.
-    const DROPS_STATEMENTS_SAFELY: bool = false;
+    /// The statement that begins a write transaction.
+    const BEGIN: &'static str = "BEGIN";
 
-    /// Makes `insert` leave a row alone that has the same `key` already, and lose no other error by it.
+    /// Whether a plain insert of a row that exists already fails with a unique violation, because the database cannot count
+    /// what an insert-or-ignore has inserted.
+    const DUPLICATE_IS_ERROR: bool = false;
+
+    /// Makes `insert` leave alone a row that has the same `key` already. All other errors stay errors.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 
-    /// Whether rows that were there are told by the unique violation of a plain insert, because the database cannot count what an
-    /// insert-or-ignore has inserted.
-    const FAILS_WHEN_PRESENT: bool = false;
-
-    /// Makes `insert` leave a row alone that has the same `key` already, and tell so: no row is affected, or it fails with a unique
-    /// violation where [`FAILS_WHEN_PRESENT`](Self::FAILS_WHEN_PRESENT).
+    /// Makes `insert` leave alone a row that has the same `key` already, and report it: no row is affected, or the insert
+    /// fails with a unique violation where [`DUPLICATE_IS_ERROR`](Self::DUPLICATE_IS_ERROR).
     fn insert_if_absent(insert: &mut InsertStatement, key: Vec<DynIden>) {
-        if !Self::FAILS_WHEN_PRESENT {
+        if !Self::DUPLICATE_IS_ERROR {
             Self::insert_or_ignore(insert, key);
         }
     }
 
-    /// Creates and appends in one statement each, where the database can change several tables at once.
-    fn single_statements() -> Option<SingleStatements> {
+    /// One statement for many creates and one for many appends, where the database can change several tables in one
+    /// statement.
+    fn bulk_statements(_tables: &Tables) -> Option<BulkStatements> {
         None
     }
 
-    /// The condition that the statement before this one changed a row, where the driver runs several statements as one: joined by
-    /// semicolons, with their parameters one after the other. `None` where each statement is sent for itself.
-    fn previous_changed_a_row() -> Option<Expr> {
-        None
-    }
-
-    /// Completes `select` with the rows of `table` whose `key` columns are one of many keys, where a transaction locks the whole
-    /// database, and so may read many rows that it is going to write. The one parameter is a JSON array of keys, which are arrays
-    /// of text. `None` where each row is locked.
-    fn select_many(_select: SelectStatement, _table: DynIden, _key: [DynIden; 3]) -> Option<SelectStatement> {
+    /// The predicate that the previous statement changed a row, where the driver runs several statements as one: joined by
+    /// semicolons, with their parameters one after the other. `None` where each statement is sent by itself.
+    fn if_previous_changed() -> Option<Expr> {
         None
     }
 
@@ -108,73 +81,19 @@ pub trait Dialect: Send + Sync + 'static {
         column
     }
 
-    /// JSON text as what a JSON column stores.
+    /// JSON text as the value of a JSON column.
     fn write_json(text: Expr) -> Expr {
         text
     }
 
-    /// A moment as a `timestamp` column is written and compared.
+    /// A moment as a `timestamp` column stores and compares it.
     fn timestamp(timestamp: Timestamp) -> Value {
         timestamp.to_naive_utc().into()
     }
 
-    /// The text at a place of a row, which stays the row's: most of what is read is text that is only looked at. `None` for null.
-    ///
-    /// # Errors
-    /// The driver's own, when there is no such place, or when what is there is not UTF-8. The type is only sure to be looked at when a
-    /// service is made.
-    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr>;
-
-    /// The moment at a place of a row, which is of a `timestamp` column.
-    ///
-    /// # Errors
-    /// The driver's own, also for null.
-    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
-        row.try_get_by::<DateTime, _>(index).map(Timestamp::from_naive_utc)
-    }
-
-    /// The command that begins a write transaction.
-    const BEGIN: &'static str = "BEGIN";
-
-    /// How a transaction of the caller's begins that [`append_event_in`](super::SqlSessionService::append_event_in) is to write in.
+    /// How a caller begins a transaction for the operations of
+    /// [`TransactionalService`](crate::TransactionalService).
     fn transaction_options() -> TransactionOptions {
         TransactionOptions::default()
     }
-
-    /// What a driver's error means. [`BackendErrorKind::Unexpected`] for all that needs no handling of its own; unique
-    /// violations are told by sea-orm.
-    fn classify(error: &RuntimeErr) -> BackendErrorKind;
-
-    /// Whether an error is the server's answer that it did not carry out a statement; not that it is shutting down or that somebody
-    /// ended the connection, for then it may have, or that the connection broke.
-    fn is_refusal(error: &RuntimeErr) -> bool;
-
-    /// The driver's options for `url`, with what the algorithms want of a connection.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) without the URL, which may hold a password.
-    fn driver_options(url: &str) -> Result<Self::Driver>;
-
-    /// Where `driver` connects to, in words and without a password.
-    fn address(driver: &Self::Driver) -> String;
-
-    /// Connects once, and closes the connection.
-    ///
-    /// # Errors
-    /// The driver's own.
-    async fn try_connection(driver: &Self::Driver) -> Result<(), DbErr>;
-
-    /// How many connections a pool may have, and how long it lets callers wait for one.
-    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits;
-
-    /// Takes a connection out of a pool; [`take_driver_connection`](crate::take_driver_connection) writes it.
-    ///
-    /// # Errors
-    /// The pool's.
-    async fn take_connection(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr>;
-
-    /// A pool that connects when it is used.
-    fn open_pool(options: ConnectOptions<Self>) -> DatabaseConnection
-    where
-        Self: Sized;
 }

@@ -1,38 +1,122 @@
-//! Connections of the drivers' own, and pools of them.
+//! The seam to a database driver: connecting, classifying errors, reading rows.
 
 use std::panic::resume_unwind;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnAcquireErr, DbErr, QueryResult, Statement};
+use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement};
 
-/// A connection of the driver's own, out of a pool, to which it goes back when it is dropped.
+use crate::{BackendErrorKind, Result, Timestamp};
+
+/// The size of a pool, and its patience.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// The largest number of connections.
+    pub max_connections: u32,
+    /// How long a caller waits for a connection.
+    pub acquire_timeout: Duration,
+}
+
+/// A database driver, and a pool of its connections. `seabed-sqlx` implements it for every database of sqlx.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// The driver's connect options.
+    type Options: Clone + Send + Sync;
+
+    /// The URL schemes of such a database.
+    const URL_SCHEMES: &'static [&'static str];
+
+    /// The default limit on a statement, or on the statements of one transaction.
+    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    /// Whether a connection stays in order when a statement on it is dropped midway. Seabed rolls such a connection back and
+    /// keeps it. It closes the connections of other drivers.
+    const CANCEL_SAFE: bool = false;
+
+    /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES).
+    fn is_url(url: &str) -> bool {
+        url.split_once(':').is_some_and(|(scheme, _)| Self::URL_SCHEMES.contains(&scheme))
+    }
+
+    /// What a driver's error means; [`BackendErrorKind::Unexpected`] for everything that needs no handling of its own.
+    /// sea-orm detects unique violations.
+    fn classify(error: &RuntimeErr) -> BackendErrorKind;
+
+    /// Whether the server answered that it did not carry out the statement. Not so when the server is shutting down, when
+    /// somebody ended the connection, or when it broke: the statement may have run.
+    fn was_rejected(error: &RuntimeErr) -> bool;
+
+    /// The driver's options for `url`, with the settings that the algorithms need.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) without the URL, which may hold a password.
+    fn options(url: &str) -> Result<Self::Options>;
+
+    /// Where `options` connect to, in words and without a password.
+    fn address(options: &Self::Options) -> String;
+
+    /// Connects once, and closes the connection.
+    ///
+    /// # Errors
+    /// The driver's own.
+    async fn try_connect(options: &Self::Options) -> Result<(), DbErr>;
+
+    /// A pool that connects on first use.
+    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions) -> DatabaseConnection;
+
+    /// The limits of a pool.
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits;
+
+    /// Takes a connection out of a pool.
+    ///
+    /// # Errors
+    /// The pool's.
+    async fn acquire(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr>;
+
+    /// The text at `index` of a row, borrowed from the row; `None` for null.
+    ///
+    /// # Errors
+    /// The driver's own, when there is no such column, or when it does not hold UTF-8. A driver may leave the column's type
+    /// unchecked: the service checks the types of all columns when it connects.
+    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr>;
+
+    /// The moment at `index` of a row, in a `timestamp` column.
+    ///
+    /// # Errors
+    /// The driver's own, also for null.
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        row.try_get_by::<sea_orm::prelude::DateTime, _>(index).map(Timestamp::from_naive_utc)
+    }
+}
+
+/// A connection of the driver's, out of a pool. Dropping it returns it to the pool.
 #[async_trait]
 pub trait DriverConnection: Send {
-    /// Runs a statement, hands on its rows as they come, and returns how many rows it changed.
+    /// Runs a statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
     ///
     /// # Errors
     /// The driver's own.
-    async fn run(&mut self, statement: Statement, each: &mut (dyn FnMut(QueryResult) + Send)) -> Result<u64, DbErr>;
+    async fn run(&mut self, statement: Statement, on_row: &mut (dyn FnMut(QueryResult) + Send)) -> Result<u64, DbErr>;
 
-    /// Runs a command that has no parameters and no rows, such as BEGIN.
+    /// Runs a statement without parameters and rows, such as BEGIN.
     ///
     /// # Errors
     /// The driver's own.
-    async fn command(&mut self, command: &'static str) -> Result<(), DbErr>;
+    async fn simple_query(&mut self, sql: &'static str) -> Result<(), DbErr>;
 
-    /// Waits for an answer of the server's.
+    /// Waits for the server to answer.
     ///
     /// # Errors
     /// The driver's own.
     async fn ping(&mut self) -> Result<(), DbErr>;
 
-    /// Ends the connection, and makes room for another in its pool; without a farewell, which one that does not answer would
-    /// hold up.
+    /// Closes the connection without notifying the server, and frees its place in the pool. A graceful close could block on
+    /// a server that no longer answers.
     fn close(self: Box<Self>);
 }
 
-/// Runs `work` in a task of its own, which goes on when the future is dropped. A pool closes a connection when it is dropped while it
-/// tests that one, and a database in memory ends with its only connection.
+/// Runs `work` in a task of its own, which continues when the future is dropped. A pool closes a connection when it is
+/// dropped while it tests that connection, and an in-memory database ends with its only connection.
 ///
 /// # Errors
 /// Those of `work`, and [`ConnectionClosed`](ConnAcquireErr::ConnectionClosed) when the runtime shuts down.
@@ -46,95 +130,4 @@ pub async fn in_task<T: Send + 'static>(
         Ok(panic) => resume_unwind(panic),
         Err(_) => Err(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed)),
     })
-}
-
-/// Takes a connection out of a pool of the driver's, as a [`DriverConnection`]: the body of
-/// [`Dialect::take_connection`](crate::sql::Dialect::take_connection). The text is the same for every driver, and the types
-/// are theirs.
-#[macro_export]
-macro_rules! take_driver_connection {
-    ($driver:ty, $pool:expr) => {{
-        use sea_orm::sqlx;
-
-        struct Connection(sqlx::pool::PoolConnection<$driver>);
-
-        fn failed(error: sqlx::Error) -> sea_orm::DbErr {
-            sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))
-        }
-
-        #[async_trait::async_trait]
-        impl $crate::sql::DriverConnection for Connection {
-            async fn run(
-                &mut self,
-                statement: sea_orm::Statement,
-                each: &mut (dyn FnMut(sea_orm::QueryResult) + Send),
-            ) -> Result<u64, sea_orm::DbErr> {
-                let values = statement.values.unwrap_or_else(|| sea_orm::Values(Vec::new()));
-                let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), sea_query_sqlx::SqlxValues(values));
-                let mut answers = sqlx::Executor::fetch_many(&mut *self.0, query);
-                let mut changed = 0;
-                while let Some(answer) = futures_util::TryStreamExt::try_next(&mut answers).await.map_err(failed)? {
-                    match answer {
-                        sqlx::Either::Left(done) => changed += done.rows_affected(),
-                        sqlx::Either::Right(row) => each(sea_orm::QueryResult::from(row)),
-                    }
-                }
-                Ok(changed)
-            }
-
-            async fn command(&mut self, command: &'static str) -> Result<(), sea_orm::DbErr> {
-                sqlx::raw_sql(command).execute(&mut *self.0).await.map(drop).map_err(failed)
-            }
-
-            async fn ping(&mut self) -> Result<(), sea_orm::DbErr> {
-                sqlx::Connection::ping(&mut *self.0).await.map_err(failed)
-            }
-
-            fn close(self: Box<Self>) {
-                drop(self.0.detach());
-            }
-        }
-
-        match $pool.acquire().await {
-            Ok(pooled) => Ok(Box::new(Connection(pooled)) as Box<dyn $crate::sql::DriverConnection>),
-            Err(sqlx::Error::PoolTimedOut) => Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::Timeout)),
-            Err(sqlx::Error::PoolClosed) => {
-                Err(sea_orm::DbErr::ConnectionAcquire(sea_orm::ConnAcquireErr::ConnectionClosed))
-            }
-            Err(error) => Err(sea_orm::DbErr::Conn(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))),
-        }
-    }};
-}
-
-/// Reads text out of a row of the driver's, by its function `$read`: the body of [`Dialect::text`](crate::sql::Dialect::text).
-#[macro_export]
-macro_rules! driver_text {
-    ($row:expr, $read:ident, $index:expr) => {
-        match $row {
-            Some(row) => sea_orm::sqlx::Row::$read(row, $index)
-                .map_err(|error| sea_orm::DbErr::Query(sea_orm::RuntimeErr::SqlxError(std::sync::Arc::new(error)))),
-            None => Err(sea_orm::DbErr::Type("the row comes from another driver".to_owned())),
-        }
-    };
-}
-
-/// Opens a pool of the driver's whose connections are set up by the statement `$settings`: the body of
-/// [`Dialect::open_pool`](crate::sql::Dialect::open_pool) for servers. The driver's own test of a connection waits for as long
-/// as the operating system does.
-#[macro_export]
-macro_rules! open_driver_pool {
-    ($driver:ty, $options:expr, $settings:expr) => {{
-        use sea_orm::sqlx::{Connection, Executor};
-
-        let options = $options;
-        let test_if_idle_for = options.pool.get_test_before_acquire_if_idle_for();
-        let pool = options.pool.sqlx_pool_options::<$driver>();
-        let pool =
-            pool.after_connect(|connection, _| Box::pin(async move { connection.execute($settings).await.map(drop) }));
-        let pool = pool.before_acquire(move |connection, is| {
-            let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
-            Box::pin(async move { if test { $crate::sql::answers(connection.ping()).await } else { Ok(true) } })
-        });
-        pool.connect_lazy_with(options.driver).into()
-    }};
 }

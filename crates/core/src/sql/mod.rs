@@ -1,38 +1,39 @@
-//! The portable SQL algorithms, one operation per file, and the seam a backend fills in.
+//! The session service on SQL databases, and the seams that a backend fills in: [`Dialect`], [`Driver`] and
+//! [`SchemaDialect`].
 //!
-//! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. SQL text is
-//! built by sea-query when a service is made, and kept: a call only binds values.
+//! Dependencies point one way, from the top of this list to the bottom:
 //!
-//! Rows are locked in one order everywhere: session, then app state, then user state.
+//! - `service`: the service itself, and the traits it implements;
+//! - `op/`: one operation a file, over
+//! - `write/`: the write path, which knows no operation, and `decode`, which reads rows;
+//! - `database` and `executor`: where statements run;
+//! - `pool`, `options`, `schema/`, `error`, `timeout`, `statement`;
+//! - `dialect` and `driver`: the seams.
 
-mod append;
-mod columns;
-mod connect;
-mod connections;
-mod create;
-mod delete;
+mod database;
+mod decode;
 mod dialect;
 mod driver;
-mod failure;
-mod get;
-mod group;
-mod list;
-mod patience;
-mod prepared;
-mod queue;
-mod retry;
-mod rows;
+mod error;
+mod executor;
+mod op;
+mod options;
+mod pool;
 mod schema;
 mod service;
-mod shared_state;
-mod single;
-mod transaction;
+mod statement;
+mod timeout;
 mod write;
 
-pub use columns::{Column, Objection, Unfit, Weakness, columns, columns_of_tables, unfit_columns};
-pub use connect::ConnectOptions;
-pub use dialect::{Dialect, PoolLimits, SingleStatements};
-pub use driver::{DriverConnection, in_task};
-pub use failure::is_broken_connection;
-pub use patience::answers;
+pub use dialect::{BulkStatements, Dialect};
+pub use driver::{Driver, DriverConnection, PoolLimits, in_task};
+pub use error::is_broken_connection;
+pub use op::statements;
+pub use options::{ConnectOptions, ServiceOptions};
+pub use schema::{
+    Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, UnsuitableColumn, columns, columns_of_tables,
+    is_at_least, name_type, unsuitable_columns,
+};
 pub use service::SqlSessionService;
+pub use statement::{Tables, event_columns, event_key_columns};
+pub use timeout::answers;

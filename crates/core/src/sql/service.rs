@@ -1,134 +1,84 @@
-//! A session service on a database.
+//! A session service on a database: construction, and the traits, an operation a line.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionOptions};
 use tracing::Instrument;
 
-use super::connections::Connections;
-use super::failure::statement_error;
-use super::group::run;
-use super::patience::Patience;
-use super::queue::{Policy, Queue};
-use super::retry::retry;
-use super::write::Write;
-use super::{
-    ConnectOptions, Dialect, Weakness, append, columns, create, delete, get, in_task, list, schema, shared_state,
-    single,
-};
-use crate::prepare::{NewEvent, NewSession};
+use super::database::Database;
+use super::driver::{Driver, in_task};
+use super::error::StatementError;
+use super::executor::{CallerTransaction, Executor};
+use super::op::Sql;
+use super::op::append::AppendOp;
+use super::op::context::Context;
+use super::op::create::CreateOp;
+use super::op::delete::DeleteOp;
+use super::op::list;
+use super::op::update_state::UpdateSharedStateOp;
+use super::options::{ConnectOptions, ServiceOptions};
+use super::schema::{check_columns, check_version, columns, version_query};
+use super::timeout::StatementTimeout;
+use super::write::{QueuePolicy, SharedKey, WriteOp, Writer, retry};
+use super::{Dialect, Tables};
+use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
-    ListSessions, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, SystemClock, UserKey,
-    UuidV7,
+    ListSessions, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, StateService, StateUpdated,
+    SystemClock, TransactionalService, UpdateState, UserKey, UuidV7,
 };
-
-/// A session service on a database of dialect `D`, reached through a sea-orm connection pool.
-///
-/// Clones share the pool. The backend crates give it its everyday names: `PostgresSessionService`,
-/// `MySqlSessionService`, `SqliteSessionService`.
-///
-/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes that have to wait
-/// for others, of this service and its clones, are committed together. Services made of one by `with_…` share its pool, but not
-/// its writes; [`close`](SessionService::close) closes the pool for all of them. A service belongs to the tokio runtime that it is first
-/// used on, as its pool does.
-pub struct SqlSessionService<D: Dialect> {
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdSource>,
-    inner: Arc<Inner<D>>,
-}
-
-/// What the operations work with.
-pub(super) struct Inner<D: Dialect> {
-    pub(super) connection: DatabaseConnection,
-    pub(super) connections: Connections<D>,
-    /// How long a statement, or the statements of one transaction, may take.
-    pub(super) patience: Patience,
-    /// Whether operations may take a shorter way than the portable algorithm.
-    pub(super) fast: bool,
-    pub(super) queue: Queue,
-    pub(super) single: Option<single::Statements<D>>,
-    pub(super) append: append::Statements<D>,
-    pub(super) create: create::Statements<D>,
-    pub(super) delete: delete::Statements<D>,
-    pub(super) get: get::Statements<D>,
-    pub(super) shared_state: shared_state::Statements<D>,
-}
 
 /// How long a health check may take, the wait for a connection included.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many writes a group holds at most: enough that a commit hardly counts, few enough that nobody waits for long.
-const GROUP_SIZE: usize = 64;
+/// How many writes a batch holds at most: enough that the commit hardly counts, few enough that no caller waits for long.
+const BATCH_SIZE: usize = 64;
 
-impl<D: Dialect> Inner<D> {
-    fn new(connection: DatabaseConnection, fast: bool, patience: Patience) -> Self {
-        let single = single::Statements::new().filter(|_| fast);
-        // One connection is left to others, if there are several.
-        let connections = usize::try_from(D::pool_limits(&connection).max_connections).unwrap_or(usize::MAX);
-        let others = connections.saturating_sub(1).max(1);
-        let policy = Policy {
-            groups: D::GROUPS.min(others),
-            size: if fast { GROUP_SIZE } else { 1 },
-            uniform: single.is_some(),
-            claims: fast,
-        };
-        Self {
-            connections: Connections::new(connection.clone(), patience),
-            connection,
-            patience,
-            fast,
-            queue: Queue::new(policy),
-            single,
-            append: append::Statements::new(),
-            create: create::Statements::new(),
-            delete: delete::Statements::new(),
-            get: get::Statements::new(),
-            shared_state: shared_state::Statements::new(),
-        }
-    }
-
-    /// Runs a single statement, and hands on its rows as they come.
-    pub(super) async fn query(
-        &self,
-        statement: Statement,
-        mut each: impl FnMut(QueryResult) + Send,
-    ) -> Result<(), DbErr> {
-        self.connections.run(statement, &mut each).await.map(drop)
-    }
-
-    /// Runs a single statement that has no rows, and returns how many it changed.
-    pub(super) async fn execute(&self, statement: Statement) -> Result<u64, DbErr> {
-        self.connections.run(statement, &mut |_| {}).await
-    }
-
-    /// Runs a single statement and reads all its rows.
-    pub(super) async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        let mut rows = Vec::new();
-        self.query(statement, |row| rows.push(row)).await?;
-        Ok(rows)
-    }
+/// A session service on a database of dialect `D`, reached through a sea-orm connection pool.
+///
+/// Clones share the pool. The backend crates name it `PostgresSessionService`, `MySqlSessionService` and
+/// `SqliteSessionService`.
+///
+/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this service and
+/// its clones that have to wait for each other are committed together. A service that a `with_…` method returns shares the
+/// pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A service belongs
+/// to the tokio runtime that it is first used on, as its pool does.
+pub struct SqlSessionService<D: Dialect> {
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    sql: Arc<Sql<D>>,
+    context: Arc<Context<D>>,
+    writer: Arc<Writer<Context<D>>>,
 }
 
 impl<D: Dialect> Clone for SqlSessionService<D> {
     fn clone(&self) -> Self {
-        Self { clock: self.clock.clone(), ids: self.ids.clone(), inner: self.inner.clone() }
+        Self {
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+            sql: self.sql.clone(),
+            context: self.context.clone(),
+            writer: self.writer.clone(),
+        }
     }
 }
 
 impl<D: Dialect> fmt::Debug for SqlSessionService<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SqlSessionService").field("backend", &D::BACKEND).finish_non_exhaustive()
+        f.debug_struct("SqlSessionService")
+            .field("backend", &D::BACKEND)
+            .field("tables", &self.context.tables)
+            .finish_non_exhaustive()
     }
 }
 
 impl<D: Dialect> SqlSessionService<D> {
-    /// Opens a pool on `url` and checks that its schema is one that this crate knows. Creates nothing.
+    /// Opens a pool on `url` and checks that this crate supports the schema. Creates nothing.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) for a URL that cannot be understood; backend errors of kind
+    /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep the
     /// laws, by name. None of them holds the URL.
@@ -136,70 +86,94 @@ impl<D: Dialect> SqlSessionService<D> {
         Self::connect_with(url.parse()?).await
     }
 
-    /// Like [`connect`](Self::connect), with options of the backend's own.
+    /// Like [`connect`](Self::connect), with the backend's own options.
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect).
+    /// Those of [`connect`](Self::connect), and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a
+    /// plain word.
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
-        let (patience, accepted) = (Patience(options.statement_timeout), options.accepted.clone());
-        Self::from_pool(options.open().await?, patience, &accepted).await
+        let service = options.service.clone();
+        service.tables.check()?;
+        Self::from_connection_with(options.open().await?, service).await
     }
 
-    /// Uses a pool that you have, set up as you did it. The laws hold on it at READ COMMITTED and REPEATABLE READ. At
-    /// SERIALIZABLE, writers that meet on one row fail each other, and may end in
-    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, and must commit
-    /// each statement by itself (`autocommit`), as it does by default, and must not log statements as they are
+    /// Uses a pool that you have, with the settings you gave it. The laws hold on it at READ COMMITTED and REPEATABLE READ.
+    /// At SERIALIZABLE, writers that meet on one row make each other fail, and may end in
+    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, must commit each
+    /// statement by itself (`autocommit`), as it does by default, and must not log statements as they are
     /// (`binlog_format = STATEMENT`) at REPEATABLE READ. [`close`](SessionService::close) closes this pool.
     ///
-    /// Statements run on connections of the driver's out of this pool, so sea-orm's metrics and its own spans tell nothing of
-    /// them. If you begin transactions on it as well, do not drop the future of a `begin`: run it in a task. sqlx 0.9 takes a
-    /// transaction that was begun so for none, and what runs on that connection next becomes part of it.
+    /// Statements run on the driver's connections out of this pool, so sea-orm's metrics and its own spans do not see them.
+    /// If you begin transactions on the pool as well, do not drop the future of a `begin`: run it in a task. sqlx 0.9 does
+    /// not notice such a transaction, and what runs on that connection next becomes part of it.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) as in [`connect`](Self::connect).
     pub async fn from_connection(connection: DatabaseConnection) -> Result<Self> {
-        Self::from_connection_accepting(connection, &[]).await
+        Self::from_connection_with(connection, ServiceOptions::new()).await
     }
 
-    /// Like [`from_connection`](Self::from_connection), for tables with weaknesses that are refused otherwise.
+    /// Like [`from_connection`](Self::from_connection), with options.
     ///
     /// # Errors
-    /// Those of [`from_connection`](Self::from_connection).
-    pub async fn from_connection_accepting(connection: DatabaseConnection, accepted: &[Weakness]) -> Result<Self> {
-        Self::from_pool(connection, Patience(D::STATEMENT_TIMEOUT), accepted).await
-    }
-
-    async fn from_pool(connection: DatabaseConnection, patience: Patience, accepted: &[Weakness]) -> Result<Self> {
+    /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table prefix
+    /// that is not a plain word.
+    pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
+        let ServiceOptions { tables, accepted_risks, statement_timeout } = options;
+        tables.check()?;
         let backend = connection.get_database_backend();
         if backend != D::BACKEND {
             return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
         }
-        let pool = connection.clone();
-        let version = in_task(async move { pool.query_one_raw(schema::version_query::<D>()).await });
-        schema::check_version::<D>(patience.wait(version).await.flatten())?;
-        let pool = connection.clone();
-        let columns = in_task(async move { columns(&pool).await });
-        schema::check_columns::<D>(patience.wait(columns).await.flatten(), accepted)?;
-        let inner = Arc::new(Inner::new(connection, true, patience));
-        Ok(Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), inner })
+        let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
+        let (pool, query) = (connection.clone(), version_query::<D>(&tables));
+        let version = in_task(async move { pool.query_one_raw(query).await });
+        check_version::<D>(timeout.limit(async { Ok(version.await?) }).await)?;
+        let (pool, of) = (connection.clone(), tables.clone());
+        let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
+        check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
+        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), Database::new(connection, timeout), tables, true))
+    }
+
+    fn assemble(
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        database: Database<D>,
+        tables: Tables,
+        fast_paths: bool,
+    ) -> Self {
+        let sql = Arc::new(Sql::new(&tables, fast_paths));
+        let policy = QueuePolicy {
+            max_concurrent_batches: database.max_concurrent_batches(),
+            batch_size: if fast_paths { BATCH_SIZE } else { 1 },
+            homogeneous: sql.has_bulk_statements(),
+            serialize_rows: fast_paths,
+        };
+        let context = Arc::new(Context::new(database, tables, fast_paths));
+        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context }
+    }
+
+    fn reassemble(self, timeout: StatementTimeout, fast_paths: bool) -> Self {
+        let database = Database::new(self.pool().clone(), timeout);
+        Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), fast_paths)
     }
 
     /// The same service with or without its fast paths; with them by default.
     ///
     /// Without, every write is a transaction of its own and runs the portable algorithm, the same on every database,
-    /// statement by statement. The laws and the outcomes are the same; it is there to find out whether a fast path is to
-    /// blame for something.
-    pub fn with_fast_paths(mut self, fast: bool) -> Self {
-        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), fast, self.inner.patience));
-        self
+    /// statement by statement. The laws and the outcomes are the same. Use it to find out whether a fast path is to blame
+    /// for something.
+    pub fn with_fast_paths(self, fast_paths: bool) -> Self {
+        let timeout = self.context.database.statement_timeout();
+        self.reassemble(timeout, fast_paths)
     }
 
-    /// The same service with another limit on what the server may take for a statement, or for the statements of one
-    /// transaction; see [`ConnectOptions::with_statement_timeout`].
-    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
-        self.inner = Arc::new(Inner::new(self.inner.connection.clone(), self.inner.fast, Patience(timeout)));
-        self
+    /// The same service with another limit on a statement, or on all statements of one transaction; see
+    /// [`ServiceOptions::with_statement_timeout`].
+    pub fn with_statement_timeout(self, timeout: Duration) -> Self {
+        let fast_paths = self.context.fast_paths;
+        self.reassemble(StatementTimeout(timeout), fast_paths)
     }
 
     /// The same service on another clock.
@@ -215,34 +189,44 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     /// The pool.
-    pub fn connection(&self) -> &DatabaseConnection {
-        &self.inner.connection
+    pub fn pool(&self) -> &DatabaseConnection {
+        self.context.database.pool()
     }
 
-    /// Appends an event inside a transaction of yours, together with what else the transaction writes: the same
-    /// algorithm, without a commit, a retry, or a task of its own.
-    ///
-    /// The event is durable once you commit. On SQLite, begin the transaction with `BEGIN IMMEDIATE`
-    /// ([`Dialect::transaction_options`]), or it may fail as busy whatever the timeout.
-    ///
-    /// # Errors
-    /// Those of [`append_event`](SessionService::append_event). After a refusal nothing of the event is in the
-    /// transaction, which may go on. After a backend error part of it may be: roll back, and if the error
-    /// [is retryable](Error::is_retryable) do all of it again.
-    ///
-    /// # Cancel safety
-    /// When the future is dropped, part of the event may be in the transaction: roll it back. On MySQL and MariaDB do not drop it
-    /// (run it in a task): sqlx 0.9 loses count of the server's answers when a statement is dropped while it is being prepared,
-    /// and may then wait for ever for one.
-    pub async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
-        match NewEvent::try_prepare(request, &*self.clock)? {
-            Some(event) => append::append_event(&self.inner, &mut { transaction }, &event).await,
-            None => Ok(Appended::Partial),
-        }
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.context.tables
+    }
+
+    fn create_op(&self, request: &CreateSession) -> Result<CreateOp<D>> {
+        let new = NewSession::try_prepare(request, &*self.clock, &*self.ids)?;
+        Ok(CreateOp { sql: self.sql.create.clone(), new })
+    }
+
+    /// `None` for a partial event.
+    fn append_op(&self, request: AppendEvent) -> Result<Option<AppendOp<D>>> {
+        let new = NewEvent::try_prepare(request, &*self.clock)?;
+        Ok(new.map(|new| self.append_new(new)))
+    }
+
+    fn append_new(&self, new: NewEvent) -> AppendOp<D> {
+        AppendOp { sql: self.sql.append.clone(), new }
+    }
+
+    fn delete_op(&self, key: &SessionKey) -> DeleteOp<D> {
+        DeleteOp { sql: self.sql.delete.clone(), key: key.clone() }
+    }
+
+    async fn apply_in<O: WriteOp<Context<D>>>(&self, transaction: &DatabaseTransaction, op: &O) -> Result<O::Outcome> {
+        op.apply_in(&self.context, &mut CallerTransaction(transaction)).await
+    }
+
+    async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
+        Ok(self.context.read_shared(on, &row, operation).await?.unwrap_or_default())
     }
 }
 
-/// Runs an operation in a span that tells what it was, where, and how it ended; never what it was about.
+/// Runs an operation in a span that records what it was, where, and how it ended; never what it was about.
 async fn traced<D: Dialect, T>(operation: &'static str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
     let (outcome, retries) = (tracing::field::Empty, tracing::field::Empty);
     let span =
@@ -255,21 +239,19 @@ async fn traced<D: Dialect, T>(operation: &'static str, work: impl Future<Output
 #[async_trait]
 impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn create_session(&self, request: CreateSession) -> Result<Session> {
-        traced::<D, _>("create_session", async {
-            let new = NewSession::try_prepare(&request, &*self.clock, &*self.ids)?;
-            run(&self.inner, new, Write::Create).await
-        })
-        .await
+        traced::<D, _>("create_session", async { self.writer.submit(self.create_op(&request)?).await }).await
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        traced::<D, _>("get_session", retry(|| get::get_session(&self.inner, &request))).await
+        let read = async || self.sql.get.get_session(&mut self.context.database.autocommit(), &request).await;
+        traced::<D, _>("get_session", retry(read)).await
     }
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         traced::<D, _>("list_sessions", async {
             request.check()?;
-            retry(|| list::list_sessions(&self.inner, &request)).await
+            let Context { database, tables, .. } = &*self.context;
+            retry(async || list::list_sessions::<D>(tables, &mut database.autocommit(), &request).await).await
         })
         .await
     }
@@ -277,15 +259,16 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
         traced::<D, _>("list_events", async {
             request.check()?;
-            retry(|| list::list_events(&self.inner, &request)).await
+            let Context { database, tables, .. } = &*self.context;
+            retry(async || list::list_events::<D>(tables, &mut database.autocommit(), &request).await).await
         })
         .await
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
         traced::<D, _>("append_event", async {
-            match NewEvent::try_prepare(request, &*self.clock)? {
-                Some(new) => run(&self.inner, new, Write::Append).await,
+            match self.append_op(request)? {
+                Some(op) => self.writer.submit(op).await,
                 None => Ok(Appended::Partial),
             }
         })
@@ -293,32 +276,134 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        traced::<D, _>("delete_session", run(&self.inner, key.clone(), Write::Delete)).await
+        traced::<D, _>("delete_session", self.writer.submit(self.delete_op(key))).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
-        traced::<D, _>("get_user_state", retry(|| shared_state::get_user_state(&self.inner, key))).await
+        const OPERATION: &str = "get_user_state";
+        let on = || self.context.database.autocommit();
+        let read = async || self.read_state(&mut on(), SharedKey::User(key.clone()), OPERATION).await;
+        traced::<D, _>(OPERATION, retry(read)).await
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
-        traced::<D, _>("get_app_state", retry(|| shared_state::get_app_state(&self.inner, app_name))).await
+        const OPERATION: &str = "get_app_state";
+        let on = || self.context.database.autocommit();
+        let read = async || self.read_state(&mut on(), SharedKey::App(app_name.clone()), OPERATION).await;
+        traced::<D, _>(OPERATION, retry(read)).await
     }
 
     async fn check_health(&self) -> Result<()> {
         traced::<D, _>("check_health", async {
-            let rows = self.inner.query_all(schema::version_query::<D>());
-            let rows = Patience(HEALTH_CHECK_TIMEOUT).wait(rows).await.flatten();
-            schema::check_version::<D>(rows.map(|rows| rows.into_iter().next()))
+            let Context { database, tables, .. } = &*self.context;
+            let mut on = database.autocommit();
+            let row = on.query_one(version_query::<D>(tables));
+            let row: Result<_, StatementError> = StatementTimeout(HEALTH_CHECK_TIMEOUT).limit(row).await;
+            check_version::<D>(row)
         })
         .await
     }
 
     async fn close(&self) -> Result<()> {
         traced::<D, _>("close", async {
-            self.inner.queue.close().await;
-            let closed = self.inner.patience.wait(self.inner.connection.close_by_ref()).await;
-            closed.flatten().map_err(|error| statement_error::<D>("close", error))
+            self.writer.close().await;
+            self.context.database.close().await
         })
         .await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> StateService for SqlSessionService<D> {
+    async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
+        traced::<D, _>("update_state", async {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+                NewStateUpdate::Session(new) => StateUpdated::Session(self.writer.submit(self.append_new(*new)).await?),
+                NewStateUpdate::Shared(update) => {
+                    StateUpdated::Shared(self.writer.submit(UpdateSharedStateOp::new(update)).await?)
+                }
+            })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> TransactionalService for SqlSessionService<D> {
+    fn transaction_options(&self) -> TransactionOptions {
+        D::transaction_options()
+    }
+
+    async fn create_session_in(&self, transaction: &DatabaseTransaction, request: CreateSession) -> Result<Session> {
+        traced::<D, _>("create_session", async { self.apply_in(transaction, &self.create_op(&request)?).await }).await
+    }
+
+    async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
+        let mut on = CallerTransaction(transaction);
+        traced::<D, _>("get_session", self.sql.get.get_session(&mut on, &request)).await
+    }
+
+    async fn list_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListSessions,
+    ) -> Result<Page<Session, SessionCursor>> {
+        traced::<D, _>("list_sessions", async {
+            request.check()?;
+            list::list_sessions::<D>(&self.context.tables, &mut CallerTransaction(transaction), &request).await
+        })
+        .await
+    }
+
+    async fn list_events_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListEvents,
+    ) -> Result<Page<Event, EventCursor>> {
+        traced::<D, _>("list_events", async {
+            request.check()?;
+            list::list_events::<D>(&self.context.tables, &mut CallerTransaction(transaction), &request).await
+        })
+        .await
+    }
+
+    async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
+        traced::<D, _>("append_event", async {
+            match self.append_op(request)? {
+                Some(op) => self.apply_in(transaction, &op).await,
+                None => Ok(Appended::Partial),
+            }
+        })
+        .await
+    }
+
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
+        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(key))).await
+    }
+
+    async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {
+        traced::<D, _>("update_state", async {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+                NewStateUpdate::Session(new) => {
+                    StateUpdated::Session(self.apply_in(transaction, &self.append_new(*new)).await?)
+                }
+                NewStateUpdate::Shared(update) => {
+                    StateUpdated::Shared(self.apply_in(transaction, &UpdateSharedStateOp::new(update)).await?)
+                }
+            })
+        })
+        .await
+    }
+
+    async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State> {
+        const OPERATION: &str = "get_user_state";
+        let mut on = CallerTransaction(transaction);
+        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::User(key.clone()), OPERATION)).await
+    }
+
+    async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
+        const OPERATION: &str = "get_app_state";
+        let mut on = CallerTransaction(transaction);
+        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::App(app_name.clone()), OPERATION)).await
     }
 }

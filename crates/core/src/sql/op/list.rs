@@ -1,19 +1,19 @@
 //! `list_sessions` and `list_events`: one statement a page, continued behind the last row of the page before.
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectStatement};
-use sea_orm::{EntityName, QueryResult, Value};
+use sea_orm::{QueryResult, Value};
 
-use super::Dialect;
-use super::failure::statement_error;
-use super::get::read_event;
-use super::rows::RowOf;
-use super::service::Inner;
-use super::shared_state::Key;
 use crate::entity::{app_states, events, sessions, user_states};
+use crate::sql::Dialect;
+use crate::sql::decode::{RowDecoder, decode_event};
+use crate::sql::error::statement_error;
+use crate::sql::executor::Executor;
+use crate::sql::statement::Tables;
+use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
 use crate::{
     AppName, Error, Event, EventCursor, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
-    SessionCursor, SessionId, SessionKey, SessionScope, State, Timestamp, UserId,
+    SessionCursor, SessionId, SessionKey, SessionScope, Timestamp, UserId,
 };
 
 /// The columns of a listed session, by their places.
@@ -65,10 +65,8 @@ fn keyset<C: IntoColumnRef + Clone>(
     select.and_where_option(behind);
 }
 
-pub(super) async fn list_sessions<D: Dialect>(
-    inner: &Inner<D>,
-    request: &ListSessions,
-) -> Result<Page<Session, SessionCursor>> {
+/// The query for a page of sessions, and one row more.
+fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> SelectStatement {
     use {app_states::Column as App, sessions::Column, user_states::Column as User};
     let (app_name, user_id) = match &request.scope {
         SessionScope::App(app_name) => (app_name, None),
@@ -81,14 +79,17 @@ pub(super) async fn list_sessions<D: Dialect>(
         .expr_as(D::read_json(session(Column::State)), Column::State)
         .expr_as(D::read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
         .expr_as(D::read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
-        .from(sessions::Entity)
+        .from(tables.aliased(sessions::Entity))
         .left_join(
-            user_states::Entity,
+            tables.aliased(user_states::Entity),
             Expr::col((user_states::Entity, User::AppName))
                 .eq(session(Column::AppName))
                 .and(Expr::col((user_states::Entity, User::UserId)).eq(session(Column::UserId))),
         )
-        .left_join(app_states::Entity, Expr::col((app_states::Entity, App::AppName)).eq(session(Column::AppName)))
+        .left_join(
+            tables.aliased(app_states::Entity),
+            Expr::col((app_states::Entity, App::AppName)).eq(session(Column::AppName)),
+        )
         .and_where(session(Column::AppName).eq(app_name.as_str()))
         .and_where_option(user_id.map(|user_id| session(Column::UserId).eq(user_id.as_str())))
         .limit(u64::from(request.limit) + 1);
@@ -97,31 +98,40 @@ pub(super) async fn list_sessions<D: Dialect>(
     });
     let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
     keyset(&mut select, request.order, &sorted_by, cursor);
+    select
+}
 
-    let rows = inner.query_all(D::BACKEND.build(&select)).await;
+pub(crate) async fn list_sessions<D: Dialect>(
+    tables: &Tables,
+    on: &mut dyn Executor,
+    request: &ListSessions,
+) -> Result<Page<Session, SessionCursor>> {
+    let rows = on.query_all(D::BACKEND.build(&select_sessions::<D>(tables, request))).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
-    let rows = rows.iter().map(|row| read_session::<D>(app_name, row)).collect::<Result<_>>()?;
+    let app_name = match &request.scope {
+        SessionScope::App(app_name) => app_name,
+        SessionScope::User(user) => &user.app_name,
+    };
+    let rows = rows.iter().map(|row| decode_session::<D>(app_name, row)).collect::<Result<_>>()?;
     Ok(Page::from_rows(rows, request.limit))
 }
 
-fn read_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
-    let any = RowOf::<D>::new(sessions::Entity.table_name(), app_name);
+fn decode_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
+    let any = RowDecoder::<D>::new("sessions", app_name);
     let cursor = SessionCursor {
         update_time: any.timestamp(row, UPDATE_TIME, "update_time")?,
         user_id: UserId::from_row(any.text(row, USER_ID, "user_id")?.to_owned()),
         session_id: SessionId::from_row(any.text(row, ID, "id")?.to_owned()),
     };
     let key = SessionKey::new(app_name.clone(), cursor.user_id.clone(), cursor.session_id.clone());
-    let show = || {
-        let stored = RowOf::<D>::new(sessions::Entity.table_name(), &key);
+    let decode = || {
+        let (app_key, user_key) = (SharedKey::app(&key), SharedKey::user(&key));
+        let stored = RowDecoder::<D>::new("sessions", &key);
+        let app = RowDecoder::<D>::new("app_states", &app_key).state_or_null(row, APP_STATE)?;
+        let user = RowDecoder::<D>::new("user_states", &user_key).state_or_null(row, USER_STATE)?;
         let scoped = ScopedState {
-            app: shared_state::<D>(app_states::Entity.table_name(), &Key::App(&key.app_name), row, APP_STATE)?,
-            user: shared_state::<D>(
-                user_states::Entity.table_name(),
-                &Key::User(&key.app_name, &key.user_id),
-                row,
-                USER_STATE,
-            )?,
+            app: app.unwrap_or_default(),
+            user: user.unwrap_or_default(),
             session: stored.state(row, STATE)?,
         };
         Ok(Session {
@@ -132,21 +142,13 @@ fn read_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(Se
             key: key.clone(),
         })
     };
-    let session = show();
+    let session = decode();
     Ok((cursor, session))
 }
 
-/// The state of a joined row; empty where there is none.
-fn shared_state<D: Dialect>(table: &'static str, key: &Key<'_>, row: &QueryResult, index: usize) -> Result<State> {
-    let stored = RowOf::<D>::new(table, key);
-    let text = stored.text_or_null(row, index, "state")?;
-    text.map_or_else(|| Ok(State::new()), |text| stored.decode(text, "state"))
-}
-
-pub(super) async fn list_events<D: Dialect>(
-    inner: &Inner<D>,
-    request: &ListEvents,
-) -> Result<Page<Event, EventCursor>> {
+/// The query for a page of events, and one row more. It is joined to the session, so that a session without events differs
+/// from one that does not exist, in the same snapshot.
+fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectStatement {
     use {events::Column, sessions::Column as SessionColumn};
     let key = &request.key;
     let page = Alias::new("page");
@@ -154,7 +156,7 @@ pub(super) async fn list_events<D: Dialect>(
     rows_of_page
         .columns([Column::Id, Column::Timestamp])
         .expr_as(D::read_json(Expr::col(Column::EventData)), Column::EventData)
-        .from(events::Entity)
+        .from(tables.table(events::Entity))
         .and_where(Expr::col(Column::AppName).eq(key.app_name.as_str()))
         .and_where(Expr::col(Column::UserId).eq(key.user_id.as_str()))
         .and_where(Expr::col(Column::SessionId).eq(key.session_id.as_str()))
@@ -163,29 +165,58 @@ pub(super) async fn list_events<D: Dialect>(
         request.cursor.as_ref().map(|cursor| vec![D::timestamp(cursor.timestamp), cursor.event_id.as_str().into()]);
     let sorted_by = [Column::Timestamp, Column::Id];
     keyset(&mut rows_of_page, request.order, &sorted_by, cursor);
-    // Joined to the session, so that one without events is told from one that does not exist, in the same snapshot.
     let mut select = Query::select();
     select
         .columns([Column::Id, Column::Timestamp, Column::EventData].map(|column| (page.clone(), column)))
-        .from(sessions::Entity)
+        .from(tables.aliased(sessions::Entity))
         .join_subquery(sea_orm::JoinType::LeftJoin, rows_of_page, page.clone(), Expr::cust("1 = 1"))
         .and_where(Expr::col((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
         .and_where(Expr::col((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
         .and_where(Expr::col((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
     keyset(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
+    select
+}
 
-    let rows = inner.query_all(D::BACKEND.build(&select)).await;
+pub(crate) async fn list_events<D: Dialect>(
+    tables: &Tables,
+    on: &mut dyn Executor,
+    request: &ListEvents,
+) -> Result<Page<Event, EventCursor>> {
+    let key = &request.key;
+    let rows = on.query_all(D::BACKEND.build(&select_events::<D>(tables, request))).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_events", error))?;
     if rows.is_empty() {
         return Err(Error::not_found(key));
     }
-    let stored = RowOf::<D>::new(events::Entity.table_name(), key);
+    let stored = RowDecoder::<D>::new("events", key);
     let mut events = Vec::with_capacity(rows.len());
     for row in &rows {
         let Some(event_id) = stored.text_or_null(row, "id", "id")? else { continue };
         let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
-        let event = read_event::<D>(key, event_id, row, "event_data");
+        let event = decode_event::<D>(key, event_id, row, "event_data");
         events.push((EventCursor { timestamp, event_id: event_id.to_owned() }, event));
     }
     Ok(Page::from_rows(events, request.limit))
+}
+
+/// The listings' statements, which are built for each call, as samples: first and later pages.
+pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
+    let name = |text: &str| text.to_owned();
+    let (app_name, user_id) = (AppName::from_row(name("app")), UserId::from_row(name("user")));
+    let key = SessionKey::new(app_name.clone(), user_id.clone(), SessionId::from_row(name("session")));
+    let update_time = Timestamp::clamped(0);
+    let after_session = SessionCursor { update_time, user_id, session_id: key.session_id.clone() };
+    let after_event = EventCursor { timestamp: update_time, event_id: name("event") };
+    let of_app = ListSessions::new(SessionScope::App(app_name));
+    let of_user = ListSessions::new(SessionScope::User(key.user()));
+    let events = ListEvents::new(key);
+    let text = |select: SelectStatement| D::BACKEND.build(&select).sql;
+    [
+        ("list_sessions.of_app", select_sessions::<D>(tables, &of_app)),
+        ("list_sessions.of_user_after_cursor", select_sessions::<D>(tables, &of_user.with_cursor(after_session))),
+        ("list_events.first_page", select_events::<D>(tables, &events)),
+        ("list_events.after_cursor", select_events::<D>(tables, &events.clone().with_cursor(after_event))),
+    ]
+    .map(|(sample, select)| (name(sample), text(select)))
+    .into()
 }

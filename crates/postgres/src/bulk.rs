@@ -6,11 +6,11 @@
 
 use sea_orm::sea_query::{
     CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
-    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, WithClause, WithQuery,
+    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef, WithClause, WithQuery,
 };
 use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::sql::Dialect;
+use seabed_core::sql::{Dialect, Tables, event_columns, event_key_columns};
 
 use crate::Postgres;
 
@@ -96,7 +96,7 @@ fn is_of_session<C: IntoColumnRef>([app_name, user_id, session_id]: [C; 3], part
 
 /// Inserts what `from` selects, an expression for each column.
 fn insert_from<C: IntoIden>(
-    table: impl EntityTrait,
+    table: TableRef,
     columns: impl IntoIterator<Item = (C, Expr)>,
     mut from: SelectStatement,
 ) -> InsertStatement {
@@ -125,7 +125,7 @@ fn a_microsecond_after(time: Expr) -> Expr {
 /// times, over all events of the session, as long as it expected few.
 ///
 /// Sessions that somebody holds are left out, so that the writes of a group do not wait for each other's sessions.
-pub(crate) fn append() -> WithQuery {
+pub(crate) fn append(tables: &Tables) -> WithQuery {
     use {events::Column as Event, sessions::Column as Session};
     let input = input([
         (EVENT, Kind::Text),
@@ -141,7 +141,7 @@ pub(crate) fn append() -> WithQuery {
     let session_key = [Session::AppName, Session::UserId, Session::Id].map(|column| (sessions::Entity, column));
     let session = Query::select()
         .columns([Session::CreateTime, Session::UpdateTime])
-        .from(sessions::Entity)
+        .from(tables.aliased(sessions::Entity))
         .and_where(is_of_session(session_key, INPUT))
         .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
         .take();
@@ -162,20 +162,19 @@ pub(crate) fn append() -> WithQuery {
     let created = || Expr::col((LOCKED, Session::CreateTime));
     let time = Expr::case(of(LOCKED, TIME).eq(created()), a_microsecond_after(created())).finally(of(LOCKED, TIME));
     let mut stored = insert_from(
-        events::Entity,
-        [
-            (Event::AppName, of(LOCKED, APP)),
-            (Event::UserId, of(LOCKED, USER)),
-            (Event::SessionId, of(LOCKED, SESSION)),
-            (Event::Id, of(LOCKED, EVENT)),
-            (Event::InvocationId, of(LOCKED, INVOCATION)),
-            (Event::Timestamp, time.into()),
-            (Event::EventData, of(LOCKED, EVENT_DATA)),
-        ],
+        tables.table(events::Entity),
+        event_columns().into_iter().zip([
+            of(LOCKED, APP),
+            of(LOCKED, USER),
+            of(LOCKED, SESSION),
+            of(LOCKED, EVENT),
+            of(LOCKED, INVOCATION),
+            time.into(),
+            of(LOCKED, EVENT_DATA),
+        ]),
         Query::select().from(LOCKED).take(),
     );
-    let event_key = [Event::Id, Event::AppName, Event::UserId, Event::SessionId];
-    Postgres::insert_if_absent(&mut stored, event_key.map(IntoIden::into_iden).into());
+    Postgres::insert_if_absent(&mut stored, event_key_columns());
     let stored_session = [Event::AppName, Event::UserId, Event::SessionId];
     stored.returning(Returning::new().columns(stored_session.into_iter().chain([Event::Timestamp])));
     // A state that stays is not written again: it may be large, and then stored apart from the row.
@@ -183,7 +182,7 @@ pub(crate) fn append() -> WithQuery {
     let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
         .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
     let moved = Query::update()
-        .table(sessions::Entity)
+        .table(tables.aliased(sessions::Entity))
         .value(Session::UpdateTime, Expr::col((STORED, Event::Timestamp)))
         .value(Session::State, state)
         .from(LOCKED)
@@ -199,8 +198,8 @@ pub(crate) fn append() -> WithQuery {
         .cte(part(LOCKED, locked))
         .cte(part(STORED, stored))
         .cte(part(MOVED, moved))
-        .cte(part(MERGED_APP, merge_app(of_moved(), LOCKED)))
-        .cte(part(MERGED_USER, merge_user(of_moved(), LOCKED, MERGED_APP)))
+        .cte(part(MERGED_APP, merge_app(tables, of_moved(), LOCKED)))
+        .cte(part(MERGED_USER, merge_user(tables, of_moved(), LOCKED, MERGED_APP)))
         .to_owned()
         .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time).from(MOVED).take())
 }
@@ -211,20 +210,22 @@ fn is_same_write(left: &'static str, right: &'static str) -> Expr {
 
 /// Merges the app deltas of `writes`, which selects rows of `part`, into the rows they are about; those without keys touch
 /// none.
-fn merge_app(writes: SelectStatement, part: &'static str) -> InsertStatement {
+fn merge_app(tables: &Tables, writes: SelectStatement, part: &'static str) -> InsertStatement {
     use app_states::Column;
-    merge(app_states::Entity, [(Column::AppName, APP)], APP_DELTA, Column::State, Column::UpdateTime, writes, part)
+    let key = [(Column::AppName, APP)];
+    merge(tables, app_states::Entity, key, APP_DELTA, Column::State, Column::UpdateTime, writes, part)
 }
 
 /// The same for user deltas, once part `before` has locked the rows of apps.
-fn merge_user(mut writes: SelectStatement, part: &'static str, before: &str) -> InsertStatement {
+fn merge_user(tables: &Tables, mut writes: SelectStatement, part: &'static str, before: &str) -> InsertStatement {
     use user_states::Column;
     let key = [(Column::AppName, APP), (Column::UserId, USER)];
     writes.and_where(Expr::cust(format!("(SELECT count(*) FROM {before}) >= 0")));
-    merge(user_states::Entity, key, USER_DELTA, Column::State, Column::UpdateTime, writes, part)
+    merge(tables, user_states::Entity, key, USER_DELTA, Column::State, Column::UpdateTime, writes, part)
 }
 
 fn merge<E, C, const N: usize>(
+    tables: &Tables,
     table: E,
     key: [(C, &'static str); N],
     delta: &'static str,
@@ -245,7 +246,7 @@ where
     let merged = Expr::cust(format!("jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
     let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
     let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
-    let mut insert = insert_from(table, columns, writes);
+    let mut insert = insert_from(tables.aliased(table), columns, writes);
     insert.on_conflict(
         OnConflict::columns(key.map(|(column, _)| column))
             .value(
@@ -263,6 +264,7 @@ where
 
 /// Makes the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged` into.
 fn make<E, C, const N: usize>(
+    tables: &Tables,
     table: E,
     key: [(C, &'static str); N],
     state: C,
@@ -283,18 +285,18 @@ where
     writes.and_where(Expr::exists(is_merged).not());
     let columns = key.into_iter().map(|(column, written)| (column, of(INPUT, written)));
     let columns = columns.chain([(state, Expr::cust("'{}'::jsonb")), (update_time, of(INPUT, NOW).max())]);
-    let mut insert = insert_from(table, columns, writes);
+    let mut insert = insert_from(tables.table(table), columns, writes);
     Postgres::insert_or_ignore(&mut insert, key.map(|(column, _)| column.into_iden()).into());
     insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
 }
 
 /// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
-pub(crate) fn create() -> WithQuery {
+pub(crate) fn create(tables: &Tables) -> WithQuery {
     use {app_states::Column as App, sessions::Column as Session, user_states::Column as User};
     let input = input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
     let session_key = [Session::AppName, Session::UserId, Session::Id];
     let mut created = insert_from(
-        sessions::Entity,
+        tables.table(sessions::Entity),
         [
             (Session::AppName, of(INPUT, APP)),
             (Session::UserId, of(INPUT, USER)),
@@ -310,9 +312,10 @@ pub(crate) fn create() -> WithQuery {
     let is_created = || is_of_session(session_key.map(|column| (CREATED, column)), INPUT);
     let of_created = || Query::select().from(CREATED).from(INPUT).and_where(is_created()).take();
     let made_app =
-        make(app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
+        make(tables, app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
     let user_key = [(User::AppName, APP), (User::UserId, USER)];
-    let made_user = make(user_states::Entity, user_key, User::State, User::UpdateTime, MERGED_USER, of_created());
+    let made_user =
+        make(tables, user_states::Entity, user_key, User::State, User::UpdateTime, MERGED_USER, of_created());
     // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none yet.
     let (app_table, user_table) = (app_states::Entity.table_name(), user_states::Entity.table_name());
     let app = |part: &'static str| Expr::col((part, App::AppName)).eq(of(INPUT, APP));
@@ -325,17 +328,17 @@ pub(crate) fn create() -> WithQuery {
         .expr(seen([(MERGED_USER, User::State), (user_table, User::State), (MADE_USER, User::State)]))
         .left_join(MERGED_APP, app(MERGED_APP))
         .left_join(MADE_APP, app(MADE_APP))
-        .left_join(app_states::Entity, app(app_table))
+        .left_join(tables.aliased(app_states::Entity), app(app_table))
         .left_join(MERGED_USER, user(MERGED_USER))
         .left_join(MADE_USER, user(MADE_USER))
-        .left_join(user_states::Entity, user(user_table))
+        .left_join(tables.aliased(user_states::Entity), user(user_table))
         .take();
     WithClause::new()
         .cte(input)
         .cte(part(CREATED, created))
-        .cte(part(MERGED_APP, merge_app(of_created(), INPUT)))
+        .cte(part(MERGED_APP, merge_app(tables, of_created(), INPUT)))
         .cte(part(MADE_APP, made_app))
-        .cte(part(MERGED_USER, merge_user(of_created(), INPUT, MADE_APP)))
+        .cte(part(MERGED_USER, merge_user(tables, of_created(), INPUT, MADE_APP)))
         .cte(part(MADE_USER, made_user))
         .to_owned()
         .query(select)
@@ -349,11 +352,15 @@ fn seen<C: IntoIden + Copy>(states: [(&'static str, C); 3]) -> Expr {
 #[cfg(test)]
 mod tests {
     use sea_orm::sea_query::{PostgresQueryBuilder, WithQuery};
+    use seabed_core::sql::Tables;
 
     /// The parameters are bound by their order, which is that of the input; a literal among them would shift them.
     #[test]
     fn the_parameters_are_those_of_the_input_and_their_number() {
-        for (statement, columns) in [(super::append(), 13), (super::create(), 8)] as [(WithQuery, usize); 2] {
+        let tables = Tables::new();
+        for (statement, columns) in
+            [(super::append(&tables), 13), (super::create(&tables), 8)] as [(WithQuery, usize); 2]
+        {
             let (sql, values) = statement.build(PostgresQueryBuilder);
             assert_eq!(values.0.len(), columns + 1, "{sql}");
             let input = &sql[..sql.find(" LIMIT ").unwrap()];
@@ -365,7 +372,7 @@ mod tests {
     /// The planner may read all events of a session to find one, as long as it expects few.
     #[test]
     fn an_append_reads_no_events() {
-        let (sql, _) = super::append().build(PostgresQueryBuilder);
+        let (sql, _) = super::append(&Tables::new()).build(PostgresQueryBuilder);
         assert!(!sql.contains(r#"FROM "events""#) && sql.contains(r#"INTO "events""#), "{sql}");
     }
 }

@@ -1,4 +1,4 @@
-//! Requests, checked and brought into the form that is stored, before any I/O and alike for every backend.
+//! Validates requests and brings them into the form that is stored: before any I/O, and the same for every backend.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 use crate::key::{check_id, check_text};
 use crate::state::ScopedState;
 use crate::{
-    AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, ListEvents, ListSessions, NulPolicy,
-    Result, Revision, Session, SessionId, SessionKey, State, Timestamp,
+    AppName, AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, ListEvents, ListSessions,
+    NulPolicy, Result, Revision, Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp, UpdateState,
+    UserKey,
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.
@@ -101,7 +102,7 @@ impl NewEvent {
 
     /// The revision that is all there is to know about the session before it is stored: it changes none of its state, and the
     /// time it has itself is the one that it is stored under.
-    pub(crate) fn sufficient_revision(&self) -> Option<Revision> {
+    pub(crate) fn revision_for_blind_append(&self) -> Option<Revision> {
         match self.expected {
             ExpectedRevision::Exact(expected)
                 if self.delta.session.is_empty() && self.timestamp > expected.timestamp() =>
@@ -156,4 +157,52 @@ fn check_limit(limit: u32, max: u32) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid("limit", format!("{limit} is not between 1 and {max}")))
+}
+
+/// Keys about to be set.
+pub(crate) enum NewStateUpdate {
+    /// In a session: by an event.
+    Session(Box<NewEvent>),
+    /// In the state of an app or a user.
+    Shared(NewSharedState),
+}
+
+/// Keys about to be set in the state of an app or a user.
+pub(crate) struct NewSharedState {
+    pub(crate) target: SharedTarget,
+    pub(crate) delta: State,
+    pub(crate) now: Timestamp,
+}
+
+/// Whose state it is.
+pub(crate) enum SharedTarget {
+    App(AppName),
+    User(UserKey),
+}
+
+impl NewStateUpdate {
+    pub(crate) fn try_prepare(request: UpdateState, clock: &dyn Clock) -> Result<Self> {
+        if request.delta().is_empty() {
+            return Err(Error::invalid("delta", "empty"));
+        }
+        let UpdateState { target, event, expected, nul_policy } = request;
+        let target = match target {
+            StateTarget::Session(key) => {
+                let request = AppendEvent { key, event, expected, nul_policy };
+                let new = NewEvent::try_prepare(request, clock)?;
+                // Only a partial event is none, and this one is not.
+                return new
+                    .map(|new| Self::Session(Box::new(new)))
+                    .ok_or_else(|| Error::invalid("delta", "its event is partial"));
+            }
+            StateTarget::App(app_name) => SharedTarget::App(app_name),
+            StateTarget::User(user) => SharedTarget::User(user),
+        };
+        if let Some((key, _)) = event.actions.state_delta.iter().find(|(key, _)| Scope::of(key).0 != Scope::Session) {
+            let reason = format!("the key {key:?} has a prefix; the keys of an app or a user have none here");
+            return Err(Error::invalid("delta", reason));
+        }
+        let (_, delta) = portable("delta", event.actions.state_delta, nul_policy)?;
+        Ok(Self::Shared(NewSharedState { target, delta, now: clock.now() }))
+    }
 }

@@ -1,0 +1,120 @@
+//! The database below the operations: connections, the statement timeout, transactions.
+
+use async_trait::async_trait;
+use sea_orm::{DatabaseConnection, QueryResult, Statement};
+
+use super::Dialect;
+use super::driver::Driver;
+use super::error::{StatementError, commit_error, statement_error};
+use super::executor::{Executor, TransactionBody};
+use super::pool::{ConnectionGuard, Pool};
+use super::timeout::StatementTimeout;
+use crate::{BackendErrorKind, Error, Result};
+
+/// A database that a service reaches through a pool.
+pub(crate) struct Database<D: Dialect> {
+    driver_pool: DatabaseConnection,
+    pool: Pool<D>,
+    statement_timeout: StatementTimeout,
+}
+
+impl<D: Dialect> Database<D> {
+    pub(crate) fn new(driver_pool: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
+        Self { pool: Pool::new(driver_pool.clone(), statement_timeout), driver_pool, statement_timeout }
+    }
+
+    /// sea-orm's pool.
+    pub(crate) fn pool(&self) -> &DatabaseConnection {
+        &self.driver_pool
+    }
+
+    pub(crate) fn statement_timeout(&self) -> StatementTimeout {
+        self.statement_timeout
+    }
+
+    /// How many batches of writes may run at once: as many as the dialect allows, but one connection is left to others, if
+    /// there are several.
+    pub(crate) fn max_concurrent_batches(&self) -> usize {
+        let connections = D::Driver::pool_limits(&self.driver_pool).max_connections;
+        let others = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(1).max(1);
+        D::MAX_CONCURRENT_BATCHES.min(others)
+    }
+
+    /// Runs each statement by itself. It commits by itself.
+    pub(crate) fn autocommit(&self) -> Autocommit<'_, D> {
+        Autocommit(&self.pool)
+    }
+
+    /// Runs `body` in a transaction. After an error nothing of it is stored, unless the error is
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown).
+    pub(crate) async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()> {
+        let failed = |error| statement_error::<D>(operation, error);
+        let mut transaction = Transaction(self.pool.begin().await.map_err(failed)?);
+        let ran = self.statement_timeout.limit(async { Ok(body.run(&mut transaction).await) });
+        match ran.await.map_err(failed).flatten() {
+            Ok(true) => {
+                let committed = self.statement_timeout.limit(transaction.end("COMMIT")).await;
+                committed.map_err(|error| commit_error::<D>(operation, error))
+            }
+            outcome => {
+                // Dropping the transaction rolls it back as well; a server that does not answer is not waited for.
+                if outcome.as_ref().err().and_then(Error::backend_kind) != Some(BackendErrorKind::Unavailable) {
+                    // The callers want to know the first error, not this one.
+                    let _: Result<(), StatementError> =
+                        StatementTimeout::CLEANUP.limit(transaction.end("ROLLBACK")).await;
+                }
+                outcome.map(drop)
+            }
+        }
+    }
+
+    /// Closes the pool.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let closed = self.statement_timeout.limit(async { Ok(self.driver_pool.close_by_ref().await?) }).await;
+        closed.map_err(|error: StatementError| statement_error::<D>("close", error))
+    }
+}
+
+/// The pool as an [`Executor`]. See [`Database::autocommit`].
+pub(crate) struct Autocommit<'a, D: Dialect>(&'a Pool<D>);
+
+#[async_trait]
+impl<D: Dialect> Executor for Autocommit<'_, D> {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, StatementError> {
+        self.0.run(statement, &mut |_| {}).await
+    }
+
+    async fn for_each(
+        &mut self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<(), StatementError> {
+        self.0.run(statement, on_row).await.map(drop)
+    }
+}
+
+/// A transaction of ours. Dropping it before its end rolls it back.
+struct Transaction<'a, D: Dialect>(ConnectionGuard<'a, D>);
+
+impl<D: Dialect> Transaction<'_, D> {
+    async fn end(mut self, sql: &'static str) -> Result<(), StatementError> {
+        self.0.simple_query(sql).await?;
+        self.0.release();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Executor for Transaction<'_, D> {
+    async fn execute(&mut self, statement: Statement) -> Result<u64, StatementError> {
+        self.0.run(statement, &mut |_| {}).await
+    }
+
+    async fn for_each(
+        &mut self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<(), StatementError> {
+        self.0.run(statement, on_row).await.map(drop)
+    }
+}

@@ -1,0 +1,62 @@
+//! What bulk statements have in common: arrays with one element for each write, and rows that name a write by its number.
+
+use sea_orm::sea_query::ArrayType;
+use sea_orm::{DbErr, QueryResult, Statement, Value};
+
+use super::shared_state::state_value;
+use crate::sql::Dialect;
+use crate::sql::database::Database;
+use crate::sql::error::autocommit_error;
+use crate::sql::executor::Executor;
+use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
+
+/// Runs a bulk statement, which commits by itself, and returns its rows.
+pub(super) async fn run<D: Dialect>(
+    database: &Database<D>,
+    statement: Statement,
+    operation: &str,
+) -> Result<Vec<QueryResult>> {
+    let rows = database.autocommit().query_all(statement).await;
+    rows.map_err(|error| autocommit_error::<D>(operation, error))
+}
+
+/// The number of the write that a row is about. The statement is committed, so an error leaves the writes in doubt.
+pub(super) fn number(row: &QueryResult, operation: &str) -> Result<usize> {
+    let number: Result<i32, DbErr> = row.try_get_by_index(0);
+    Ok(number.ok().and_then(|number| usize::try_from(number).ok()).ok_or_else(|| {
+        BackendError::new(BackendErrorKind::CommitUnknown, format!("{operation}: a row has no number"))
+    })?)
+}
+
+/// The numbers of the writes, and the three parts of their sessions' keys.
+pub(super) fn keys<'a>(keys: impl Iterator<Item = &'a SessionKey> + Clone) -> impl Iterator<Item = Value> {
+    [
+        array(ArrayType::Int, (0_i32..).zip(keys.clone()).map(|(number, _)| number)),
+        texts(keys.clone().map(|key| &key.app_name)),
+        texts(keys.clone().map(|key| &key.user_id)),
+        texts(keys.map(|key| &key.session_id)),
+    ]
+    .into_iter()
+}
+
+pub(super) fn texts(values: impl Iterator<Item = impl AsRef<str>>) -> Value {
+    array(ArrayType::String, values.map(|text| text.as_ref().to_owned()))
+}
+
+pub(super) fn times(values: impl Iterator<Item = Timestamp>) -> Value {
+    array(ArrayType::ChronoDateTime, values.map(Timestamp::to_naive_utc))
+}
+
+pub(super) fn states<'a>(values: impl Iterator<Item = &'a State>) -> Result<Value> {
+    let values: Vec<Value> = values.map(state_value).collect::<Result<_>>()?;
+    Ok(array(ArrayType::String, values.into_iter()))
+}
+
+/// The last parameter.
+pub(super) fn count(writes: usize) -> Value {
+    Value::from(i64::try_from(writes).unwrap_or(i64::MAX))
+}
+
+fn array<T: Into<Value>>(of: ArrayType, values: impl Iterator<Item = T>) -> Value {
+    Value::Array(of, Some(Box::new(values.map(Into::into).collect())))
+}

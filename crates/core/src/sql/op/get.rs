@@ -1,0 +1,175 @@
+//! `get_session`: one statement, and so one snapshot on every database and isolation level.
+
+use std::marker::PhantomData;
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Order, Query, SelectStatement, UnionType};
+use sea_orm::{EntityName, EntityTrait, QueryResult, Value};
+
+use crate::entity::{app_states, events, sessions, user_states};
+use crate::sql::Dialect;
+use crate::sql::decode::{RowDecoder, decode_event};
+use crate::sql::error::statement_error;
+use crate::sql::executor::Executor;
+use crate::sql::statement::{
+    SqlText, Tables, event_session_predicate, key_predicate, placeholder, session_key_predicate, session_key_values,
+};
+use crate::sql::write::SharedKey;
+use crate::state::ScopedState;
+use crate::{Error, Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp};
+
+const OPERATION: &str = "get_session";
+
+/// The columns of the statement, in order. The values of `kind` are the names of the entities' tables.
+const COLUMNS: [&str; 5] = ["kind", "id", "created", "updated", "body"];
+const KIND: usize = 0;
+const ID: usize = 1;
+const CREATED: usize = 2;
+const UPDATED: usize = 3;
+const BODY: usize = 4;
+
+/// The statements of `get_session`.
+pub(crate) struct GetSql<D> {
+    all_events: SqlText<D>,
+    recent_events: SqlText<D>,
+}
+
+impl<D: Dialect> GetSql<D> {
+    pub(super) fn new(tables: &Tables) -> Self {
+        use {app_states::Column as App, events::Column as Event};
+        use {sessions::Column as Session, user_states::Column as User};
+        let app_columns = [App::AppName, App::UpdateTime, App::UpdateTime, App::State];
+        let app =
+            part::<D, _, _>(tables, app_states::Entity, app_columns).and_where(key_predicate([App::AppName])).take();
+        let user_columns = [User::UserId, User::UpdateTime, User::UpdateTime, User::State];
+        let user = part::<D, _, _>(tables, user_states::Entity, user_columns)
+            .and_where(key_predicate([User::AppName, User::UserId]))
+            .take();
+        let event_columns = [Event::Id, Event::Timestamp, Event::Timestamp, Event::EventData];
+        let events = part::<D, _, _>(tables, events::Entity, event_columns)
+            .and_where(event_session_predicate())
+            .and_where(Expr::col(Event::Timestamp).gte(placeholder()))
+            .take();
+        // A part of a union may only sort and cut off its rows inside a subquery.
+        let recent =
+            events.clone().order_by(Event::Timestamp, Order::Desc).order_by(Event::Id, Order::Desc).limit(0).take();
+        let recent =
+            Query::select().columns(COLUMNS.map(Alias::new)).from_subquery(recent, Alias::new("recent")).take();
+        let session_columns = [Session::Id, Session::CreateTime, Session::UpdateTime, Session::State];
+        let with_events = |events| {
+            part::<D, _, _>(tables, sessions::Entity, session_columns)
+                .and_where(session_key_predicate())
+                .union(UnionType::All, app.clone())
+                .union(UnionType::All, user.clone())
+                .union(UnionType::All, events)
+                .take()
+        };
+        Self { all_events: SqlText::new(&with_events(events)), recent_events: SqlText::new(&with_events(recent)) }
+    }
+
+    pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
+        vec![("all_events", &self.all_events), ("recent_events", &self.recent_events)]
+    }
+
+    pub(crate) async fn get_session(&self, on: &mut dyn Executor, request: &GetSession) -> Result<Option<Session>> {
+        let key = &request.key;
+        let (app_name, user_id) = (Value::from(key.app_name.as_str()), Value::from(key.user_id.as_str()));
+        let after = request.after_timestamp.unwrap_or(Timestamp::clamped(i64::MIN));
+        let values = session_key_values(key)
+            .chain([app_name.clone(), app_name, user_id])
+            .chain(session_key_values(key))
+            .chain([D::timestamp(after)]);
+        let statement = match request.num_recent_events {
+            None => self.all_events.bind(values),
+            Some(count) => self.recent_events.bind(values.chain([Value::from(i64::from(count))])),
+        };
+        let mut assembly = SessionAssembly::<D>::new(key);
+        let read = on.for_each(statement, &mut |row| assembly.add(&row)).await;
+        read.map_err(|error| statement_error::<D>(OPERATION, error))?;
+        assembly.into_session()
+    }
+}
+
+/// The rows of one table in the shape they share: id, two times, and JSON text.
+fn part<D: Dialect, E: EntityTrait, C: IntoIden + Copy>(
+    tables: &Tables,
+    table: E,
+    [id, created, updated, body]: [C; 4],
+) -> SelectStatement {
+    Query::select()
+        .expr_as(Expr::cust(format!("'{}'", table.table_name())), COLUMNS[KIND])
+        .expr_as(Expr::col(id), COLUMNS[ID])
+        .expr_as(Expr::col(created), COLUMNS[CREATED])
+        .expr_as(Expr::col(updated), COLUMNS[UPDATED])
+        .expr_as(D::read_json(Expr::col(body)), COLUMNS[BODY])
+        .from(tables.table(table))
+        .take()
+}
+
+/// Assembles a session from rows that arrive in any order.
+struct SessionAssembly<'a, D> {
+    key: &'a SessionKey,
+    dialect: PhantomData<fn() -> D>,
+    app: State,
+    user: State,
+    /// State, creation and revision.
+    session: Option<(State, Timestamp, Revision)>,
+    /// Under their stored times.
+    events: Vec<(Timestamp, Event)>,
+    /// The first row that cannot be decoded.
+    corrupt: Option<Error>,
+}
+
+impl<'a, D: Dialect> SessionAssembly<'a, D> {
+    fn new(key: &'a SessionKey) -> Self {
+        Self {
+            key,
+            dialect: PhantomData,
+            app: State::new(),
+            user: State::new(),
+            session: None,
+            events: Vec::new(),
+            corrupt: None,
+        }
+    }
+
+    fn add(&mut self, row: &QueryResult) {
+        if let Err(error) = self.read(row) {
+            self.corrupt.get_or_insert(error);
+        }
+    }
+
+    fn read(&mut self, row: &QueryResult) -> Result<()> {
+        let key = self.key;
+        let stored = RowDecoder::<D>::new("sessions", key);
+        let kind = stored.text(row, KIND, COLUMNS[KIND])?;
+        if kind == events::Entity.table_name() {
+            let event = RowDecoder::<D>::new("events", key);
+            let time = event.timestamp(row, CREATED, "timestamp")?;
+            self.events.push((time, decode_event::<D>(key, event.text(row, ID, "id")?, row, BODY)?));
+        } else if kind == sessions::Entity.table_name() {
+            let revision = Revision::new(stored.timestamp(row, UPDATED, "update_time")?);
+            self.session = Some((stored.state(row, BODY)?, stored.timestamp(row, CREATED, "create_time")?, revision));
+        } else if kind == app_states::Entity.table_name() {
+            self.app = RowDecoder::<D>::new("app_states", &SharedKey::app(key)).state(row, BODY)?;
+        } else {
+            self.user = RowDecoder::<D>::new("user_states", &SharedKey::user(key)).state(row, BODY)?;
+        }
+        Ok(())
+    }
+
+    fn into_session(mut self) -> Result<Option<Session>> {
+        if let Some(error) = self.corrupt {
+            return Err(error);
+        }
+        let Some((session, create_time, revision)) = self.session else { return Ok(None) };
+        self.events
+            .sort_by(|(left_time, left), (right_time, right)| (left_time, &left.id).cmp(&(right_time, &right.id)));
+        Ok(Some(Session {
+            key: self.key.clone(),
+            state: ScopedState { app: self.app, user: self.user, session }.merged(),
+            events: self.events.into_iter().map(|(_, event)| event).collect(),
+            create_time,
+            revision,
+        }))
+    }
+}

@@ -1,0 +1,66 @@
+//! The operations, one a file: the algorithm, its SQL, its decoding.
+//!
+//! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. A dialect may add
+//! a faster way that keeps the same laws (`bulk.rs`); what that way leaves out, the portable algorithm settles.
+//!
+//! Rows are locked in one order everywhere: session, then app state, then user state.
+
+pub(crate) mod append;
+mod bulk;
+pub(crate) mod context;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod get;
+pub(crate) mod list;
+pub(crate) mod shared_state;
+pub(crate) mod update_state;
+
+use std::sync::Arc;
+
+use super::Dialect;
+use super::statement::{SqlText, Tables};
+
+/// The statements of the operations, built once for a service.
+pub(crate) struct Sql<D> {
+    pub(crate) append: Arc<append::AppendSql<D>>,
+    pub(crate) create: Arc<create::CreateSql<D>>,
+    pub(crate) delete: Arc<delete::DeleteSql<D>>,
+    pub(crate) get: get::GetSql<D>,
+}
+
+impl<D: Dialect> Sql<D> {
+    /// With the dialect's fast paths, or with portable statements only.
+    pub(crate) fn new(tables: &Tables, fast_paths: bool) -> Self {
+        let bulk = D::bulk_statements(tables).filter(|_| fast_paths);
+        Self {
+            append: Arc::new(append::AppendSql::new(tables, bulk.as_ref())),
+            create: Arc::new(create::CreateSql::new(tables, bulk.as_ref())),
+            delete: Arc::new(delete::DeleteSql::new(tables)),
+            get: get::GetSql::new(tables),
+        }
+    }
+
+    /// Whether batches of one operation are one statement.
+    pub(crate) fn has_bulk_statements(&self) -> bool {
+        self.append.has_bulk_statement()
+    }
+}
+
+/// The text of every statement that a service of dialect `D` sends, by its name: for reviews, and for whoever reads the
+/// server's own statistics. Listings are shown once with a cursor and once without.
+pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
+    let sql = Sql::<D>::new(tables, true);
+    let shared_state = shared_state::SharedStateSql::<D>::new(tables);
+    let kept = [
+        ("append_event", sql.append.texts()),
+        ("create_session", sql.create.texts()),
+        ("delete_session", sql.delete.texts()),
+        ("get_session", sql.get.texts()),
+        ("shared_state", shared_state.texts()),
+    ];
+    let named = |(operation, texts): (&'static str, Vec<(&'static str, &SqlText<D>)>)| {
+        let named = |(name, text): (&str, &SqlText<D>)| (format!("{operation}.{name}"), text.as_str().to_owned());
+        texts.into_iter().map(named).collect::<Vec<_>>()
+    };
+    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).collect()
+}

@@ -1,0 +1,217 @@
+//! App and user state: rows that many sessions share.
+//!
+//! The two tables differ in their name and in one key column. The algorithm is written once, over [`SharedTable`].
+
+use sea_orm::sea_query::{Alias, Expr, IntoIden, Query, SelectStatement, UnionType};
+use sea_orm::{EntityTrait, QueryResult, Value};
+
+use crate::entity::{app_states, user_states};
+use crate::sql::Dialect;
+use crate::sql::decode::RowDecoder;
+use crate::sql::error::statement_error;
+use crate::sql::executor::Executor;
+use crate::sql::statement::{SqlText, Tables, key_predicate, placeholder};
+use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
+use crate::{BackendError, BackendErrorKind, Json, Result, SessionKey, State};
+
+/// The column that says which of two tables a row is from.
+const TABLE: &str = "table_name";
+
+/// The statements on shared state.
+pub(crate) struct SharedStateSql<D> {
+    app: SharedTable<D>,
+    user: SharedTable<D>,
+    /// Reads the states of an app and of one of its users, with the names of their tables.
+    both: SqlText<D>,
+}
+
+impl<D: Dialect> SharedStateSql<D> {
+    pub(crate) fn new(tables: &Tables) -> Self {
+        use {app_states::Column as App, user_states::Column as User};
+        let app = SharedTable::new(tables, app_states::Entity, [App::AppName], App::State, App::UpdateTime);
+        let user =
+            SharedTable::new(tables, user_states::Entity, [User::AppName, User::UserId], User::State, User::UpdateTime);
+        let named = |(table, mut select): (&'static str, SelectStatement)| {
+            select.expr_as(Expr::cust(format!("'{table}'")), Alias::new(TABLE)).take()
+        };
+        let both = named((app.0.name, app.1)).union(UnionType::All, named((user.0.name, user.1))).take();
+        Self { app: app.0, user: user.0, both: SqlText::new(&both) }
+    }
+
+    pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
+        let Self { app, user, both } = self;
+        vec![
+            ("read_app", &app.read),
+            ("lock_app", &app.lock),
+            ("insert_app", &app.insert_or_ignore),
+            ("write_app", &app.write),
+            ("read_user", &user.read),
+            ("lock_user", &user.lock),
+            ("insert_user", &user.insert_or_ignore),
+            ("write_user", &user.write),
+            ("read_both", both),
+        ]
+    }
+
+    fn table(&self, row: &SharedKey) -> &SharedTable<D> {
+        match row {
+            SharedKey::App(_) => &self.app,
+            SharedKey::User(_) => &self.user,
+        }
+    }
+
+    /// Merges the changes into their rows, one after the other in lock order, and returns the states that the rows have then.
+    pub(super) async fn merge(
+        &self,
+        on: &mut dyn Executor,
+        changes: SharedChanges,
+        operation: &str,
+    ) -> Result<SharedStates> {
+        let mut states = SharedStates::default();
+        for change in changes.into_iter() {
+            let state = self.table(&change.row).merge(on, &change, operation).await?;
+            states.insert(change.row, state);
+        }
+        Ok(states)
+    }
+
+    /// Reads a state; `None` where there is no row.
+    pub(crate) async fn read(&self, on: &mut dyn Executor, row: &SharedKey, operation: &str) -> Result<Option<State>> {
+        let table = self.table(row);
+        table.select(on, &table.read, row, operation).await
+    }
+
+    /// Reads the states of a session's app and user, if both have a row.
+    pub(super) async fn read_both(
+        &self,
+        on: &mut dyn Executor,
+        key: &SessionKey,
+        operation: &str,
+    ) -> Result<Option<(State, State)>> {
+        let (app_key, user_key) = (SharedKey::app(key), SharedKey::user(key));
+        let rows = on.query_all(self.both.bind(key_values(&app_key).chain(key_values(&user_key)))).await;
+        let (mut app, mut user) = (None, None);
+        for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
+            let table = RowDecoder::<D>::new(TABLE, key).text(&row, TABLE, TABLE)?.to_owned();
+            if table == self.app.name {
+                app = Some(self.app.decode(&row, &app_key)?);
+            } else {
+                user = Some(self.user.decode(&row, &user_key)?);
+            }
+        }
+        Ok(app.zip(user))
+    }
+}
+
+/// The statements on one table of shared state.
+struct SharedTable<D> {
+    name: &'static str,
+    /// Reads the state, and locks nothing.
+    read: SqlText<D>,
+    /// Reads the newest state, and locks the row until the transaction ends.
+    lock: SqlText<D>,
+    /// Makes the row, with an empty state, unless it exists.
+    insert_or_ignore: SqlText<D>,
+    /// Replaces the state.
+    write: SqlText<D>,
+}
+
+impl<D: Dialect> SharedTable<D> {
+    /// The table, and the query that reads it.
+    fn new<E, C, const N: usize>(
+        tables: &Tables,
+        table: E,
+        key: [C; N],
+        state: C,
+        update_time: C,
+    ) -> (Self, SelectStatement)
+    where
+        E: EntityTrait,
+        C: IntoIden + Copy,
+    {
+        let read = Query::select()
+            .expr_as(D::read_json(Expr::col(state)), state)
+            .from(tables.table(table))
+            .and_where(key_predicate(key))
+            .take();
+        let mut insert = Query::insert()
+            .into_table(tables.table(table))
+            .columns(key.into_iter().chain([state, update_time]))
+            .values_panic(key.map(|_| placeholder()).into_iter().chain([D::write_json(placeholder()), placeholder()]))
+            .take();
+        D::insert_or_ignore(&mut insert, key.map(IntoIden::into_iden).into());
+        let write = Query::update()
+            .table(tables.table(table))
+            .value(state, D::write_json(placeholder()))
+            .value(update_time, placeholder())
+            .and_where(key_predicate(key))
+            .take();
+        let table = Self {
+            name: table.table_name(),
+            lock: SqlText::new(read.clone().lock_exclusive()),
+            read: SqlText::new(&read),
+            insert_or_ignore: SqlText::new(&insert),
+            write: SqlText::new(&write),
+        };
+        (table, read)
+    }
+
+    fn decode(&self, row: &QueryResult, key: &SharedKey) -> Result<State> {
+        RowDecoder::<D>::new(self.name, key).state(row, "state")
+    }
+
+    async fn select(
+        &self,
+        on: &mut dyn Executor,
+        select: &SqlText<D>,
+        key: &SharedKey,
+        operation: &str,
+    ) -> Result<Option<State>> {
+        let row = on.query_one(select.bind(key_values(key))).await;
+        let row = row.map_err(|error| statement_error::<D>(operation, error))?;
+        row.map(|row| self.decode(&row, key)).transpose()
+    }
+
+    /// Makes the row where it is missing, merges the change into it, and returns its state.
+    ///
+    /// A row that exists is locked only to change it. Otherwise a plain read finds it: an insert-or-ignore alone would queue
+    /// all creates of an app on MySQL, where its no-op update locks the row. The read may miss a row that was made
+    /// meanwhile. The insert-or-ignore then waits for its maker, and the locking read after it sees what was committed, at
+    /// any isolation level.
+    async fn merge(&self, on: &mut dyn Executor, change: &SharedChange, operation: &str) -> Result<State> {
+        let failed = |error| statement_error::<D>(operation, error);
+        let SharedChange { row: key, delta, now } = change;
+        let select = if delta.is_empty() { &self.read } else { &self.lock };
+        let mut found = self.select(on, select, key, operation).await?;
+        if found.is_none() {
+            let values = key_values(key).chain([Value::from("{}"), D::timestamp(*now)]);
+            on.execute(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
+            found = self.select(on, &self.lock, key, operation).await?;
+        }
+        let Some(mut state) = found else {
+            // Somebody deleted the row since: merging into nothing would lose the delta.
+            let message = format!("the row of {key} disappeared during {operation}");
+            return Err(BackendError::new(BackendErrorKind::Contention, message).into());
+        };
+        if !delta.is_empty() {
+            state.merge(delta.clone());
+            let values = [state_value(&state)?, D::timestamp(*now)];
+            on.execute(self.write.bind(values.into_iter().chain(key_values(key)))).await.map_err(failed)?;
+        }
+        Ok(state)
+    }
+}
+
+fn key_values(key: &SharedKey) -> impl Iterator<Item = Value> + use<> {
+    let (app_name, user_id) = match key {
+        SharedKey::App(app_name) => (app_name, None),
+        SharedKey::User(user) => (&user.app_name, Some(Value::from(user.user_id.as_str()))),
+    };
+    [Value::from(app_name.as_str())].into_iter().chain(user_id)
+}
+
+/// A state as the value of a JSON column.
+pub(super) fn state_value(state: &State) -> Result<Value> {
+    let json = Json::from_serialize(state).map_err(|error| crate::Error::invalid("state", error.to_string()))?;
+    Ok(json.as_str().into())
+}

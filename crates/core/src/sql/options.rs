@@ -1,0 +1,192 @@
+//! How to reach a database, and which tables to use there.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::DatabaseConnection;
+
+use super::Dialect;
+use super::driver::Driver;
+use super::error::classify;
+use super::schema::SchemaRisk;
+use super::statement::Tables;
+use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn within
+/// seconds that a server is down.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
+const MAX_CONNECTIONS: u32 = 10;
+/// A connection that was idle for longer is tested before its next use. Testing each time would cost every operation a
+/// round trip.
+const TEST_IF_IDLE_FOR: Duration = Duration::from_secs(1);
+
+/// How a service uses its database: which tables, which risks of their schema it accepts, and how long a statement may
+/// take.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ServiceOptions {
+    pub(super) tables: Tables,
+    pub(super) accepted_risks: Vec<SchemaRisk>,
+    /// `None` for the driver's default.
+    pub(super) statement_timeout: Option<Duration>,
+}
+
+impl ServiceOptions {
+    /// google-adk's own tables, no risks, and the driver's statement timeout.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same with tables in a schema: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite. By
+    /// default the connection's own search decides. ASCII letters, digits and underscores.
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.tables = self.tables.with_schema(schema);
+        self
+    }
+
+    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII letters, digits and underscores,
+    /// at most 30.
+    pub fn with_table_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.tables = self.tables.with_prefix(prefix);
+        self
+    }
+
+    /// The same with other tables.
+    pub fn with_tables(mut self, tables: Tables) -> Self {
+        self.tables = tables;
+        self
+    }
+
+    /// The same for tables with `risk`, which a service refuses otherwise. [`SchemaRisk`] says what the risk is.
+    pub fn accept_risk(mut self, risk: SchemaRisk) -> Self {
+        self.accepted_risks.push(risk);
+        self
+    }
+
+    /// The same with another limit on a statement, or on all statements of one transaction; 30 seconds by default, a minute
+    /// on SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Each wait for a lock of another connection ends after 10
+    /// seconds at most.
+    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = Some(timeout);
+        self
+    }
+}
+
+/// How to connect to a database of dialect `D`: what the driver needs, the size and times of the pool, and how the service
+/// uses it.
+///
+/// Parsed from a URL: `url.parse::<ConnectOptions<_>>()`.
+#[derive(Clone)]
+pub struct ConnectOptions<D: Dialect> {
+    /// The driver's options: host, credentials, TLS, and what the dialect sets.
+    pub driver: <D::Driver as Driver>::Options,
+    /// The pool's options: number of connections and timeouts. Its URL is not used.
+    pub pool: sea_orm::ConnectOptions,
+    /// How the service uses the database.
+    pub service: ServiceOptions,
+}
+
+impl<D: Dialect> FromStr for ConnectOptions<D> {
+    type Err = Error;
+
+    /// # Errors
+    /// [`Error::Invalid`] without the URL, which may hold a password.
+    fn from_str(url: &str) -> Result<Self> {
+        if !D::Driver::is_url(url) {
+            let schemes = D::Driver::URL_SCHEMES.join(": or ");
+            return Err(Error::invalid("url", format!("does not begin with {schemes}:")));
+        }
+        let mut pool = sea_orm::ConnectOptions::new("");
+        pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
+        pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
+        Ok(Self { driver: D::Driver::options(url)?, pool, service: ServiceOptions::new() })
+    }
+}
+
+impl<D: Dialect> fmt::Debug for ConnectOptions<D> {
+    /// Without the driver's options, which hold the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("pool", &self.pool)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Dialect> ConnectOptions<D> {
+    /// The same with other driver options.
+    pub fn with_driver(
+        mut self,
+        change: impl FnOnce(<D::Driver as Driver>::Options) -> <D::Driver as Driver>::Options,
+    ) -> Self {
+        self.driver = change(self.driver);
+        self
+    }
+
+    /// The same with at most `count` connections; 10 by default.
+    pub fn with_max_connections(mut self, count: u32) -> Self {
+        self.pool.max_connections(count);
+        self
+    }
+
+    /// The same with another limit on the wait for a connection, pooled or new; 5 seconds by default.
+    pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.acquire_timeout(timeout);
+        self
+    }
+
+    /// The same with other service options.
+    pub fn with_service(mut self, change: impl FnOnce(ServiceOptions) -> ServiceOptions) -> Self {
+        self.service = change(self.service);
+        self
+    }
+
+    /// See [`ServiceOptions::with_schema`].
+    pub fn with_schema(self, schema: impl Into<String>) -> Self {
+        self.with_service(|service| service.with_schema(schema))
+    }
+
+    /// See [`ServiceOptions::with_table_prefix`].
+    pub fn with_table_prefix(self, prefix: impl Into<String>) -> Self {
+        self.with_service(|service| service.with_table_prefix(prefix))
+    }
+
+    /// See [`ServiceOptions::with_statement_timeout`].
+    pub fn with_statement_timeout(self, timeout: Duration) -> Self {
+        self.with_service(|service| service.with_statement_timeout(timeout))
+    }
+
+    /// See [`ServiceOptions::accept_risk`].
+    pub fn accept_risk(self, risk: SchemaRisk) -> Self {
+        self.with_service(|service| service.accept_risk(risk))
+    }
+
+    /// Opens a pool whose connections suit the algorithms. It does not look at the tables. It tries one connection at once,
+    /// so that a wrong address or password is reported by its cause and not as a timeout of the pool.
+    ///
+    /// # Errors
+    /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
+    /// the acquire timeout, and [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses.
+    pub async fn open(self) -> Result<DatabaseConnection> {
+        let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
+        let address = D::Driver::address(&self.driver);
+        let cannot = |kind, advice| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
+        match tokio::time::timeout(timeout, D::Driver::try_connect(&self.driver)).await {
+            Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
+            Ok(Err(error)) => {
+                let (kind, advice) = match classify::<D>(&error.clone().into()) {
+                    BackendErrorKind::Unavailable => (
+                        BackendErrorKind::Unavailable,
+                        "is the server up (for SQLite: does the file exist), and the address right?",
+                    ),
+                    _ => (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings"),
+                };
+                Err(cannot(kind, advice).with_source(error).into())
+            }
+            Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
+        }
+    }
+}

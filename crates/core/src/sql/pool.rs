@@ -1,0 +1,216 @@
+//! Connections that are reused without a trip through the driver's pool, and the state in which they return to it.
+//!
+//! The driver's pool tests each connection that comes back, which costs a round trip, and hands out the connection that was
+//! idle for longest, whose caches are the coldest. So a connection in good order is kept for a moment, and the next
+//! statement or transaction takes the one that was used last.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::Dialect;
+use super::driver::{Driver, DriverConnection};
+use super::error::{StatementError, leaves_connection_usable};
+use super::timeout::{StatementTimeout, answers};
+
+/// How long an idle connection is kept: long enough for a caller who makes one call after the other.
+const KEEP_IDLE: Duration = Duration::from_millis(2);
+/// How long a connection is kept in all, so that other users of the driver's pool get their turn under any load.
+const KEEP_IN_ALL: Duration = Duration::from_millis(20);
+
+/// The connections of one service.
+pub(crate) struct Pool<D: Dialect> {
+    driver_pool: DatabaseConnection,
+    cache: Arc<Mutex<Cache<D>>>,
+    /// As many permits as the driver's pool has connections, so that a caller who waits gets a connection that comes back
+    /// here.
+    permits: Semaphore,
+    /// How long a caller waits for a connection: as long as the driver's pool lets its callers wait.
+    acquire_timeout: Duration,
+    /// False for a pool of one connection, for which all other users of the pool would have to wait.
+    caches: bool,
+    statement_timeout: StatementTimeout,
+}
+
+/// The connections that are kept and not in use.
+struct Cache<D: Dialect> {
+    /// The one used last is the last.
+    connections: Vec<CachedConnection<D>>,
+    /// Whether a task is returning idle ones to the driver's pool.
+    has_reaper: bool,
+}
+
+/// A connection between two uses.
+struct CachedConnection<D: Dialect> {
+    /// `None` only while it is dropped.
+    connection: Option<Box<dyn DriverConnection>>,
+    /// Whether the server has answered every request, and no transaction is open.
+    is_clean: bool,
+    acquired: Instant,
+    idle_since: Instant,
+    dialect: PhantomData<fn() -> D>,
+}
+
+impl<D: Dialect> Drop for CachedConnection<D> {
+    /// Returns the connection to the driver's pool in good order, or closes it. A server that has not answered may never
+    /// answer, a driver may lose count of the answers when a statement is dropped midway, the pool does not notice an open
+    /// transaction, and its own test waits for as long as the operating system does.
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        match (Handle::try_current(), D::Driver::CANCEL_SAFE, self.is_clean) {
+            // The driver's pool needs a runtime as well.
+            (Err(_), ..) | (Ok(_), false, false) => connection.close(),
+            (Ok(_), true, true) => {}
+            (Ok(runtime), true, false) => drop(runtime.spawn(async move {
+                // An error means that no transaction is open.
+                let _: Result<(), DbErr> = connection.simple_query("ROLLBACK").await;
+            })),
+            (Ok(runtime), false, true) => drop(runtime.spawn(async move {
+                if !answers(connection.ping()).await.unwrap_or(false) {
+                    connection.close();
+                }
+            })),
+        }
+    }
+}
+
+/// A connection in use, and its permit.
+pub(crate) struct ConnectionGuard<'a, D: Dialect> {
+    cached: CachedConnection<D>,
+    /// Whether the connection may be reused: no statement failed, or only with a conflict or a duplicate key.
+    is_reusable: bool,
+    pool: &'a Pool<D>,
+    _permit: SemaphorePermit<'a>,
+}
+
+/// No change can panic halfway, so a poisoned cache is whole.
+fn lock<D: Dialect>(cache: &Mutex<Cache<D>>) -> MutexGuard<'_, Cache<D>> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<D: Dialect> Pool<D> {
+    pub(crate) fn new(driver_pool: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
+        let limits = D::Driver::pool_limits(&driver_pool);
+        let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self {
+            driver_pool,
+            cache: Arc::new(Mutex::new(Cache { connections: Vec::new(), has_reaper: false })),
+            permits: Semaphore::new(most),
+            acquire_timeout: limits.acquire_timeout,
+            caches: most > 1,
+            statement_timeout,
+        }
+    }
+
+    /// Runs a single statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
+    ///
+    /// Dropping the future closes the connection, unless the driver is cancel safe.
+    pub(crate) async fn run(
+        &self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        let mut guard = self.acquire().await?;
+        guard.cached.is_clean = D::Driver::CANCEL_SAFE;
+        let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;
+        guard.release();
+        ran
+    }
+
+    /// Begins a transaction on a connection.
+    ///
+    /// Dropping the future, or the guard, rolls the transaction back.
+    pub(crate) async fn begin(&self) -> Result<ConnectionGuard<'_, D>, StatementError> {
+        let mut guard = self.acquire().await?;
+        match self.statement_timeout.limit(guard.simple_query(D::BEGIN)).await {
+            Ok(()) => Ok(guard),
+            Err(error) => {
+                if leaves_connection_usable::<D>(&error) {
+                    guard.release();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn acquire(&self) -> Result<ConnectionGuard<'_, D>, StatementError> {
+        let guard = async {
+            let permit = self.permits.acquire().await;
+            let permit = permit.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))?;
+            let cached = lock(&self.cache).connections.pop();
+            let cached = match cached {
+                Some(cached) => cached,
+                None => CachedConnection::new(D::Driver::acquire(&self.driver_pool).await?),
+            };
+            Ok(ConnectionGuard { cached, is_reusable: true, pool: self, _permit: permit })
+        };
+        let guard = tokio::time::timeout(self.acquire_timeout, guard).await;
+        guard.map_err(|_| DbErr::ConnectionAcquire(ConnAcquireErr::Timeout).into()).flatten()
+    }
+}
+
+impl<D: Dialect> CachedConnection<D> {
+    fn new(connection: Box<dyn DriverConnection>) -> Self {
+        let now = Instant::now();
+        Self { connection: Some(connection), is_clean: true, acquired: now, idle_since: now, dialect: PhantomData }
+    }
+
+    fn connection(&mut self) -> Result<&mut (dyn DriverConnection + 'static), DbErr> {
+        self.connection.as_deref_mut().ok_or(DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed))
+    }
+}
+
+impl<D: Dialect> ConnectionGuard<'_, D> {
+    /// Runs a statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
+    pub(crate) async fn run(
+        &mut self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        let was_reusable = std::mem::replace(&mut self.is_reusable, false);
+        let ran = self.cached.connection()?.run(statement, on_row).await.map_err(StatementError::from);
+        self.is_reusable = was_reusable && ran.as_ref().err().is_none_or(leaves_connection_usable::<D>);
+        ran
+    }
+
+    /// Runs a statement that begins or ends a transaction. From then on one may be open.
+    pub(crate) async fn simple_query(&mut self, sql: &'static str) -> Result<(), StatementError> {
+        self.cached.is_clean = false;
+        Ok(self.cached.connection()?.simple_query(sql).await?)
+    }
+
+    /// Lets others use the connection: no transaction is open on it.
+    pub(crate) fn release(self) {
+        let Self { mut cached, is_reusable, pool, _permit } = self;
+        cached.is_clean = is_reusable || D::Driver::CANCEL_SAFE;
+        if !(pool.caches && cached.is_clean && cached.acquired.elapsed() < KEEP_IN_ALL) {
+            return;
+        }
+        cached.idle_since = Instant::now();
+        let mut cache = lock(&pool.cache);
+        cache.connections.push(cached);
+        if !cache.has_reaper {
+            cache.has_reaper = true;
+            tokio::spawn(reap(pool.cache.clone()));
+        }
+    }
+}
+
+/// Returns idle connections to the driver's pool, until none is left.
+async fn reap<D: Dialect>(cache: Arc<Mutex<Cache<D>>>) {
+    loop {
+        tokio::time::sleep(KEEP_IDLE).await;
+        let is_idle = |cached: &mut CachedConnection<D>| cached.idle_since.elapsed() >= KEEP_IDLE;
+        let idle: Vec<CachedConnection<D>> = lock(&cache).connections.extract_if(.., is_idle).collect();
+        drop(idle);
+        let mut cache = lock(&cache);
+        if cache.connections.is_empty() {
+            cache.has_reaper = false;
+            return;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Running writes: in tasks of their own, in batches that share a commit, and again when they met other writers.
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::op::{Engine, LockMode, SharedChanges, WriteOp};
+use super::pending::{PendingWrite, Reply, pending};
+use super::queue::{Queue, QueuePolicy, RunningWrite};
+use super::retry::Retries;
+use crate::sql::executor::{Executor, TransactionBody};
+use crate::sync::Arc;
+use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// The write path of one service.
+pub(crate) struct Writer<E: Engine> {
+    engine: Arc<E>,
+    queue: Queue<E>,
+    /// Whether a batch waits for rows that another connection has locked. Only the one batch that may run does: it has no
+    /// other batch to spare the wait.
+    lock: LockMode,
+    /// Whether writes share transactions and statements. Otherwise each is a transaction of its own.
+    batches: bool,
+}
+
+impl<E: Engine> Writer<E> {
+    pub(crate) fn new(engine: Arc<E>, policy: QueuePolicy) -> Arc<Self> {
+        let lock = if policy.max_concurrent_batches > 1 { LockMode::SkipLocked } else { LockMode::Wait };
+        Arc::new(Self { engine, queue: Queue::new(policy), lock, batches: policy.serialize_rows })
+    }
+
+    /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has begun
+    /// goes on.
+    pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O) -> Result<O::Outcome> {
+        let (write, outcome) = pending(op);
+        if self.queue.accept(write).await? {
+            tokio::spawn(worker(self.clone()));
+        }
+        let Reply { outcome, retries } = outcome.await.map_err(|oneshot::error::RecvError { .. }| {
+            let message = format!("{} was interrupted: the runtime is shutting down, or a bug", O::NAME);
+            BackendError::new(BackendErrorKind::CommitUnknown, message)
+        })?;
+        tracing::Span::current().record("retries", retries);
+        outcome
+    }
+
+    /// Accepts no more writes, and returns when every accepted write has its outcome.
+    pub(crate) async fn close(&self) {
+        self.queue.close().await;
+    }
+
+    async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
+        // Rows are locked in one order everywhere. The order of arrival stays within a target.
+        batch.sort_by(|left, right| left.target.cmp(&right.target));
+        let mut retries = Retries::new();
+        if self.batches {
+            self.attempt_batch(&mut batch, &mut retries).await;
+        }
+        for running in batch {
+            if running.write.is_settled() {
+                running.reply(0);
+            } else if self.lock == LockMode::SkipLocked {
+                // This write may have to wait. The next batch need not.
+                tokio::spawn(run_deferred(self.clone(), running, retries));
+            } else {
+                run_with_retries(&*self.engine, running, retries).await;
+            }
+        }
+    }
+
+    /// Attempts a batch, in one statement if its operation has one, else in one transaction.
+    async fn attempt_batch(&self, batch: &mut [RunningWrite<E>], retries: &mut Retries) {
+        let Some(bulk) = batch.first().map(|first| first.write.bulk()) else { return };
+        let writes = batch.iter_mut().map(|running| &mut *running.write).collect();
+        match bulk(&self.engine, writes).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => on_batch_error(batch, error, retries, true),
+            None if self.lock == LockMode::SkipLocked && !batch.iter().any(|running| running.write.skips_locked()) => {}
+            None => match attempt(&*self.engine, batch, self.lock).await {
+                Ok(()) => batch.iter_mut().for_each(|running| running.write.settle()),
+                Err(error) => on_batch_error(batch, error, retries, false),
+            },
+        }
+    }
+}
+
+/// Runs batch after batch until none can start. Boxed, because its type would contain itself, and because tokio moves the
+/// future of a task several times.
+fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let Some(mut permit) = writer.queue.batch_permit() else { return };
+        while let Some((batch, others_wait)) = permit.next_batch() {
+            if others_wait {
+                tokio::spawn(worker(writer.clone()));
+            }
+            writer.run_batch(batch).await;
+        }
+    })
+}
+
+/// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was alone
+/// in its transaction and would fail the same way again, or when the server is gone.
+fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retries: &mut Retries, is_bulk: bool) {
+    let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
+    // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
+    let is_final = !retries.are_left(&error) && (error.is_retryable() || is_lone && !is_bulk);
+    if !is_final {
+        retries.count(&error);
+    }
+    let mut first = Some(error);
+    for RunningWrite { write, .. } in batch {
+        // The driver's error stays with the first.
+        let Some(error) = first.take() else { continue };
+        first = Some(error.without_source());
+        if is_final {
+            write.fail(error);
+        } else if is_unknown && (is_bulk || is_lone || write.is_applied()) {
+            write.doubt(error);
+        } else {
+            write.discard_attempt();
+        }
+    }
+}
+
+/// Runs a write that its batch left out, beside the batches; then goes on with what waited for its rows.
+async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, mut running: RunningWrite<E>, retries: Retries) {
+    if writer.batches {
+        running.write.diagnose(&writer.engine).await;
+    }
+    if running.write.is_settled() {
+        running.reply(retries.count_so_far());
+    } else {
+        run_with_retries(&*writer.engine, running, retries).await;
+    }
+    worker(writer).await;
+}
+
+/// Runs a write in a transaction of its own, retries it while it meets other writers and its caller waits, and replies.
+async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) {
+    if !running.write.is_wanted() {
+        return;
+    }
+    while let Err(error) = attempt_one(engine, &mut running).await {
+        if !(running.write.is_wanted() && retries.wait(&error).await) {
+            running.write.fail(error);
+            break;
+        }
+        if error.backend_kind() == Some(BackendErrorKind::CommitUnknown) {
+            running.write.doubt(error);
+        }
+    }
+    running.reply(retries.count_so_far());
+}
+
+/// One attempt. It finds what an earlier attempt may have committed.
+async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrite<E>) -> Result<()> {
+    running.write.resolve_unrepeatable(engine).await?;
+    if !running.write.is_settled() {
+        attempt(engine, std::slice::from_mut(running), LockMode::Wait).await?;
+        running.write.resolve_refused(engine).await?;
+        running.write.settle();
+    }
+    Ok(())
+}
+
+/// Attempts the writes in one transaction. After an error none of them is stored, unless the error says that this is unknown.
+async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: LockMode) -> Result<()> {
+    let operation = match batch {
+        [running] => running.write.name(),
+        _ => "a batch of writes",
+    };
+    if let [running] = batch
+        && running.write.apply_alone(engine).await?
+    {
+        return Ok(());
+    }
+    let writes = batch.iter_mut().map(|running| &mut *running.write).collect();
+    engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock }).await
+}
+
+/// The statements of a batch.
+struct BatchBody<'a, E: Engine> {
+    engine: &'a E,
+    writes: Vec<&'a mut dyn PendingWrite<E>>,
+    operation: &'static str,
+    lock: LockMode,
+}
+
+#[async_trait]
+impl<E: Engine> TransactionBody for BatchBody<'_, E> {
+    /// The rows of each write alone come first, then app state, then user state, so that locks are taken in one order.
+    async fn run(&mut self, on: &mut dyn Executor) -> Result<bool> {
+        let mut changes = SharedChanges::default();
+        for write in &mut self.writes {
+            write.apply(self.engine, on, self.lock, &mut changes).await?;
+        }
+        let states = self.engine.merge_shared(on, changes, self.operation).await?;
+        self.writes.iter_mut().for_each(|write| write.complete(&states));
+        Ok(self.writes.iter().any(|write| write.is_applied()))
+    }
+}

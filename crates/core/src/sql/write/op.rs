@@ -1,0 +1,199 @@
+//! What the write path knows of an operation, and of the database.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::sql::executor::{Executor, TransactionBody};
+use crate::{AppName, BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp, UserKey};
+
+/// A row that a write locks. Rows sort in the order in which every transaction locks them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Row {
+    Session(SessionKey),
+    Shared(SharedKey),
+}
+
+/// The key of a row that many sessions share: app state, or user state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum SharedKey {
+    App(AppName),
+    User(UserKey),
+}
+
+impl SharedKey {
+    /// The row of a session's app.
+    pub(crate) fn app(session: &SessionKey) -> Self {
+        Self::App(session.app_name.clone())
+    }
+
+    /// The row of a session's user.
+    pub(crate) fn user(session: &SessionKey) -> Self {
+        Self::User(session.user())
+    }
+}
+
+impl fmt::Display for SharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(app_name) => write!(f, "app {:?}", app_name.as_str()),
+            Self::User(user) => user.fmt(f),
+        }
+    }
+}
+
+/// What a write does to a shared row: it merges `delta` into the row, at `now` by the service's clock. A missing row is made
+/// first; an empty delta only makes it.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedChange {
+    pub(crate) row: SharedKey,
+    pub(crate) delta: State,
+    pub(crate) now: Timestamp,
+}
+
+/// What writes that are committed together do to shared rows: one change for each row, in lock order.
+#[derive(Debug, Default)]
+pub(crate) struct SharedChanges(BTreeMap<SharedKey, (State, Timestamp)>);
+
+impl SharedChanges {
+    /// Adds a change. It comes after those added before.
+    pub(crate) fn add(&mut self, SharedChange { row, delta, now }: SharedChange) {
+        let (state, time) = self.0.entry(row).or_insert_with(|| (State::new(), now));
+        state.merge(delta);
+        *time = now.max(*time);
+    }
+
+    pub(crate) fn into_iter(self) -> impl Iterator<Item = SharedChange> {
+        self.0.into_iter().map(|(row, (delta, now))| SharedChange { row, delta, now })
+    }
+}
+
+/// The states of shared rows after a merge.
+#[derive(Debug, Default)]
+pub(crate) struct SharedStates(BTreeMap<SharedKey, State>);
+
+impl SharedStates {
+    pub(crate) fn insert(&mut self, row: SharedKey, state: State) {
+        self.0.insert(row, state);
+    }
+
+    /// The state of a row that the merge changed or made; empty for others.
+    pub(crate) fn get(&self, row: &SharedKey) -> State {
+        self.0.get(row).cloned().unwrap_or_default()
+    }
+}
+
+/// Whether to wait for a row that another connection has locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LockMode {
+    Wait,
+    SkipLocked,
+}
+
+/// What an attempt to apply a write came to. It counts once the transaction is committed.
+#[derive(Debug)]
+pub(crate) enum Applied<T> {
+    /// The write is in the transaction.
+    Written(T),
+    /// The database holds it already: a replay.
+    Unchanged(T),
+    /// Nothing was written, because of a row that another connection may have locked. Only under
+    /// [`LockMode::SkipLocked`], and in bulk statements.
+    Locked,
+}
+
+/// What a bulk statement came to for each of its writes, in their order. An error means that this write is in doubt.
+pub(crate) type BulkResults<T> = Vec<Result<Applied<T>>>;
+
+/// The database, as the write path needs it.
+#[async_trait]
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Runs `body` in a transaction, and commits if it returns true. After an error nothing of it is stored, unless the
+    /// error is [`CommitUnknown`](BackendErrorKind::CommitUnknown).
+    async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()>;
+
+    /// Merges changes into shared rows, one row after the other in lock order, and returns their states.
+    async fn merge_shared(
+        &self,
+        on: &mut dyn Executor,
+        changes: SharedChanges,
+        operation: &str,
+    ) -> Result<SharedStates>;
+}
+
+/// A write operation: its request, and how to carry it out.
+///
+/// An error of a backend ends the transaction. Any other error is a refusal: it comes before the first statement that writes
+/// anything of this write, so the rest of the batch is unaffected.
+#[async_trait]
+pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
+    /// What the caller gets.
+    type Outcome: Send + 'static;
+
+    /// The name of the operation, for errors and traces.
+    const NAME: &'static str;
+
+    /// Whether an attempt that may have been committed may be repeated. Otherwise only [`resolve`](Self::resolve) settles
+    /// it.
+    const REPEATABLE: bool = true;
+
+    /// Whether [`apply`](Self::apply) can leave out a row that is locked.
+    const SKIPS_LOCKED: bool = true;
+
+    /// The row that the operation is about. Writes with the same target keep the order of their arrival.
+    fn target(&self) -> Row;
+
+    /// What the operation does to shared rows, once its own row is written.
+    fn shared(&self) -> Vec<SharedChange> {
+        Vec::new()
+    }
+
+    /// Writes everything but shared rows, in a transaction.
+    async fn apply(&self, engine: &E, on: &mut dyn Executor, lock: LockMode) -> Result<Applied<Self::Outcome>>;
+
+    /// Completes the outcome with the states of shared rows.
+    fn complete(&self, outcome: Self::Outcome, _shared: &SharedStates) -> Self::Outcome {
+        outcome
+    }
+
+    /// Applies a write that is alone in its batch without a transaction, where one statement can do it. `None`, and nothing
+    /// is written, where it cannot.
+    async fn apply_alone(&self, _engine: &E) -> Result<Option<Applied<Self::Outcome>>> {
+        Ok(None)
+    }
+
+    /// Applies writes to different targets in one statement, where the database has such a statement. Writes that it leaves
+    /// out are [`Locked`](Applied::Locked).
+    async fn apply_bulk(_engine: &E, _writes: &[&Self]) -> Option<Result<BulkResults<Self::Outcome>>> {
+        None
+    }
+
+    /// Finds out why a batch left the write out, without waiting for a lock. `None` when there is no reason to refuse it.
+    async fn diagnose(&self, _engine: &E) -> Result<Option<Self::Outcome>> {
+        Ok(None)
+    }
+
+    /// Finds out whether an earlier attempt, whose commit got no answer, was committed: when the operation cannot be
+    /// repeated, or when the repeated attempt was refused. `None` when that cannot be known.
+    async fn resolve(&self, _engine: &E) -> Result<Option<Self::Outcome>> {
+        Ok(None)
+    }
+
+    /// Carries the operation out in a transaction of the caller's.
+    async fn apply_in(&self, engine: &E, on: &mut dyn Executor) -> Result<Self::Outcome> {
+        match self.apply(engine, on, LockMode::Wait).await? {
+            Applied::Unchanged(outcome) => Ok(outcome),
+            Applied::Written(outcome) => {
+                let mut changes = SharedChanges::default();
+                self.shared().into_iter().for_each(|change| changes.add(change));
+                let states = engine.merge_shared(on, changes, Self::NAME).await?;
+                Ok(self.complete(outcome, &states))
+            }
+            Applied::Locked => {
+                let message = format!("{}: a row is locked by another connection", Self::NAME);
+                Err(BackendError::new(BackendErrorKind::Contention, message).into())
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! A write on its way from its caller to its outcome.
+
+use std::any::Any;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::op::{Applied, Engine, LockMode, Row, SharedChanges, SharedStates, WriteOp};
+use crate::sql::executor::Executor;
+use crate::{Error, Result};
+
+/// What a caller gets: the outcome, and how often the write was retried before.
+pub(super) struct Reply<T> {
+    pub(super) outcome: Result<T>,
+    pub(super) retries: u32,
+}
+
+/// Where a write stands.
+enum Fate<T> {
+    /// Nothing of it is stored.
+    Waiting,
+    /// An earlier attempt may have been committed; the error says why that is unknown.
+    InDoubt(Error),
+    /// It has its outcome.
+    Settled(Result<T>),
+}
+
+/// A write of one operation, and the caller who waits for it.
+struct Pending<E: Engine, O: WriteOp<E>> {
+    op: O,
+    fate: Fate<O::Outcome>,
+    /// What the current attempt came to. It counts once it is committed.
+    attempt: Option<Result<Applied<O::Outcome>>>,
+    caller: oneshot::Sender<Reply<O::Outcome>>,
+}
+
+/// A pending write of any operation.
+#[async_trait]
+pub(super) trait PendingWrite<E: Engine>: Any + Send {
+    /// The name of the operation.
+    fn name(&self) -> &'static str;
+
+    /// The rows that it locks; its target first.
+    fn rows(&self) -> Vec<Row>;
+
+    /// Whether the operation can leave out a row that is locked.
+    fn skips_locked(&self) -> bool;
+
+    /// Whether the caller still waits for the outcome.
+    fn is_wanted(&self) -> bool;
+
+    /// Whether the outcome is known.
+    fn is_settled(&self) -> bool;
+
+    /// Whether the current attempt has something to commit.
+    fn is_applied(&self) -> bool;
+
+    /// Attempts the write in a transaction, and adds what it does to shared rows to `changes`.
+    ///
+    /// # Errors
+    /// The backend's, which end the transaction. A refusal is an outcome.
+    async fn apply(
+        &mut self,
+        engine: &E,
+        on: &mut dyn Executor,
+        lock: LockMode,
+        changes: &mut SharedChanges,
+    ) -> Result<()>;
+
+    /// Completes the current attempt with the states of shared rows.
+    fn complete(&mut self, shared: &SharedStates);
+
+    /// Attempts the write without a transaction; false where it takes one.
+    async fn apply_alone(&mut self, engine: &E) -> Result<bool>;
+
+    /// Attempts a batch of writes of this operation as one statement.
+    fn bulk(&self) -> Bulk<E>;
+
+    /// Settles the write if there is a reason to refuse it. An error of the backend leaves it as it was: the next attempt
+    /// meets the error again, if it is about this write.
+    async fn diagnose(&mut self, engine: &E);
+
+    /// Prepares a write that is in doubt for its next attempt. One that cannot be repeated is settled.
+    async fn resolve_unrepeatable(&mut self, engine: &E) -> Result<()>;
+
+    /// Looks again at a write in doubt whose repeated attempt was refused: the refusal may be due to the earlier attempt.
+    async fn resolve_refused(&mut self, engine: &E) -> Result<()>;
+
+    /// The current attempt was committed: it decides the outcome.
+    fn settle(&mut self);
+
+    /// The current attempt was not committed.
+    fn discard_attempt(&mut self);
+
+    /// Settles the write with `error`, or with the doubt about an earlier attempt, which the error of a backend does not end.
+    fn fail(&mut self, error: Error);
+
+    /// The current attempt may have been committed, and `error` says why that is unknown.
+    fn doubt(&mut self, error: Error);
+
+    /// Sends the outcome to the caller.
+    fn reply(self: Box<Self>, retries: u32);
+}
+
+/// Attempts a batch as one statement; `None` where the operation has no such statement.
+pub(super) type Bulk<E> = for<'a> fn(&'a E, Vec<&'a mut dyn PendingWrite<E>>) -> BoxFuture<'a, Option<Result<()>>>;
+
+/// A pending write of `op`, and where its outcome arrives.
+pub(super) fn pending<E: Engine, O: WriteOp<E>>(
+    op: O,
+) -> (Box<dyn PendingWrite<E>>, oneshot::Receiver<Reply<O::Outcome>>) {
+    let (caller, outcome) = oneshot::channel();
+    (Box::new(Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, caller }), outcome)
+}
+
+impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
+    fn is_in_doubt(&self) -> bool {
+        matches!(self.fate, Fate::InDoubt(_))
+    }
+
+    /// The one place where a write gets its outcome.
+    fn settle_with(&mut self, outcome: Result<O::Outcome>) {
+        self.attempt = None;
+        self.fate = Fate::Settled(outcome);
+    }
+
+    async fn apply_bulk(engine: &E, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
+        let mut writes: Vec<&mut Self> = writes
+            .into_iter()
+            .filter_map(|write| {
+                let write: &mut dyn Any = write;
+                write.downcast_mut()
+            })
+            .collect();
+        let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
+        let results = match O::apply_bulk(engine, &ops).await? {
+            Ok(results) => results,
+            Err(error) => return Some(Err(error)),
+        };
+        for (write, result) in writes.iter_mut().zip(results) {
+            match result {
+                Err(error) if error.backend_kind().is_some() => write.doubt(error),
+                attempt => {
+                    write.attempt = Some(attempt);
+                    write.settle();
+                }
+            }
+        }
+        Some(Ok(()))
+    }
+}
+
+/// A refusal is what an attempt came to; the backend's errors are errors.
+fn refusal_as_attempt<T>(result: Result<Applied<T>>) -> Result<Result<Applied<T>>> {
+    match result {
+        Err(error) if error.backend_kind().is_some() => Err(error),
+        attempt => Ok(attempt),
+    }
+}
+
+#[async_trait]
+impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let changed = self.op.shared().into_iter().filter(|change| !change.delta.is_empty());
+        let changed = changed.map(|change| Row::Shared(change.row));
+        let target = self.op.target();
+        let others: Vec<Row> = changed.filter(|row| *row != target).collect();
+        [target].into_iter().chain(others).collect()
+    }
+
+    fn skips_locked(&self) -> bool {
+        O::SKIPS_LOCKED
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.caller.is_closed()
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.fate, Fate::Settled(_))
+    }
+
+    fn is_applied(&self) -> bool {
+        matches!(self.attempt, Some(Ok(Applied::Written(_) | Applied::Unchanged(_))))
+    }
+
+    async fn apply(
+        &mut self,
+        engine: &E,
+        on: &mut dyn Executor,
+        lock: LockMode,
+        changes: &mut SharedChanges,
+    ) -> Result<()> {
+        let attempt = refusal_as_attempt(self.op.apply(engine, on, lock).await)?;
+        if matches!(attempt, Ok(Applied::Written(_))) {
+            self.op.shared().into_iter().for_each(|change| changes.add(change));
+        }
+        self.attempt = Some(attempt);
+        Ok(())
+    }
+
+    fn complete(&mut self, shared: &SharedStates) {
+        self.attempt = match self.attempt.take() {
+            Some(Ok(Applied::Written(outcome))) => Some(Ok(Applied::Written(self.op.complete(outcome, shared)))),
+            attempt => attempt,
+        };
+    }
+
+    async fn apply_alone(&mut self, engine: &E) -> Result<bool> {
+        let applied = match self.op.apply_alone(engine).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(applied)) => Ok(applied),
+            Err(error) => Err(error),
+        };
+        self.attempt = Some(refusal_as_attempt(applied)?);
+        Ok(true)
+    }
+
+    fn bulk(&self) -> Bulk<E> {
+        |engine, writes| Box::pin(Self::apply_bulk(engine, writes))
+    }
+
+    async fn diagnose(&mut self, engine: &E) {
+        match self.op.diagnose(engine).await {
+            Ok(Some(outcome)) => self.settle_with(Ok(outcome)),
+            Err(refusal) if refusal.backend_kind().is_none() => self.settle_with(Err(refusal)),
+            Ok(None) | Err(_) => {}
+        }
+    }
+
+    async fn resolve_unrepeatable(&mut self, engine: &E) -> Result<()> {
+        if O::REPEATABLE || !self.is_in_doubt() {
+            return Ok(());
+        }
+        let resolved = self.op.resolve(engine).await?;
+        let Fate::InDoubt(doubt) = std::mem::replace(&mut self.fate, Fate::Waiting) else { return Ok(()) };
+        self.settle_with(resolved.ok_or(doubt));
+        Ok(())
+    }
+
+    async fn resolve_refused(&mut self, engine: &E) -> Result<()> {
+        if self.is_in_doubt()
+            && matches!(self.attempt, Some(Err(_)))
+            && let Some(outcome) = self.op.resolve(engine).await?
+        {
+            self.settle_with(Ok(outcome));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        match self.attempt.take() {
+            Some(Ok(Applied::Written(outcome) | Applied::Unchanged(outcome))) => self.settle_with(Ok(outcome)),
+            Some(Err(refusal)) => self.settle_with(Err(refusal)),
+            Some(Ok(Applied::Locked)) | None => {}
+        }
+    }
+
+    fn discard_attempt(&mut self) {
+        self.attempt = None;
+    }
+
+    fn fail(&mut self, error: Error) {
+        let fate = std::mem::replace(&mut self.fate, Fate::Waiting);
+        self.settle_with(Err(match fate {
+            Fate::InDoubt(doubt) if error.backend_kind().is_some() => doubt,
+            _ => error,
+        }));
+    }
+
+    fn doubt(&mut self, error: Error) {
+        self.attempt = None;
+        self.fate = Fate::InDoubt(error);
+    }
+
+    fn reply(self: Box<Self>, retries: u32) {
+        if let Fate::Settled(outcome) = self.fate {
+            // Nobody receives it when the caller is gone.
+            let _: Result<(), Reply<O::Outcome>> = self.caller.send(Reply { outcome, retries });
+        }
+    }
+}

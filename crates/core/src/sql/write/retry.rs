@@ -1,0 +1,85 @@
+//! Retries: which errors another attempt may get past, how often, and how long to wait in between.
+
+use std::time::{Duration, Instant};
+
+use crate::{BackendErrorKind, Error, Result};
+
+/// How often an operation is attempted that meets deadlocks, serialization failures or a busy database.
+const ATTEMPTS: u32 = 10;
+/// No attempt begins later than this after the first: a lock that somebody holds for long is not waited for ten times.
+const RETRY_WITHIN: Duration = Duration::from_secs(15);
+/// The same after a connection that broke before anything was stored. Opening one has its own, longer limit, and a caller
+/// wants to know that the server is down.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// The wait before the second attempt. It doubles up to [`LONGEST_WAIT`], and each wait is cut at random to between half of
+/// it and all.
+const FIRST_WAIT: Duration = Duration::from_millis(2);
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+/// The attempts of one operation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retries {
+    attempts: u32,
+    wait: Duration,
+    started: Instant,
+}
+
+impl Retries {
+    /// The first attempt begins now.
+    #[allow(clippy::disallowed_methods, reason = "measures how long the attempts take; nothing that is stored")]
+    pub(super) fn new() -> Self {
+        Self { attempts: 1, wait: FIRST_WAIT, started: Instant::now() }
+    }
+
+    /// How often the operation was retried so far.
+    pub(super) fn count_so_far(self) -> u32 {
+        self.attempts - 1
+    }
+
+    /// Whether another attempt after `error` may end differently, and is not too late.
+    pub(super) fn are_left(self, error: &Error) -> bool {
+        let within = match error.backend_kind() {
+            // Nothing was stored; or, when that is unknown, the next attempt finds what was.
+            Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,
+            Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,
+            _ => return false,
+        };
+        self.attempts < ATTEMPTS && self.started.elapsed() < within
+    }
+
+    /// Counts an attempt that failed and that another one follows.
+    pub(super) fn count(&mut self, error: &Error) {
+        tracing::info!(target: "seabed", retry = self.attempts, because = error.outcome(), "trying again");
+        self.attempts += 1;
+    }
+
+    /// Whether to try again after `error`; waits before it returns true.
+    pub(super) async fn wait(&mut self, error: &Error) -> bool {
+        let again = self.are_left(error);
+        if again {
+            tokio::time::sleep(self.jittered_wait()).await;
+            self.count(error);
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        }
+        again
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "spreads the retries of writers that met each other")]
+    fn jittered_wait(self) -> Duration {
+        self.wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+/// Repeats a read while it ends in contention or its connection breaks.
+pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F) -> Result<T> {
+    let mut retries = Retries::new();
+    loop {
+        match read().await {
+            Err(error) if retries.wait(&error).await => {}
+            outcome => {
+                tracing::Span::current().record("retries", retries.count_so_far());
+                return outcome;
+            }
+        }
+    }
+}

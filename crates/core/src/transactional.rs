@@ -1,0 +1,119 @@
+//! Operations inside a transaction of the caller's.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sea_orm::{DatabaseTransaction, TransactionOptions};
+
+use crate::{
+    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions, Page,
+    Result, Session, SessionCursor, SessionKey, SessionService, State, StateUpdated, UpdateState, UserKey,
+};
+
+/// Operations inside a transaction of yours, together with what else the transaction writes: the same algorithms as those of
+/// [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their own.
+///
+/// What they write is durable once you commit. Begin the transaction with
+/// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN IMMEDIATE`
+/// may fail as busy, whatever the timeout.
+///
+/// # Errors
+/// Those of the operation of the same name. After a refusal nothing of the operation is in the transaction, which may go on.
+/// After a backend error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), do all
+/// of the transaction again.
+///
+/// # Cancel safety
+/// When a future is dropped, part of its operation may be in the transaction: roll it back. On MySQL and MariaDB do not
+/// drop it (run it in a task): sqlx 0.9 loses count of the server's answers when a statement is dropped while it is being
+/// prepared, and may then wait for an answer forever.
+#[async_trait]
+pub trait TransactionalService: SessionService {
+    /// How to begin a transaction for these operations.
+    fn transaction_options(&self) -> TransactionOptions;
+
+    /// See [`create_session`](SessionService::create_session).
+    async fn create_session_in(&self, transaction: &DatabaseTransaction, request: CreateSession) -> Result<Session>;
+
+    /// See [`get_session`](SessionService::get_session). Sees what the transaction has written.
+    async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>>;
+
+    /// See [`list_sessions`](SessionService::list_sessions).
+    async fn list_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListSessions,
+    ) -> Result<Page<Session, SessionCursor>>;
+
+    /// See [`list_events`](SessionService::list_events).
+    async fn list_events_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListEvents,
+    ) -> Result<Page<Event, EventCursor>>;
+
+    /// See [`append_event`](SessionService::append_event).
+    async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended>;
+
+    /// See [`delete_session`](SessionService::delete_session).
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()>;
+
+    /// See [`update_state`](crate::StateService::update_state).
+    async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated>;
+
+    /// See [`get_user_state`](SessionService::get_user_state).
+    async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State>;
+
+    /// See [`get_app_state`](SessionService::get_app_state).
+    async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State>;
+}
+
+#[async_trait]
+impl<S: TransactionalService + ?Sized> TransactionalService for Arc<S> {
+    fn transaction_options(&self) -> TransactionOptions {
+        (**self).transaction_options()
+    }
+
+    async fn create_session_in(&self, transaction: &DatabaseTransaction, request: CreateSession) -> Result<Session> {
+        (**self).create_session_in(transaction, request).await
+    }
+
+    async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
+        (**self).get_session_in(transaction, request).await
+    }
+
+    async fn list_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListSessions,
+    ) -> Result<Page<Session, SessionCursor>> {
+        (**self).list_sessions_in(transaction, request).await
+    }
+
+    async fn list_events_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListEvents,
+    ) -> Result<Page<Event, EventCursor>> {
+        (**self).list_events_in(transaction, request).await
+    }
+
+    async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
+        (**self).append_event_in(transaction, request).await
+    }
+
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
+        (**self).delete_session_in(transaction, key).await
+    }
+
+    async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {
+        (**self).update_state_in(transaction, request).await
+    }
+
+    async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State> {
+        (**self).get_user_state_in(transaction, key).await
+    }
+
+    async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
+        (**self).get_app_state_in(transaction, app_name).await
+    }
+}

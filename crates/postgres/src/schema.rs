@@ -1,0 +1,93 @@
+//! How PostgreSQL describes google-adk's schema.
+
+use sea_orm::DbBackend;
+use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, is_at_least, name_type};
+
+use crate::Postgres;
+
+impl SchemaDialect for Postgres {
+    fn backend(&self) -> DbBackend {
+        DbBackend::Postgres
+    }
+
+    fn json_type(&self) -> &'static str {
+        "jsonb"
+    }
+
+    fn timestamp_type(&self) -> &'static str {
+        "timestamp without time zone"
+    }
+
+    /// `to_regclass` looks a name up as a statement would.
+    fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
+        let schema = schema.map_or_else(String::new, |schema| format!("{}.", self.quote(schema)));
+        let names: Vec<String> = names.iter().map(|name| format!("'{schema}{}'", self.quote(name))).collect();
+        format!(
+            "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
+             format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\" \
+             FROM unnest(ARRAY[{}]) AS name JOIN pg_class class ON class.oid = to_regclass(name) \
+             JOIN pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
+             LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic",
+            names.join(", ")
+        )
+    }
+
+    fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
+        let data_type = found.data_type.as_str();
+        match role {
+            ColumnRole::Name { .. } if found.collation.is_some() => Some(ColumnProblem::Risk(SchemaRisk::InexactIds)),
+            ColumnRole::Name { length } => {
+                let limit = data_type.strip_prefix("character varying");
+                if data_type == "text" || limit.is_some_and(|limit| is_at_least(limit, length)) {
+                    return None;
+                }
+                ColumnRole::wrong_type(name_type(length))
+            }
+            ColumnRole::Json if data_type == "jsonb" => None,
+            ColumnRole::Json => ColumnRole::wrong_type("jsonb"),
+            ColumnRole::Time => match data_type {
+                "timestamp without time zone" | "timestamp(6) without time zone" => None,
+                _ if data_type.ends_with("without time zone") => Some(ColumnProblem::Risk(SchemaRisk::CoarseTimes)),
+                _ => ColumnRole::wrong_type("timestamp without time zone"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(data_type: &str, collation: Option<&str>, role: ColumnRole) -> Option<ColumnProblem> {
+        let column = Column {
+            table_name: String::new(),
+            column_name: String::new(),
+            data_type: data_type.to_owned(),
+            collation: collation.map(str::to_owned),
+        };
+        Postgres.column_problem(&column, role)
+    }
+
+    const ID: ColumnRole = ColumnRole::Name { length: 128 };
+
+    #[test]
+    fn types_that_cannot_keep_the_laws_are_named() {
+        assert_eq!(problem("timestamp without time zone", None, ColumnRole::Time), None);
+        assert_eq!(
+            problem("timestamp(3) without time zone", None, ColumnRole::Time),
+            Some(ColumnProblem::Risk(SchemaRisk::CoarseTimes))
+        );
+        assert_eq!(
+            problem("timestamp with time zone", None, ColumnRole::Time),
+            ColumnRole::wrong_type("timestamp without time zone")
+        );
+        assert_eq!(problem("jsonb", None, ColumnRole::Json), None);
+        assert_eq!(problem("json", None, ColumnRole::Json), ColumnRole::wrong_type("jsonb"));
+        for fits in ["character varying", "character varying(128)", "text"] {
+            assert_eq!(problem(fits, None, ID), None, "{fits}");
+        }
+        assert_eq!(problem("character varying(64)", None, ID), ColumnRole::wrong_type("varchar(128)"));
+        let folding = Some(ColumnProblem::Risk(SchemaRisk::InexactIds));
+        assert_eq!(problem("character varying(128)", Some("ci"), ID), folding);
+    }
+}

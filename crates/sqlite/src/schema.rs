@@ -1,0 +1,72 @@
+//! How SQLite describes google-adk's schema.
+
+use sea_orm::DbBackend;
+use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, name_type};
+
+use crate::Sqlite;
+
+impl SchemaDialect for Sqlite {
+    fn backend(&self) -> DbBackend {
+        DbBackend::Sqlite
+    }
+
+    fn json_type(&self) -> &'static str {
+        "TEXT"
+    }
+
+    fn timestamp_type(&self) -> &'static str {
+        "DATETIME"
+    }
+
+    fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
+        let schema = schema.unwrap_or("main");
+        let quoted = self.quote(schema);
+        let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+        format!(
+            "SELECT tables.name AS table_name, columns.name AS column_name, lower(columns.type) AS data_type, \
+             (SELECT keys.coll FROM pragma_index_list(tables.name, '{schema}') AS indexes, \
+             pragma_index_xinfo(indexes.name, '{schema}') AS keys \
+             WHERE indexes.origin = 'pk' AND keys.name = columns.name) AS collation \
+             FROM {quoted}.sqlite_master AS tables, pragma_table_info(tables.name, '{schema}') AS columns \
+             WHERE tables.type = 'table' AND tables.name IN ({})",
+            names.join(", ")
+        )
+    }
+
+    /// SQLite stores any text in any column but a numeric one, whatever its type says.
+    fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
+        let is_number = ["real", "floa", "doub", "int"].iter().any(|name| found.data_type.contains(name));
+        let wanted = match role {
+            ColumnRole::Name { .. } if found.collation.as_deref().is_some_and(|name| name != "BINARY") => {
+                return Some(ColumnProblem::Risk(SchemaRisk::InexactIds));
+            }
+            ColumnRole::Name { length } => name_type(length),
+            ColumnRole::Json => "text",
+            ColumnRole::Time => "datetime",
+        };
+        if is_number { ColumnRole::wrong_type(wanted) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(data_type: &str, collation: Option<&str>, role: ColumnRole) -> Option<ColumnProblem> {
+        let column = Column {
+            table_name: String::new(),
+            column_name: String::new(),
+            data_type: data_type.to_owned(),
+            collation: collation.map(str::to_owned),
+        };
+        Sqlite.column_problem(&column, role)
+    }
+
+    #[test]
+    fn numbers_and_collations_that_fold_ids_are_named() {
+        assert_eq!(problem("datetime", None, ColumnRole::Time), None);
+        assert_eq!(problem("real", None, ColumnRole::Time), ColumnRole::wrong_type("datetime"));
+        let folding = Some(ColumnProblem::Risk(SchemaRisk::InexactIds));
+        assert_eq!(problem("varchar(128)", Some("NOCASE"), ColumnRole::Name { length: 128 }), folding);
+    }
+}

@@ -1,0 +1,240 @@
+//! The driver seam of Seabed's SQL backends, for any database of sqlx.
+//!
+//! A backend implements [`SqlxBackend`] and gets a [`Driver`] from it: [`Sqlx`]. Applications need neither: they depend on
+//! the crate `seabed`.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt;
+use sea_orm::sqlx::error::DatabaseError;
+use sea_orm::sqlx::pool::{PoolConnection, PoolOptions};
+use sea_orm::sqlx::{
+    self, ColumnIndex, Connection, Database, Decode, Either, Error as SqlxError, Executor, IntoArguments, Pool, Row,
+    Type,
+};
+use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement, Values};
+use sea_query_sqlx::SqlxValues;
+use seabed_core::sql::{Driver, DriverConnection, PoolLimits, answers, in_task, is_broken_connection};
+use seabed_core::{BackendErrorKind, Result, Timestamp};
+
+/// The connect options of a database.
+pub type ConnectOptionsOf<DB> = <<DB as Database>::Connection as Connection>::Options;
+
+/// What one database of sqlx does differently from the others. The items without a comment are those of [`Driver`].
+pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
+    /// sqlx's name of the database.
+    type Database: Database;
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    const URL_SCHEMES: &'static [&'static str];
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    const CANCEL_SAFE: bool = false;
+
+    /// The statements that set up each connection of a server. `None` for a database in this process, whose connections need
+    /// no set-up and no test.
+    const SESSION_SETTINGS: Option<&'static str>;
+
+    /// sqlx's pool inside sea-orm's.
+    fn pool(connection: &DatabaseConnection) -> &Pool<Self::Database>;
+
+    /// sqlx's row inside sea-orm's; `None` for a row of another driver.
+    fn row(row: &QueryResult) -> Option<&<Self::Database as Database>::Row>;
+
+    /// How many rows a statement changed.
+    fn rows_affected(done: &<Self::Database as Database>::QueryResult) -> u64;
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn options(url: &str) -> Result<ConnectOptionsOf<Self::Database>>;
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn address(options: &ConnectOptionsOf<Self::Database>) -> String;
+
+    /// The pool options that a database needs, whatever the user asked for.
+    fn pool_options(
+        pool: PoolOptions<Self::Database>,
+        _options: &ConnectOptionsOf<Self::Database>,
+    ) -> PoolOptions<Self::Database> {
+        pool
+    }
+
+    /// What an error that the database reported means.
+    fn classify(error: &dyn DatabaseError) -> BackendErrorKind;
+
+    /// Whether an error that the database reported means that it did not carry out the statement.
+    fn was_rejected(error: &dyn DatabaseError) -> bool;
+
+    /// The text at `index`. A backend may leave the column's type unchecked.
+    ///
+    /// # Errors
+    /// sqlx's own.
+    fn text<'r, I>(row: &'r <Self::Database as Database>::Row, index: I) -> Result<Option<&'r str>, SqlxError>
+    where
+        I: ColumnIndex<<Self::Database as Database>::Row>,
+        Option<&'r str>: Decode<'r, Self::Database> + Type<Self::Database>,
+    {
+        row.try_get(index)
+    }
+
+    #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        row.try_get_by::<sea_orm::prelude::DateTime, _>(index).map(Timestamp::from_naive_utc)
+    }
+}
+
+/// The [`Driver`] of a backend.
+#[derive(Debug, Clone, Copy)]
+pub struct Sqlx<B>(PhantomData<fn() -> B>);
+
+#[async_trait]
+impl<B: SqlxBackend> Driver for Sqlx<B>
+where
+    SqlxValues: IntoArguments<B::Database>,
+    for<'c> &'c mut <B::Database as Database>::Connection: Executor<'c, Database = B::Database>,
+    for<'r> Option<&'r str>: Decode<'r, B::Database> + Type<B::Database>,
+    for<'i> &'i str: ColumnIndex<<B::Database as Database>::Row>,
+    usize: ColumnIndex<<B::Database as Database>::Row>,
+    QueryResult: From<<B::Database as Database>::Row>,
+    DatabaseConnection: From<Pool<B::Database>>,
+{
+    type Options = ConnectOptionsOf<B::Database>;
+
+    const URL_SCHEMES: &'static [&'static str] = B::URL_SCHEMES;
+    const STATEMENT_TIMEOUT: Duration = B::STATEMENT_TIMEOUT;
+    const CANCEL_SAFE: bool = B::CANCEL_SAFE;
+
+    fn classify(error: &RuntimeErr) -> BackendErrorKind {
+        let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
+        match &**error {
+            SqlxError::Database(error) => B::classify(&**error),
+            SqlxError::Io(error) if is_broken_connection(error) => BackendErrorKind::Unavailable,
+            // An answer that was cut off.
+            SqlxError::Protocol(_) => BackendErrorKind::Unavailable,
+            _ => BackendErrorKind::Unexpected,
+        }
+    }
+
+    fn was_rejected(error: &RuntimeErr) -> bool {
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        error.as_database_error().is_some_and(B::was_rejected)
+    }
+
+    fn options(url: &str) -> Result<Self::Options> {
+        B::options(url)
+    }
+
+    fn address(options: &Self::Options) -> String {
+        B::address(options)
+    }
+
+    async fn try_connect(options: &Self::Options) -> Result<(), DbErr> {
+        let connected = async {
+            let mut connection = <B::Database as Database>::Connection::connect_with(options).await?;
+            if let Some(settings) = B::SESSION_SETTINGS {
+                (&mut connection).execute(settings).await?;
+            }
+            connection.close().await
+        };
+        connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+    }
+
+    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions) -> DatabaseConnection {
+        let test_if_idle_for = pool.get_test_before_acquire_if_idle_for();
+        let mut pool = B::pool_options(pool.sqlx_pool_options::<B::Database>(), &options);
+        if let Some(settings) = B::SESSION_SETTINGS {
+            pool = pool.after_connect(move |connection, _| {
+                Box::pin(async move { connection.execute(settings).await.map(drop) })
+            });
+            // sqlx's own test of a connection waits for as long as the operating system does.
+            pool = pool.before_acquire(move |connection, is| {
+                let test = test_if_idle_for.is_some_and(|limit| is.idle_for >= limit);
+                Box::pin(async move { if test { answers(connection.ping()).await } else { Ok(true) } })
+            });
+        }
+        pool.connect_lazy_with(options).into()
+    }
+
+    fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
+        let options = B::pool(pool).options();
+        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
+    }
+
+    async fn acquire(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
+        let pool = B::pool(pool).clone();
+        let acquired = async move {
+            let connection = pool.acquire().await.map_err(acquire_error)?;
+            Ok(Box::new(SqlxConnection::<B>(connection)) as Box<dyn DriverConnection>)
+        };
+        // The pool closes a connection when the future is dropped while it tests it. A connection that can be kept must be.
+        if B::CANCEL_SAFE { in_task(acquired).await } else { acquired.await }
+    }
+
+    fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
+        let row = B::row(row).ok_or_else(|| DbErr::Type("the row comes from another driver".to_owned()))?;
+        let text = match (index.as_usize(), index.as_str()) {
+            (Some(&place), _) => B::text(row, place),
+            (None, name) => B::text(row, name.unwrap_or_default()),
+        };
+        text.map_err(query_error)
+    }
+
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        B::moment(row, index)
+    }
+}
+
+/// A connection out of sqlx's pool.
+struct SqlxConnection<B: SqlxBackend>(PoolConnection<B::Database>);
+
+#[async_trait]
+impl<B: SqlxBackend> DriverConnection for SqlxConnection<B>
+where
+    SqlxValues: IntoArguments<B::Database>,
+    for<'c> &'c mut <B::Database as Database>::Connection: Executor<'c, Database = B::Database>,
+    QueryResult: From<<B::Database as Database>::Row>,
+{
+    async fn run(&mut self, statement: Statement, on_row: &mut (dyn FnMut(QueryResult) + Send)) -> Result<u64, DbErr> {
+        let values = statement.values.unwrap_or_else(|| Values(Vec::new()));
+        let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), SqlxValues(values));
+        let mut answers = (&mut *self.0).fetch_many(query);
+        let mut changed = 0;
+        while let Some(answer) = answers.try_next().await.map_err(query_error)? {
+            match answer {
+                Either::Left(done) => changed += B::rows_affected(&done),
+                Either::Right(row) => on_row(QueryResult::from(row)),
+            }
+        }
+        Ok(changed)
+    }
+
+    async fn simple_query(&mut self, sql: &'static str) -> Result<(), DbErr> {
+        sqlx::raw_sql(sql).execute(&mut *self.0).await.map(drop).map_err(query_error)
+    }
+
+    async fn ping(&mut self) -> Result<(), DbErr> {
+        self.0.ping().await.map_err(query_error)
+    }
+
+    fn close(self: Box<Self>) {
+        drop(self.0.detach());
+    }
+}
+
+fn query_error(error: SqlxError) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)))
+}
+
+fn acquire_error(error: SqlxError) -> DbErr {
+    match error {
+        SqlxError::PoolTimedOut => DbErr::ConnectionAcquire(ConnAcquireErr::Timeout),
+        SqlxError::PoolClosed => DbErr::ConnectionAcquire(ConnAcquireErr::ConnectionClosed),
+        error => DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))),
+    }
+}
