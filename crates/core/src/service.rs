@@ -85,7 +85,7 @@ pub trait SessionService: Send + Sync {
     /// Each page is one snapshot.
     ///
     /// # Ordering
-    /// In append order, or exactly reversed. Ascending, events appended during the listing are met at its end.
+    /// In append order, or exactly reversed. In ascending order, events appended during the listing appear at its end.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) when the session does not exist; [`Invalid`](crate::Error::Invalid) for a
