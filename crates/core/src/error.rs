@@ -25,7 +25,7 @@ pub enum Error {
     },
     /// A session with this explicit id already exists. Nothing of the rejected call was written.
     ///
-    /// Handling: use [`get_or_create`](crate::SessionServiceExt::get_or_create) if an existing session will do.
+    /// Handling: use [`get_or_create`](crate::SessionServiceExt::get_or_create) when an existing session is welcome.
     #[error("{key} exists already")]
     AlreadyExists {
         /// The existing session.
@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// The event id is already used in this session, by an event with different content.
     ///
-    /// Handling: fix the caller; an event id names one event forever.
+    /// Handling: a bug in the caller; an event id names one event forever.
     #[error("event id {event_id:?} in {key} belongs to an event with other content")]
     EventIdReused {
         /// The session.
@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The input violates a documented limit. Nothing was sent to the database.
     ///
-    /// Handling: fix the caller, or reject its user's input; never retry.
+    /// Handling: a bug in the caller, or bad input of its user; never retry.
     #[error("invalid {field}: {reason}")]
     Invalid {
         /// The invalid field, such as `session_id` or `event.timestamp`.

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 /// A JSON value, stored as its original text.
 ///
-/// Integers beyond 64 bits, the difference between `1.0` and `1`, and all keys are preserved, as far as the column
+/// Numbers beyond 64 bits, the difference between `1.0` and `1`, and all keys are preserved, as far as the column
 /// preserves them (PostgreSQL's `jsonb` sorts keys and rewrites `1e2` as `100`). Equality compares values: key order,
 /// whitespace and number notation are ignored; every digit counts.
 ///

@@ -1,13 +1,13 @@
 //! Reads the pickles that google-adk's schema v0 keeps in `events.actions`.
 //!
-//! A pickle is a program for a stack machine that may name anything Python can import. This reader executes none of it:
-//! it knows the opcodes and types that an `EventActions` of plain data needs, and rejects all others by name.
+//! A pickle is a program for a stack machine that may name anything Python can import. This reader runs none of it:
+//! it knows the opcodes and types that an `EventActions` of plain data needs, and refuses all others by name.
 //!
-//! [`machine`] runs the opcodes, [`types`] knows what the named types would do, and [`json`] writes the result with the
-//! help of [`text`].
+//! [`machine`] runs the opcodes, [`types`] knows what the types would do that they name, and [`json`] writes the
+//! outcome, with the help of [`text`].
 //!
 //! Values live in one arena and refer to each other by index. So a pickle's shared and cyclic references cost nothing
-//! to build and nothing to drop, and only the writer, which has a depth limit and a size budget, ever follows them.
+//! to build and nothing to drop, and only the writer, which has a depth and a budget, ever follows them.
 
 mod json;
 mod machine;
@@ -18,18 +18,17 @@ mod types;
 
 use types::Kind;
 
-/// The maximum number of values, of stack slots and of memo entries of one pickle.
+/// Values, stack slots and memo entries that one pickle may have, each.
 const MAX_VALUES: usize = 1 << 20;
-/// The maximum nesting of the JSON: `serde_json` reads 128 levels, and the actions stand inside an event.
+/// How deep the JSON may nest: `serde_json` reads 128 levels, and the actions stand inside an event.
 const MAX_DEPTH: usize = 120;
-/// The maximum number of bytes written: references let a small pickle stand for an endless document.
+/// Bytes that may be written: references let a small pickle stand for an endless document.
 const MAX_WRITTEN: usize = 64 << 20;
-/// The cost of a value beyond its text, in bytes: it takes about as much time as that much text.
+/// What a value costs beyond its text, in bytes: about as much time as so much text would take.
 const VALUE: usize = 16;
-/// The maximum size of an integer in bytes: Python itself refuses to write more than 4300 digits.
+/// Bytes of an integer: Python itself refuses to write those of more than 4300 digits.
 const MAX_INT: usize = 1024;
-/// The maximum size of a path or a decimal in bytes, and of a path in parts: these are joined and checked again for
-/// each reference.
+/// Bytes of a path or a decimal, and parts of a path: these are joined and checked anew for each reference.
 const MAX_TEXT: usize = 4096;
 
 /// Why a pickle was not decoded.
@@ -43,16 +42,16 @@ pub(super) enum PickleError {
     Opcode {
         /// The opcode.
         opcode: u8,
-        /// Its position in the pickle.
+        /// Where in the pickle it stands.
         at: usize,
     },
     /// A Python type, named with its module, that is not decoded.
     #[error("{0} is refused")]
     Type(String),
-    /// Bytes that Python could not have written as a pickle.
+    /// Bytes that are no pickle Python could have written.
     #[error("the pickle is malformed: {0}")]
     Malformed(&'static str),
-    /// A value that cannot be represented as JSON, or that google-adk would not store.
+    /// A value that has no JSON, or none that google-adk would store.
     #[error("{0} cannot be written as JSON")]
     Value(String),
     /// A limit that keeps hostile pickles from using up memory or time.
@@ -61,7 +60,7 @@ pub(super) enum PickleError {
 }
 
 type Result<T, E = PickleError> = std::result::Result<T, E>;
-/// The position of a value in the arena.
+/// A value's place in the arena.
 type Id = usize;
 
 /// One unpickled value.
@@ -82,7 +81,7 @@ enum Node<'a> {
     SetOf(Id),
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// A path, as a tuple of its parts.
+    /// A path, as the tuple of its parts.
     Path(Id),
     /// A type that the pickle names.
     Class(Kind, &'a str),
