@@ -1,4 +1,5 @@
-//! Telling whose tables are there before anything is made beside them: they are adopted, or refused by name.
+//! Detects which software created the existing tables before any others are created: they are adopted, or rejected by
+//! name.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +13,11 @@ const V0_COLUMN: &str = "actions";
 /// The column of `events` that only the Rust crate adk-session has.
 const ADK_SESSION_COLUMN: &str = "llm_response";
 
-/// Whose tables a database holds.
+/// Which software's tables a database contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Layout {
-    /// None that Seabed knows.
+    /// No tables that Seabed knows.
     Empty,
     /// google-adk's schema v1, which Seabed shares; tables may be missing.
     V1,
@@ -24,14 +25,14 @@ pub enum Layout {
     V0,
     /// google-adk's `SqliteSessionService`, with times as numbers.
     SqliteSessionService,
-    /// The Rust crate adk-session.
+    /// Those of the Rust crate adk-session.
     AdkSession,
-    /// Tables of the same names that are none of these, and how that was told.
+    /// Tables with the same names that match none of these, and the reason.
     Unknown(String),
 }
 
 impl Layout {
-    /// Whose it is, in words.
+    /// Describes the layout in a sentence.
     pub fn describe(&self) -> &str {
         match self {
             Self::Empty => "there are no session tables; `seabed-migrate up` makes them",
@@ -49,7 +50,7 @@ impl Layout {
         }
     }
 
-    /// Whose tables `connection` reaches.
+    /// Detects the layout of the database behind `connection`.
     ///
     /// # Errors
     /// Those of the database.
@@ -75,7 +76,7 @@ impl Layout {
         })
     }
 
-    /// Tables without their version: those of a migration that was interrupted, if they have every column of theirs.
+    /// Classifies tables without a version. If they have all their columns, an interrupted migration left them.
     fn without_version(backend: DbBackend, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
         let missing = unfit_columns(backend, columns)
             .into_iter()
@@ -84,7 +85,7 @@ impl Layout {
     }
 }
 
-/// Refuses tables that are not google-adk's v1, so that none of them is taken for what it is not.
+/// Rejects tables that are not google-adk's v1, so that they are never mistaken for it.
 pub(crate) async fn check(connection: &impl ConnectionTrait) -> Result<(), DbErr> {
     match Layout::of(connection).await? {
         Layout::Empty | Layout::V1 => Ok(()),
@@ -109,7 +110,7 @@ async fn version(connection: &impl ConnectionTrait) -> Result<Layout, DbErr> {
     })
 }
 
-/// google-adk has two stores on SQLite. Their columns bear the same names; only the types tell them apart.
+/// google-adk has two stores on SQLite. Their columns have the same names and differ only in type.
 fn keeps_times_as_numbers(backend: DbBackend, columns: &[Column]) -> bool {
     let time = |column: &&Column| column.column_name == "timestamp" && column.table_name == "events";
     backend == DbBackend::Sqlite && columns.iter().find(time).is_some_and(|column| column.data_type == "real")

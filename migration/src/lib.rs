@@ -1,11 +1,11 @@
-//! Seabed's tables, made and removed with sea-orm-migration.
+//! Creates, checks, moves and drops Seabed's tables, with sea-orm-migration.
 //!
-//! The schema is google-adk's v1, so that Python and Rust agents share one database: tables that google-adk has made are
-//! adopted as they are, and those made here suit google-adk. On MySQL and MariaDB the tables made here have a binary
-//! collation without padding, so that `Alice` is not `alice`.
+//! The schema is google-adk's v1, so Python and Rust agents share one database. Tables that google-adk created are
+//! adopted unchanged, and google-adk can use the tables created here. On MySQL and MariaDB, tables created here use a
+//! binary collation without padding, so `Alice` is not `alice`.
 //!
-//! Any number of processes may migrate at once: each takes a lock of the database first. The ledger of applied
-//! migrations is a table of its own, `seabed_migrations`.
+//! Any number of processes may migrate concurrently: each first takes a lock in the database. Applied migrations are
+//! recorded in a separate table, `seabed_migrations` (the ledger).
 
 mod adk_schema_v1;
 mod layout;
@@ -34,13 +34,13 @@ pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, exp
 pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
 pub use verify::{Finding, Mend, Severity, mend, repair, verify};
 
-/// What fuzzing reaches into.
+/// Exposes internals to fuzz targets.
 #[cfg(all(fuzzing, feature = "transfer"))]
 pub mod fuzzing {
     pub use crate::upgrade::decode_actions;
 }
 
-/// The migrations, for those who run them with sea-orm-migration's own tools. [`up`] adds the lock that those lack.
+/// The migrations, for use with sea-orm-migration's own tools. Those tools take no lock; [`up`] does.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrator;
 
@@ -54,37 +54,37 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// What [`up`] makes besides the tables.
+/// What [`up`] creates besides the tables.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpOptions {
-    /// An index for listing the sessions of an app by their last update. It costs about a sixth of the speed of appends
-    /// on PostgreSQL, where it rules out HOT updates; without it such a listing sorts the sessions of the app.
+    /// An index for listing the sessions of an app by last update. On PostgreSQL it rules out HOT updates and makes
+    /// appends about a sixth slower. Without it, such a listing sorts all sessions of the app.
     pub update_time_index: bool,
 }
 
-/// Whether stored sessions, events and states may be dropped with their tables.
+/// Whether to drop tables that contain sessions, events or state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredData {
-    /// Refuse to drop a table that holds a row.
+    /// Refuse to drop a table that contains a row.
     Keep,
-    /// Drop the tables with all they hold.
+    /// Drop the tables with all their rows.
     Drop,
 }
 
-/// Makes the tables that are missing.
+/// Creates the missing tables.
 ///
 /// # Errors
 /// A backend error of kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which are
-/// left alone; others for a database that refuses.
+/// not changed. Other backend errors if the database fails.
 ///
 /// # Cancel safety
-/// The work goes on in its own task when the future is dropped.
+/// The work runs in its own task, and continues when the future is dropped.
 pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
     up(connection, UpOptions::default()).await
 }
 
-/// Like [`migrate`], with a choice.
+/// Like [`migrate`], with options.
 ///
 /// # Errors
 /// Those of [`migrate`].
@@ -95,8 +95,8 @@ pub async fn up(connection: &DatabaseConnection, options: UpOptions) -> Result<(
     .await
 }
 
-/// The ledger says what was run, not what is there: tables may have been dropped by hand, or moved on to a version that
-/// is not ours. So the layout is always looked at, and missing tables are always made.
+/// The ledger records what was run, not what exists: tables may have been dropped by hand, or upgraded to a version
+/// that Seabed does not know. So this always checks the layout, and always creates missing tables.
 async fn up_locked(transaction: &DatabaseTransaction, options: UpOptions) -> Result<(), DbErr> {
     let manager = SchemaManager::new(transaction);
     layout::check(transaction).await?;
@@ -111,7 +111,7 @@ async fn up_locked(transaction: &DatabaseTransaction, options: UpOptions) -> Res
     Ok(())
 }
 
-/// Drops the tables whether or not the ledger knows of them: those that google-adk made are not in it.
+/// Drops the tables even if the ledger does not list them: tables that google-adk created are not in it.
 async fn down_locked(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
     execute(transaction, schema::drop(schema::Flavor::of(transaction).await?)).await?;
     Migrator::uninstall(transaction).await
@@ -127,8 +127,9 @@ async fn execute(transaction: &DatabaseTransaction, statements: Vec<String>) -> 
 /// Drops Seabed's tables and its ledger, and nothing else.
 ///
 /// # Errors
-/// [`Invalid`](Error::Invalid) when a table holds a row and `stored_data` is [`StoredData::Keep`]; nothing is dropped
-/// then. Backend errors otherwise. Stop the services first: what they store between the look and the drop is not seen.
+/// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]; nothing is then
+/// dropped. Backend errors otherwise. Stop the services first: rows that they store between the check and the drop are
+/// not detected.
 pub async fn down(connection: &DatabaseConnection, stored_data: StoredData) -> Result<()> {
     lock::run_locked(connection, move |transaction| {
         Box::pin(async move {
@@ -139,7 +140,7 @@ pub async fn down(connection: &DatabaseConnection, stored_data: StoredData) -> R
     .await
 }
 
-/// Drops Seabed's tables and makes them anew, with the index on `update_time` if they had it.
+/// Drops Seabed's tables and creates them again, with the index on `update_time` if they had it.
 ///
 /// # Errors
 /// Those of [`down`] and [`migrate`].
@@ -156,7 +157,7 @@ pub async fn refresh(connection: &DatabaseConnection, stored_data: StoredData) -
     .await
 }
 
-/// Each migration, and whether it is applied. Changes nothing, and needs no right but to read.
+/// Returns each migration and whether it is applied. Changes nothing, and needs only read privileges.
 ///
 /// # Errors
 /// Backend errors.
@@ -165,7 +166,7 @@ pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, Migr
     Ok(migrations.iter().map(|migration| (migration.name().to_owned(), migration.status())).collect())
 }
 
-/// The statements that [`up`] would run now, except for its notes in the ledger. Changes nothing.
+/// Returns the statements that [`up`] would run now, except those that write the ledger. Changes nothing.
 ///
 /// # Errors
 /// Those of [`migrate`].
@@ -183,8 +184,9 @@ pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Resu
     Ok(statements)
 }
 
-/// The statements by which an administrator lets `account` run a service, and no more. Empty on SQLite, which has no accounts. On
-/// MySQL and MariaDB an account is `name@host`; any host without one.
+/// Returns the statements with which an administrator grants `account` the privileges that a service needs, and no
+/// others. Empty on SQLite, which has no accounts. On MySQL and MariaDB an account is `name@host`; without a host, any
+/// host is allowed.
 ///
 /// # Errors
 /// Backend errors.
@@ -193,7 +195,7 @@ pub async fn grants(connection: &DatabaseConnection, account: &str) -> Result<Ve
     Ok(rights::grants(flavor, account))
 }
 
-/// Whose tables a database holds.
+/// Returns which layout the tables of a database have.
 ///
 /// # Errors
 /// Backend errors.
@@ -201,7 +203,7 @@ pub async fn layout(connection: &DatabaseConnection) -> Result<Layout> {
     Layout::of(connection).await.map_err(migration_error)
 }
 
-/// The statements that [`down`] would run, except for the ledger.
+/// Returns the statements that [`down`] would run, except those that drop the ledger.
 ///
 /// # Errors
 /// Backend errors.
@@ -209,7 +211,7 @@ pub async fn down_sql(connection: &DatabaseConnection) -> Result<Vec<String>> {
     schema::Flavor::of(connection).await.map(schema::drop).map_err(migration_error)
 }
 
-/// The statements that [`refresh`] would run, except for the ledger.
+/// Returns the statements that [`refresh`] would run, except those that write the ledger.
 ///
 /// # Errors
 /// Backend errors.
@@ -243,7 +245,7 @@ async fn check_empty<E: EntityTrait>(manager: &SchemaManager<'_>, table: E) -> R
     }
 }
 
-/// A migration's own refusals say what they mean; the driver's errors keep their source.
+/// A migration's own errors keep their message; the driver's errors become the source.
 fn migration_error(error: DbErr) -> Error {
     let (kind, message) = match &error {
         DbErr::Migration(reason) | DbErr::Custom(reason) => {

@@ -1,4 +1,4 @@
-//! One migrator at a time, in any number of processes.
+//! Lets only one migrator run at a time, across any number of processes.
 
 use futures_util::future::BoxFuture;
 use sea_orm::{
@@ -9,25 +9,26 @@ use seabed_core::{BackendError, BackendErrorKind, Result};
 
 use crate::migration_error;
 
-/// PostgreSQL's advisory locks are numbers, shared by all users of a database: this one is "seabed" in ASCII.
+/// PostgreSQL's advisory locks are numbers shared by all users of a database. This one is "seabed" in ASCII.
 const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
-/// MySQL's named locks are the server's; the name holds the database's, hashed to fit 64 characters. (MySQL 9.7 has no
-/// `MD5` any more.)
+/// MySQL's named locks belong to the whole server, so the name includes the database name, hashed to fit into 64
+/// characters. (MySQL 9.7 no longer has `MD5`.)
 const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', LEFT(SHA2(DATABASE(), 256), 40))";
 /// How long to wait for another migrator, in seconds.
 const LOCK_TIMEOUT: u32 = 120;
 
-/// Runs `work` in a transaction while no other process is in here.
+/// Runs `work` in a transaction while no other process does.
 ///
-/// The transaction keeps one connection of the pool for the whole time, also on MySQL, where DDL commits by itself and
-/// the lock belongs to the connection. The task of its own keeps a dropped future from leaving the lock behind.
+/// The transaction keeps one connection of the pool throughout. That matters on MySQL too, where DDL commits implicitly
+/// and the lock belongs to the connection. The work runs in its own task, so that a dropped future does not leave the
+/// lock behind.
 pub(crate) async fn run_locked<F>(connection: &DatabaseConnection, work: F) -> Result<()>
 where
     F: for<'a> FnOnce(&'a DatabaseTransaction) -> BoxFuture<'a, Result<()>> + Send + 'static,
 {
     let connection = connection.clone();
     let task = tokio::spawn(async move {
-        // On SQLite the write lock is taken here, on the others this option means nothing.
+        // On SQLite this takes the write lock here; other databases ignore the option.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
@@ -39,7 +40,7 @@ where
         match done.and(unlocked) {
             Ok(()) => transaction.commit().await.map_err(migration_error),
             Err(error) => {
-                // What went wrong first is what the caller wants to know.
+                // Returns the first error; the rollback's own error would hide it.
                 let _: Result<(), DbErr> = transaction.rollback().await;
                 Err(error)
             }
@@ -74,7 +75,7 @@ async fn lock(transaction: &DatabaseTransaction) -> Result<()> {
     Ok(())
 }
 
-/// What does not end with the transaction.
+/// Releases locks that do not end with the transaction.
 async fn unlock(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
     if transaction.get_database_backend() == DbBackend::MySql {
         transaction.execute_unprepared(&format!("DO RELEASE_LOCK({NAMED_LOCK})")).await?;

@@ -16,9 +16,9 @@ use cli::findings::{self, Format};
 use cli::open::{MissingFile, open};
 use cli::transfer;
 
-/// Exit status of a command that did its work and found that something is wrong.
+/// Exit status when the command succeeded and found a problem.
 const FOUND_WRONG: u8 = 3;
-/// Exit status after Ctrl-C, as shells have it.
+/// Exit status after Ctrl-C, as in shells.
 const INTERRUPTED: i32 = 130;
 
 /// Makes, checks, moves and removes the session tables that Seabed shares with google-adk (schema v1).
@@ -186,7 +186,7 @@ async fn main() -> ExitCode {
         ended = run(Cli::parse()) => ended,
         Ok(()) = tokio::signal::ctrl_c() => {
             eprintln!("seabed-migrate: interrupted; what was done so far stays, and running it again goes on (transfers with --resume)");
-            // At once: a thread that reads from a terminal or a pipe would not end.
+            // Exits immediately: a thread that reads from a terminal or a pipe would not end.
             std::process::exit(INTERRUPTED)
         }
     };

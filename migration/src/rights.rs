@@ -1,12 +1,12 @@
-//! What an account must be allowed to do for a service to run under it, and no more.
+//! The privileges that an account needs to run a service, and no others.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
 
 use crate::schema::Flavor;
 
-/// The tables, and what a service does to each. State rows stay when sessions go; events are never changed, but PostgreSQL locks a
-/// row only for accounts that may change one of its columns.
+/// The tables, and the privileges that a service needs on each. State rows stay when sessions are deleted. Events are
+/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns.
 fn needed(flavor: Flavor) -> [(&'static str, &'static [&'static str]); 5] {
     let events_rights: &[&str] = match flavor {
         Flavor::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
@@ -21,7 +21,7 @@ fn needed(flavor: Flavor) -> [(&'static str, &'static [&'static str]); 5] {
     ]
 }
 
-/// The statements that let `account` run a service. On MySQL an account is a name and a host.
+/// Returns the statements that let `account` run a service. On MySQL an account is a name and a host.
 pub(crate) fn grants(flavor: Flavor, account: &str) -> Vec<String> {
     let account = match flavor {
         Flavor::Sqlite => return Vec::new(),
@@ -38,14 +38,14 @@ pub(crate) fn grants(flavor: Flavor, account: &str) -> Vec<String> {
     needed(flavor).into_iter().map(grant).collect()
 }
 
-/// A right that the account of a connection does not have.
+/// A privilege that the connection's account lacks.
 pub(crate) struct Missing {
     pub(crate) table: &'static str,
     pub(crate) right: &'static str,
     pub(crate) told: DbErr,
 }
 
-/// Tries each right with a statement that concerns no row. SQLite has no rights but those of its file.
+/// Tests each privilege with a statement that affects no row. SQLite has no privileges but those of its file.
 ///
 /// # Errors
 /// Those of the connection.

@@ -1,4 +1,4 @@
-//! google-adk's schema v1 as DDL. Pure: the same statements are run, and printed for those who run them by hand.
+//! google-adk's schema v1 as DDL. Pure: the statements that run are also the ones printed for running by hand.
 
 use sea_orm::sea_query::{
     Alias, ColumnDef, ForeignKey, ForeignKeyAction, Index, IndexCreateStatement, IndexOrder, IntoIden, OnConflict,
@@ -48,15 +48,15 @@ impl Flavor {
         }
     }
 
-    /// An identifier as it is written in SQL.
+    /// Quotes an identifier for SQL.
     pub(crate) fn quote(self, name: &str) -> String {
         let quote = if self.backend() == DbBackend::MySql { '`' } else { '"' };
         let doubled = name.replace(quote, &format!("{quote}{quote}"));
         format!("{quote}{doubled}{quote}")
     }
 
-    /// Binary, and without padding: `utf8mb4_bin` would still take `bob` and `bob␠` for one. `None` where ids are
-    /// compared byte for byte anyway.
+    /// A binary collation without padding: `utf8mb4_bin` would still treat `bob` and `bob␠` as equal. `None` where ids
+    /// are compared byte for byte anyway.
     pub(crate) fn collation(self) -> Option<&'static str> {
         match self {
             Self::MySql => Some("utf8mb4_0900_bin"),
@@ -82,7 +82,7 @@ impl Flavor {
     }
 }
 
-/// The statements that make the tables which are missing.
+/// Returns the statements that create the missing tables.
 pub(crate) fn create(flavor: Flavor) -> Vec<String> {
     use {app_states::Column as App, user_states::Column as User};
     let backend = flavor.backend();
@@ -104,7 +104,7 @@ pub(crate) fn create(flavor: Flavor) -> Vec<String> {
     let mut events = events(flavor);
     let mut index = events_index();
     if backend == DbBackend::MySql {
-        // MySQL has no CREATE INDEX IF NOT EXISTS, but takes indexes with their table.
+        // MySQL has no CREATE INDEX IF NOT EXISTS, but can create an index together with its table.
         events.index(&mut index);
         statements.push(backend.build(&events).to_string());
     } else {
@@ -160,8 +160,8 @@ fn events_index() -> IndexCreateStatement {
         .take()
 }
 
-/// The table of facts, last of all and together with its row: google-adk takes a database with the table and without
-/// the version for broken. Where DDL commits by itself, one statement makes both.
+/// Creates the metadata table last, and together with its row: google-adk treats a database with the table but without
+/// the version as broken. Where DDL commits implicitly, one statement creates both.
 fn metadata(flavor: Flavor) -> Vec<String> {
     use adk_internal_metadata::Column;
     let backend = flavor.backend();
@@ -201,13 +201,13 @@ pub(crate) fn primary_keys() -> [(&'static str, Vec<&'static str>); 5] {
     ]
 }
 
-/// The statement that makes google-adk's index of events.
+/// Returns the statement that creates google-adk's index on `events`.
 pub(crate) fn create_events_index(flavor: Flavor) -> String {
     flavor.backend().build(events_index().table(events::Entity)).to_string()
 }
 
-/// The statements that drop that index where its name is one of the whole database, so that a table which is renamed does not keep
-/// it.
+/// Returns the statements that drop that index where index names are unique in the whole database, because a renamed
+/// table would keep the name in use.
 #[cfg(feature = "transfer")]
 pub(crate) fn drop_events_index(flavor: Flavor) -> Vec<String> {
     match flavor {
@@ -236,13 +236,13 @@ pub(crate) async fn is_table_missing(manager: &SchemaManager<'_>) -> Result<bool
     Ok(false)
 }
 
-/// The statements that drop the tables.
+/// Returns the statements that drop the tables.
 pub(crate) fn drop(flavor: Flavor) -> Vec<String> {
     let backend = flavor.backend();
     tables().map(|table| backend.build(Table::drop().table(Alias::new(table)).if_exists()).to_string()).into()
 }
 
-/// The statement that makes the index of [`UpOptions`](crate::UpOptions).
+/// Returns the statement that creates the index of [`UpOptions`](crate::UpOptions).
 pub(crate) fn update_time_index(flavor: Flavor) -> String {
     use sessions::Column;
     let index = Index::create()

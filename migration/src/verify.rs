@@ -1,4 +1,4 @@
-//! What a database has that Seabed would have otherwise, in plain words, with what mends it.
+//! Finds differences between a database and what Seabed expects, and describes them in plain words, with repairs.
 
 mod catalog;
 mod content;
@@ -20,39 +20,40 @@ pub(crate) use content::{collisions, missing_states};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Slow, or a trap for later.
+    /// Slow, or likely to cause trouble later.
     Warning,
     /// The service does not start, or data is at risk.
     Error,
 }
 
-/// What mends a [`Finding`].
+/// The repair of a [`Finding`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mend {
-    /// SQL that loses nothing, and that [`repair`] runs: it widens columns, gives ids an exact collation, makes keys and indexes, adds
-    /// empty rows of state, and sets the time of a session to that of its last event. Tables are locked while a statement runs.
+    /// SQL that loses nothing, and that [`repair`] runs: it widens columns, gives ids an exact collation, creates keys
+    /// and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are locked
+    /// while a statement runs.
     Safe(Vec<String>),
-    /// SQL for somebody to decide upon, because it may fail or change what readers see.
+    /// SQL that needs a decision, because it may fail or change what readers see.
     Unsafe(Vec<String>),
-    /// What to do instead.
+    /// An instruction, where no SQL helps.
     Advice(String),
 }
 
-/// Something about a database that Seabed would have otherwise.
+/// A difference between a database and what Seabed expects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// What it is about: a table, or a table and a column.
+    /// The table, or the table and column, that the finding is about.
     pub subject: String,
     /// What was found.
     pub problem: String,
-    /// What follows from it.
+    /// What the problem leads to.
     pub consequence: String,
-    /// What mends it.
+    /// How to repair it.
     pub mend: Mend,
 }
 
@@ -67,7 +68,7 @@ impl Finding {
         Self { severity, subject: subject.into(), problem: problem.into(), consequence: consequence.into(), mend }
     }
 
-    /// Whether [`repair`] mends it.
+    /// Whether [`repair`] can repair it.
     pub fn is_safe(&self) -> bool {
         matches!(self.mend, Mend::Safe(_))
     }
@@ -81,8 +82,8 @@ impl Finding {
     }
 }
 
-/// Compares a database with what Seabed expects: layout, columns, keys, indexes, rights of the account, and rows that others must
-/// have left. Changes nothing. Rows are counted, which takes its time on large tables.
+/// Compares a database with what Seabed expects: layout, columns, keys, indexes, the account's privileges, and rows
+/// that only other programs can have left. Changes nothing. Counts rows, which takes time on large tables.
 ///
 /// # Errors
 /// Those of the database.
@@ -128,7 +129,7 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     let has_orphans = !inexact && content::has_orphans(connection).await.map_err(migration_error)?;
     let keys = catalog::keys_and_indexes(connection, flavor, key, has_orphans).await;
     findings.extend(keys.map_err(migration_error)?);
-    // Which rows belong together can only be told by exact ids.
+    // Only exact ids show which rows belong together.
     if !inexact {
         findings.extend(content::rows(connection, flavor).await.map_err(migration_error)?);
     }
@@ -144,17 +145,17 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// How often [`repair`] looks again: what is mended may bring to light what else is to be mended.
+/// How often [`repair`] verifies again: one repair may reveal the need for another.
 const ROUNDS: usize = 3;
 
-/// Runs the statements of the safe ones among `findings`, under the lock that migrations take.
+/// Runs the statements of all safe repairs in `findings`, under the lock that migrations take.
 ///
 /// # Errors
-/// Those of the database. On PostgreSQL and SQLite nothing is changed then; on MySQL and MariaDB, where each statement commits
-/// by itself, verify again and go on.
+/// Those of the database. On PostgreSQL and SQLite nothing is then changed. On MySQL and MariaDB, where each statement
+/// commits by itself, verify again and continue.
 ///
 /// # Cancel safety
-/// The work goes on in its own task when the future is dropped.
+/// The work runs in its own task, and continues when the future is dropped.
 pub async fn mend(connection: &DatabaseConnection, findings: &[Finding]) -> Result<()> {
     let safe = findings.iter().filter_map(|finding| match &finding.mend {
         Mend::Safe(statements) => Some(statements.clone()),
@@ -167,7 +168,8 @@ pub async fn mend(connection: &DatabaseConnection, findings: &[Finding]) -> Resu
     .await
 }
 
-/// [`verify`] and [`mend`], as long as there is something to mend, three times at most; answers what is left.
+/// Repeats [`verify`] and [`mend`] while there is something to repair, at most three times. Returns the remaining
+/// findings.
 ///
 /// # Errors
 /// Those of [`mend`].

@@ -98,7 +98,7 @@ fn help_does_not_show_the_url() {
 }
 
 impl Cli {
-    /// A second database with tables, beside the first.
+    /// Creates a second database with tables, next to the first.
     fn other(&self) -> String {
         let url = format!("sqlite://{}", self.folder.path().join("other.db").display());
         let made = Command::new(env!("CARGO_BIN_EXE_seabed-migrate")).args(["up", "--database-url", &url]).output();
@@ -115,7 +115,7 @@ impl Cli {
         (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
     }
 
-    /// Runs SQL by way of the program's own driver.
+    /// Runs SQL through the program's own driver.
     fn execute(&self, statement: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
@@ -141,7 +141,7 @@ fn verify_tells_by_its_exit_status_and_repair_asks() {
     let (status, json, _) = cli.status(&["verify", "--format", "json"]);
     let findings: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status == Some(3) && findings[0]["mend"]["safe"][0].is_string(), "{findings:#}");
-    // There is nobody to ask.
+    // There is no terminal to ask on.
     assert!(cli.fails(&["repair"]).contains("--yes"));
     let (status, shown, _) = cli.status(&["repair", "--dry-run"]);
     assert!(status == Some(3) && shown.contains("INSERT INTO app_states"), "{shown}");

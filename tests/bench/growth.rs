@@ -1,4 +1,4 @@
-//! How much slower things get when there is more.
+//! How operations slow down as data grows.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use crate::measure::{Client, Load, median};
 use crate::tables::{APP, Store, event, key};
 use crate::work::recent;
 
-/// The session of so many events that streams are measured on.
+/// Returns the name of the session with so many events, on which streams are measured.
 pub(crate) fn grown(events: usize) -> String {
     format!("grown-{events}")
 }
 
-/// The user of so many sessions.
+/// Returns the name of the user with so many sessions.
 fn owner(sessions: usize) -> String {
     format!("owner-{sessions}")
 }
 
-/// A client of a session, or a user, of a size.
+/// A client of a session or user of a given size.
 struct Grown {
     service: DynSessionService,
     work: &'static str,
@@ -47,7 +47,7 @@ impl Client for Grown {
     }
 }
 
-/// Measures one client on little and on much, in turn, and prints the ratios of the times.
+/// Measures one client on little and on much data, in turn, and prints the ratios of the times.
 pub(crate) async fn measure(options: &Options, store: &Store) -> anyhow::Result<()> {
     let (rounds, many) = if options.quick { (1, 10_000) } else { (options.rounds, 100_000) };
     let few = 10;

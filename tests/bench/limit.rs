@@ -1,7 +1,7 @@
 //! The limit: the statements that Seabed sends, run without Seabed.
 //!
-//! They are read off the wire while Seabed makes one call, so they are the same. On PostgreSQL pgbench runs them where it is
-//! installed; elsewhere the bare driver does, on connections that it keeps.
+//! The statements are captured on the wire while Seabed makes one call, so they are identical. On PostgreSQL, pgbench
+//! runs them if it is installed. Otherwise the bare driver does, on connections that it keeps.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -25,13 +25,13 @@ use crate::measure::{Client, Load, Rate};
 use crate::tables::{APP, Store, USER, event_json, new_id};
 use crate::work::{Caller, LISTED, Work, filled, own_app};
 
-/// Session state of two keys, and app state of two.
+/// Session state with two keys, and app state with two keys.
 const STATE: &str = r#"{"k1": "value one", "k2": 2}"#;
 
-/// A server admits 100 by default.
+/// By default, a server accepts 100 connections.
 const MAX_CONNECTIONS: usize = 80;
 
-/// The program pgbench, if it is installed.
+/// Returns the path of pgbench, if it is installed.
 pub(crate) fn pgbench() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -41,7 +41,7 @@ pub(crate) fn pgbench() -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join("pgbench")).find(|program| program.is_file())
 }
 
-/// How the statements of a work are run without Seabed.
+/// Runs the statements of a work without Seabed.
 pub(crate) struct Limit {
     work: Work,
     statements: Arc<Vec<String>>,
@@ -55,7 +55,7 @@ impl Limit {
             None => sqlite_statements(work).iter().map(|statement| (*statement).to_owned()).collect(),
         };
         if *work == Work::AppendHotSession {
-            // Seabed appends afterwards what it left out; without it, somebody has to wait.
+            // Seabed appends later what it skipped; without that, a writer has to wait.
             statements = statements.iter().map(|statement| statement.replace(" SKIP LOCKED", "")).collect();
         }
         Ok(Self { work: work.clone(), statements: Arc::new(statements) })
@@ -64,17 +64,17 @@ impl Limit {
     pub(crate) async fn run(&self, store: &Store, load: Load) -> anyhow::Result<Rate> {
         if let (Some(Family::Postgres), Some(program)) = (store.family(), &store.pgbench) {
             let ran = self.run_pgbench(program, store, load).await;
-            // Its clients may hold each other up for so long that none has finished.
+            // Clients may block each other for so long that none has finished.
             let longer = Load { length: load.length * 5, ..load };
             return if ran.is_err() { self.run_pgbench(program, store, longer).await } else { ran };
         }
-        // SQLite serves one writer at a time: its limit is one connection that does nothing else.
+        // SQLite serves one writer at a time, so its limit is one connection that does nothing else.
         let clients = if store.family().is_none() { 1 } else { load.clients };
         let mut connections = Vec::new();
         for client in 0..clients {
             let connection = Bare::connect(store).await?;
             let (work, statements) = (self.work.clone(), self.statements.clone());
-            // The first append finds the session elsewhere, and brings it here.
+            // The first append finds the session at another revision, and moves it to this one.
             let revision = SystemClock.now();
             connections.push(BareClient { connection, work, statements, client, family: store.family(), revision });
         }
@@ -117,12 +117,12 @@ impl Limit {
 }
 
 fn percent_decoded(text: &str) -> String {
-    // The decoder of forms also takes a plus sign for a blank.
+    // The form decoder would also treat a plus sign as a blank.
     let form = format!("password={}", text.replace('+', "%2B"));
     url::form_urlencoded::parse(form.as_bytes()).next().map(|(_, password)| password.into_owned()).unwrap_or_default()
 }
 
-/// The statements that one call of Seabed's sends.
+/// Captures the statements that one call of Seabed sends.
 async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<Vec<String>> {
     let (proxy, url) = Proxy::start(family, &store.url).await?;
     let service: DynSessionService = match family {
@@ -135,7 +135,7 @@ async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<V
             Arc::new(MySqlSessionService::connect_with(options).await?)
         }
     };
-    // Rows that are there by the second call.
+    // Creates the rows that exist by the second call.
     Caller::new(store.service.clone(), work.clone(), 0).await?.call().await?;
     let mut caller = Caller::new(service, work.clone(), 0).await?;
     proxy.take();
@@ -145,7 +145,7 @@ async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<V
     Ok(statements)
 }
 
-/// What stands for the parameters in a script of pgbench: values that differ are made by the server.
+/// Returns the parameter values in a pgbench script. The server generates the values that must differ.
 fn pgbench_values(work: &Work) -> Vec<String> {
     let quoted = |text: &str| format!("'{text}'");
     let array = |value: &str| format!("ARRAY[{value}]");
@@ -186,7 +186,7 @@ fn pgbench_values(work: &Work) -> Vec<String> {
     }
 }
 
-/// What Seabed sends to SQLite, of which no wire tells.
+/// The statements that Seabed sends to SQLite, which has no wire to capture them from.
 fn sqlite_statements(work: &Work) -> &'static [&'static str] {
     match work {
         Work::CreateInOneApp | Work::CreateInManyApps => &[
@@ -242,14 +242,14 @@ const GET_RECENT: &str = "SELECT 'sessions', id, create_time, update_time, state
                           'events', id, timestamp, timestamp, event_data FROM events WHERE app_name = ? AND user_id = ? AND \
                           session_id = ? AND timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)";
 
-/// A connection of the driver's.
+/// A connection of the bare driver.
 enum Bare {
     Postgres(PgConnection),
     MySql(MySqlConnection),
     Sqlite(SqliteConnection),
 }
 
-/// The same expression on a connection of any kind.
+/// Evaluates the same expression on a connection of any kind.
 macro_rules! on_connection {
     ($bare:expr, $connection:ident => $value:expr) => {
         match $bare {
@@ -294,7 +294,7 @@ struct BareClient {
     statements: Arc<Vec<String>>,
     client: usize,
     family: Option<Family>,
-    /// That of its own session.
+    /// The revision of its own session.
     revision: Timestamp,
 }
 
@@ -311,7 +311,7 @@ impl Client for BareClient {
 }
 
 impl BareClient {
-    /// The values of each statement that has parameters, in the order in which Seabed binds them.
+    /// Returns the values of each statement that has parameters, in the order in which Seabed binds them.
     fn values(&mut self) -> Vec<Vec<Value>> {
         let text = |text: &str| Value::from(text);
         let time = |time: Timestamp| match self.family {
@@ -384,7 +384,7 @@ impl BareClient {
     }
 }
 
-/// Each value as an array of one, and their number.
+/// Returns each value as an array of one, followed by the number of values.
 fn arrays<const N: usize>(values: [Value; N]) -> Vec<Value> {
     let array = |value: Value| {
         let of = match value {

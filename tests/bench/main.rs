@@ -1,7 +1,8 @@
 //! Seabed against the limit: the server itself, running the same statements for pgbench or for the bare driver.
 //!
-//! `cargo xtask bench` runs it. Each work is measured in rounds, the limit and Seabed in turn, so that what else the machine
-//! does meets both. Ratios are of one round; what is shown are medians, and the lowest and highest ratio.
+//! `cargo xtask bench` runs it. Each work is measured in rounds that alternate between the limit and Seabed, so that
+//! other load on the machine affects both. Each ratio comes from one round. The tables show medians, and the lowest and
+//! highest ratio.
 
 mod growth;
 mod limit;
@@ -107,11 +108,11 @@ async fn measure_work(options: &Options, store: &Store, work: &Work) -> anyhow::
             (options.rounds, Duration::from_secs(options.seconds))
         };
         let load = Load { clients, length };
-        // Connections, their statements, and the server's plans of these, which the first executions make.
+        // The warm-up opens connections, prepares statements, and makes the server plan them.
         work.run(store, load).await?;
         let mut outcome = Outcome::default();
         for round in 0..rounds {
-            // In turn, and each first in half of the rounds.
+            // They alternate, and each goes first in half of the rounds.
             if round % 2 == 0 {
                 let limit = limit.run(store, load).await?;
                 outcome.add(&limit, work.run(store, load).await?);

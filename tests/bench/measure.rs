@@ -1,33 +1,33 @@
-//! Closed loops of clients, and what came of them.
+//! Closed loops of clients, and their results.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::JoinSet;
 
-/// How many clients work for how long.
+/// How many clients work, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) clients: usize,
     pub(crate) length: Duration,
 }
 
-/// Calls each second, how long each took, and what they took of this process's processors.
+/// Calls per second, the latency of each, and the processor time that this process used for them.
 #[derive(Debug, Default)]
 pub(crate) struct Rate {
     pub(crate) each_second: f64,
     pub(crate) latencies: Vec<Duration>,
-    /// Of one call; `None` where another process makes the calls.
+    /// Per call; `None` if another process makes the calls.
     pub(crate) cpu: Option<Duration>,
 }
 
-/// What this process has taken of the processors.
+/// Returns the processor time that this process has used.
 fn cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 impl Load {
-    /// Runs a loop of calls in a task for each client; `client` gives the loop of a client, which makes one call each time.
+    /// Runs one task per client, which makes one call after another.
     pub(crate) async fn run<C: Client>(self, clients: impl IntoIterator<Item = C>) -> anyhow::Result<Rate> {
         let mut tasks = JoinSet::new();
         let (started, cpu_before) = (Instant::now(), cpu());
@@ -53,9 +53,9 @@ impl Load {
     }
 }
 
-/// Somebody who makes one call after the other.
+/// A client that makes one call after another.
 pub(crate) trait Client: Send + 'static {
-    /// Makes a call and waits for its end.
+    /// Makes a call and waits until it ends.
     fn call(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
@@ -79,7 +79,7 @@ impl Outcome {
         self.seabed_cpu.extend(seabed.cpu.map(micros));
     }
 
-    /// The columns of the table behind the first two.
+    /// Returns the table columns after the first two.
     pub(crate) fn columns(mut self, goal: Option<f64>) -> String {
         let ratios: Vec<f64> = self.seabed.iter().zip(&self.limit).map(|(seabed, limit)| seabed / limit).collect();
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);

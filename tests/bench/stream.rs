@@ -1,4 +1,4 @@
-//! What it takes to stream a long session: measured in a process that does nothing else.
+//! The memory needed to stream a long session, measured in a process that does nothing else.
 
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use crate::tables::{Store, key};
 
-/// Streams the events of a session in a process of its own, and prints what that took.
+/// Streams the events of a session in a separate process, and prints how much memory that took.
 pub(crate) async fn report(store: &Store, session: &str) -> anyhow::Result<()> {
     let itself = std::env::current_exe()?;
     let output =
@@ -25,11 +25,11 @@ pub(crate) async fn report(store: &Store, session: &str) -> anyhow::Result<()> {
 /// Prints by how many KiB the resident memory grows at most while the events of a session are streamed.
 pub(crate) async fn measure(url: &str, session: &str) -> anyhow::Result<()> {
     let service = seabed::connect(url).await?;
-    // One page, so that the pool and its statements are there before.
+    // Reads one page first, so that the pool and its statements exist.
     let _: usize = service.list_events(ListEvents::new(key(session)?).with_limit(1)).await?.items.len();
     let idle = resident()?;
     let mut most = idle;
-    // Large pages: MySQL reads for each page all that comes after it (see docs/PERFORMANCE.md).
+    // Uses large pages, because MySQL reads for each page everything that follows it (see docs/PERFORMANCE.md).
     let events = service.stream_events(ListEvents::new(key(session)?).with_limit(ListEvents::MAX_LIMIT));
     pin_mut!(events);
     let mut count = 0_usize;
@@ -45,7 +45,7 @@ pub(crate) async fn measure(url: &str, session: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resident memory in KiB, as Linux tells it.
+/// Returns the resident memory in KiB, as reported by Linux.
 fn resident() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

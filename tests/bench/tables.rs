@@ -8,20 +8,20 @@ use seabed::{CreateSession, DynSessionService, Event, SessionId, SessionKey, Ses
 use seabed_tests::{Family, Kind, Servers};
 use tempfile::TempDir;
 
-/// The app, and the user, of all that is measured.
+/// The app and the user of all measurements.
 pub(crate) const APP: &str = "bench";
 pub(crate) const USER: &str = "user";
-/// More clients than this no work has.
+/// The maximum number of clients of any work.
 pub(crate) const MAX_CLIENTS: usize = 128;
 
-/// A migrated database, the service on it, and a pool of its administrator's.
+/// A migrated database, the service on it, and an administrator's pool.
 pub(crate) struct Store {
     pub(crate) kind: Option<Kind>,
     pub(crate) version: String,
     pub(crate) url: String,
     pub(crate) service: DynSessionService,
     pub(crate) admin: DatabaseConnection,
-    /// The program that runs the limit, if there is one and it is wanted.
+    /// The program that runs the limit, if it is installed and enabled.
     pub(crate) pgbench: Option<PathBuf>,
     place: Place,
 }
@@ -38,7 +38,7 @@ impl Store {
             database.migrate().await?;
             (database.admin_url()?, database.service_url()?, Place::Server)
         } else {
-            // Beside the build, and not in a folder that may be one of memory.
+            // Next to the build, because the default folder may be in memory.
             let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
             let url = format!("sqlite://{}?mode=rwc", folder.path().join("bench.db").display());
             (url.clone(), url, Place::File(folder))
@@ -80,7 +80,7 @@ impl Store {
         }
     }
 
-    /// Makes a session with `count` events, a power of ten, behind the service's back.
+    /// Creates a session with `count` events (a power of ten), bypassing the service.
     pub(crate) async fn fill(&self, session: &str, count: usize) -> anyhow::Result<SessionKey> {
         let key = key(session)?;
         self.create(&key).await?;
@@ -114,7 +114,7 @@ impl Store {
         Ok(key)
     }
 
-    /// Makes `count` sessions, a power of ten, of a user of their own.
+    /// Creates a new user's `count` sessions (a power of ten).
     pub(crate) async fn fill_sessions(&self, user: &str, count: usize) -> anyhow::Result<UserKey> {
         let user_key = UserKey::try_new(APP, user)?;
         self.service.create_session(CreateSession::new(user_key.clone())).await?;
@@ -146,14 +146,14 @@ impl Store {
     pub(crate) async fn remove(self) -> anyhow::Result<()> {
         self.admin.close().await?;
         match self.place {
-            // The servers remove it.
+            // The servers remove the database.
             Place::Server => Ok(()),
             Place::File(folder) => Ok(folder.close()?),
         }
     }
 }
 
-/// A query of the numbers from 0 to `count`, a power of ten, that every database understands.
+/// Returns a query for the numbers below `count` (a power of ten) that every database understands.
 fn numbers(count: usize) -> String {
     let digits = count.ilog10();
     let ten = (0..10).map(|n| format!("SELECT {n} AS d")).collect::<Vec<_>>().join(" UNION ALL ");
@@ -166,12 +166,12 @@ pub(crate) fn key(session: &str) -> anyhow::Result<SessionKey> {
     Ok(SessionKey::try_new(APP, USER, session)?)
 }
 
-/// The session of a client's own.
+/// Returns the key of a client's own session.
 pub(crate) fn own_session(client: usize) -> anyhow::Result<SessionKey> {
     key(&format!("own-{client}"))
 }
 
-/// An event of about 500 bytes that changes two keys.
+/// Returns an event of about 500 bytes that changes two keys.
 pub(crate) fn event() -> Event {
     let text = "It has twenty more words than this. ".repeat(9);
     Event::new("user")
@@ -184,7 +184,7 @@ pub(crate) fn event_json(event: &Event) -> String {
     serde_json::to_string(event).unwrap_or_default()
 }
 
-/// A session id that nobody had before.
+/// Returns a new, unique session id.
 pub(crate) fn new_id() -> SessionId {
     SessionId::try_new(format!("{:032x}", fastrand::u128(..))).expect("32 digits are an id")
 }

@@ -1,4 +1,4 @@
-//! What is measured, on Seabed's side.
+//! The measured operations, on Seabed's side.
 
 use seabed::{
     AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions,
@@ -9,22 +9,22 @@ use seabed_tests::Family;
 use crate::measure::{Client, Load, Rate};
 use crate::tables::{APP, MAX_CLIENTS, Store, USER, event, key, own_session};
 
-/// One operation, on one kind of data.
+/// One operation on one kind of data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Create sessions of one user.
     CreateInOneApp,
-    /// Create sessions, in an app of each client's own.
+    /// Create sessions, each client in its own app.
     CreateInManyApps,
-    /// Append to a session of each client's own, at its revision, with two session keys.
+    /// Append with two session keys, each client to its own session at its revision.
     AppendToOwn,
-    /// The same without state.
+    /// Like `AppendToOwn`, without state.
     AppendStateless,
-    /// The same with two app keys.
+    /// Like `AppendToOwn`, with two app keys.
     AppendHotApp,
-    /// Append to one session, at any revision, with two session keys.
+    /// Append with two session keys to one session, at any revision.
     AppendHotSession,
-    /// Get a session of so many events, and so many of them.
+    /// Get a session with `events` events, and the newest `recent` of them.
     Get { events: usize, recent: Option<u32> },
     /// List 1000 sessions.
     List,
@@ -63,7 +63,7 @@ impl Work {
         }
     }
 
-    /// What is appended.
+    /// Returns the event to append.
     pub(crate) fn event(&self) -> Event {
         let mut event = event();
         match self {
@@ -84,7 +84,7 @@ impl Work {
         }
     }
 
-    /// The ratio to reach, of what was aimed at when this was built.
+    /// Returns the ratio to reach, one of the goals set when this was built.
     pub(crate) fn goal(&self, store: &Store, clients: usize) -> Option<f64> {
         match (store.family(), self) {
             (Some(Family::Postgres), Self::CreateInOneApp | Self::AppendToOwn) => match clients {
@@ -106,7 +106,7 @@ impl Work {
         }
     }
 
-    /// Makes what the work reads, if it is not there yet, and gives the session's id.
+    /// Creates the data that the work reads, if it does not exist.
     pub(crate) async fn prepare(&self, store: &Store) -> anyhow::Result<()> {
         match self {
             Self::Get { events, .. }
@@ -135,7 +135,7 @@ impl Work {
 /// The user whose 1000 sessions are listed.
 pub(crate) const LISTED: &str = "lister";
 
-/// The session of so many events.
+/// Returns the name of the session with so many events.
 pub(crate) fn filled(events: usize) -> String {
     format!("filled-{events}")
 }
@@ -148,7 +148,7 @@ pub(crate) fn page_of(user: &str) -> anyhow::Result<ListSessions> {
     Ok(ListSessions::new(SessionScope::User(UserKey::try_new(APP, user)?)).with_limit(1000))
 }
 
-/// The app of a client's own.
+/// Returns the name of a client's own app.
 pub(crate) fn own_app(client: usize) -> String {
     format!("app-{client}")
 }

@@ -1,4 +1,4 @@
-//! google-adk itself, served to the tests by `interop/peer.py` in a process of its own.
+//! google-adk itself, run for the tests by `interop/peer.py` in a separate process.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -23,12 +23,12 @@ use tokio::task::JoinHandle;
 use crate::Unavailable;
 use crate::server::is_required;
 
-/// The newest google-adk: the one whose tables these are.
+/// The newest google-adk, whose schema Seabed uses.
 pub static ADK_2_13: Adk = Adk::new("2.13");
-/// An older one that writes the same tables.
+/// An older version that writes the same tables.
 pub static ADK_1_26: Adk = Adk::new("1.26");
 
-/// A version of google-adk, in a Python environment that is made when it is first asked for.
+/// A version of google-adk, in a Python environment that is created on first use.
 #[derive(Debug)]
 pub struct Adk {
     version: &'static str,
@@ -40,13 +40,14 @@ impl Adk {
         Self { version, python: OnceCell::const_new() }
     }
 
-    /// The Python that has it.
+    /// Returns the Python interpreter that has google-adk installed.
     ///
     /// # Errors
-    /// [`Unavailable`] when there is no Python, or the packages cannot be had.
+    /// [`Unavailable`] if there is no Python, or the packages cannot be installed.
     pub async fn python(&'static self) -> Result<PathBuf, Unavailable> {
         let python = self.python.get_or_init(|| async {
-            // On a thread, since it waits for other processes, and installs to the end even if nobody waits for it.
+            // Runs on a blocking thread, since it waits for other processes, and finishes the installation even if the
+            // caller is dropped.
             let installed = tokio::task::spawn_blocking(|| self.install()).await.map_err(Into::into).flatten();
             installed.map_err(|error| Unavailable {
                 reason: format!("no google-adk {} (install python3-venv?): {error:#}", self.version),
@@ -56,7 +57,7 @@ impl Adk {
         python.await.clone()
     }
 
-    /// Makes the environment, unless it is there. A copy of the requirements marks one that is whole.
+    /// Creates the environment, unless it exists. A copy of the requirements file marks a complete one.
     fn install(&self) -> anyhow::Result<PathBuf> {
         let requirements = interop(&format!("requirements-{}.txt", self.version));
         let wanted = fs::read_to_string(&requirements)?;
@@ -64,7 +65,7 @@ impl Adk {
         let folder = target.join(format!("google-adk-{}", self.version));
         let (marker, python) = (folder.join("requirements.txt"), folder.join("bin/python"));
         fs::create_dir_all(&target)?;
-        // Held against other test processes until it is dropped.
+        // Keeps other test processes out until it is dropped.
         let lock = fs::File::create(folder.with_extension("lock"))?;
         lock.lock()?;
         if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) && python.exists() {
@@ -80,10 +81,10 @@ impl Adk {
         Ok(python)
     }
 
-    /// Starts it on the database of a URL of Seabed's.
+    /// Starts google-adk on the database at a Seabed URL.
     ///
     /// # Errors
-    /// When it cannot be had or started.
+    /// If google-adk cannot be installed or started.
     pub async fn start(&'static self, url: &str) -> anyhow::Result<Peer> {
         let python = self.python().await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
         let mut child = Command::new(python)
@@ -109,12 +110,12 @@ impl Adk {
     }
 }
 
-/// A file beside the program.
+/// Returns the path of a file next to the program.
 fn interop(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
 }
 
-/// The URL by which google-adk connects to the same database.
+/// Converts a Seabed URL to the URL with which google-adk connects to the same database.
 fn sqlalchemy_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
@@ -126,13 +127,13 @@ fn sqlalchemy_url(url: &str) -> String {
 
 fn run(command: &mut std::process::Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    // venv complains on standard output.
+    // venv prints its errors to standard output.
     let told = || [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told()).trim());
     Ok(())
 }
 
-/// A running google-adk.
+/// A running google-adk process.
 #[derive(Debug)]
 pub struct Peer {
     requests: tokio::sync::Mutex<ChildStdin>,
@@ -142,7 +143,7 @@ pub struct Peer {
     child: Child,
 }
 
-/// The calls that wait for their answers; `Err` with what it printed once it is gone.
+/// The calls that wait for replies; `Err` with the process's output once it has ended.
 type Calls = Result<HashMap<u64, oneshot::Sender<Result<Json, AdkError>>>, String>;
 
 #[derive(Debug, Clone)]
@@ -160,7 +161,7 @@ impl Waiting {
     }
 }
 
-/// Why google-adk did not do what it was asked for.
+/// Why a call of google-adk failed.
 #[derive(Debug)]
 pub enum AdkError {
     /// It raised an exception.
@@ -170,12 +171,13 @@ pub enum AdkError {
         /// Its text.
         message: String,
     },
-    /// It has ended, or cannot be understood.
+    /// The process has ended, or its reply cannot be parsed.
     Gone(String),
 }
 
 impl AdkError {
-    /// Whether it refused an append because the session had changed. google-adk 1 has no class for that.
+    /// Whether google-adk rejected an append because the session had changed. google-adk 1 has no exception class for
+    /// that.
     pub fn is_stale(&self) -> bool {
         match self {
             Self::Raised { class, message } => {
@@ -197,27 +199,27 @@ impl fmt::Display for AdkError {
 
 impl Error for AdkError {}
 
-/// A session as google-adk shows it.
+/// A session as google-adk returns it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct AdkSession {
     /// Its id.
     pub id: String,
-    /// Session, user and app state together.
+    /// Session, user and app state merged.
     pub state: State,
-    /// In seconds since the epoch.
+    /// The last update, in seconds since the epoch.
     pub last_update_time: f64,
     /// The events, as google-adk writes them.
     pub events: Vec<Json>,
 }
 
-/// What became of the appends of [`Peer::hammer`].
+/// The outcomes of the appends of [`Peer::hammer`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct Hammered {
     /// Those that succeeded.
     pub acknowledged: Vec<Acknowledged>,
-    /// How often each error came, but for staleness.
+    /// How often each error occurred, except staleness.
     pub errors: BTreeMap<String, u64>,
-    /// How often an append was refused because the session had changed.
+    /// How often google-adk rejected an append because the session had changed.
     pub stale: u64,
 }
 
@@ -233,7 +235,7 @@ pub struct Acknowledged {
 }
 
 impl Peer {
-    /// Creates a session, and keeps its object for appends.
+    /// Creates a session, and keeps its Python object for appends.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -242,7 +244,7 @@ impl Peer {
         self.call("create", user(key), arguments).await
     }
 
-    /// Reads a session, and keeps its object for appends.
+    /// Reads a session, and keeps its Python object for appends.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -250,7 +252,7 @@ impl Peer {
         self.call("get", user(key), [("session", key.session_id.as_str().into())]).await
     }
 
-    /// Appends through the object that [`create`](Self::create) or [`get`](Self::get) kept, however old it is.
+    /// Appends through the object kept by [`create`](Self::create) or [`get`](Self::get), however old it is.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -258,7 +260,7 @@ impl Peer {
         self.append_to(key, event, false).await
     }
 
-    /// Reads the session, and appends.
+    /// Reads the session, then appends.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -272,7 +274,7 @@ impl Peer {
         self.call::<Json>("append", user(key), arguments).await.map(drop)
     }
 
-    /// Events that together use every field that this google-adk knows.
+    /// Returns events that together use every field that this google-adk knows.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -280,8 +282,8 @@ impl Peer {
         self.call("sample_events", [], []).await
     }
 
-    /// Appends to sessions of one user side by side for a time; each event has the id, and sets the keys, of its `writer`
-    /// and its number.
+    /// Appends to several sessions of one user concurrently for a while. Each event's id, and the keys it sets, consist
+    /// of `writer` and a number.
     ///
     /// # Errors
     /// Those of google-adk.
@@ -292,10 +294,10 @@ impl Peer {
         self.call("hammer", keys.first().into_iter().flat_map(|key| user(key)), arguments).await
     }
 
-    /// Ends it, once all calls are answered.
+    /// Ends the process once all calls are answered.
     ///
     /// # Errors
-    /// When it fails.
+    /// If the process fails.
     pub async fn stop(self) -> anyhow::Result<()> {
         let Self { requests, complaints, mut child, .. } = self;
         drop(requests);
@@ -322,14 +324,14 @@ impl Peer {
             Err(complaints) => Err(AdkError::Gone(complaints.clone())),
         })?;
         let line = format!("{}\n", json(&request)?);
-        // One that ended meanwhile is told of by the answer.
+        // If the process has ended in the meantime, the reply reports it.
         let _ = self.requests.lock().await.write_all(line.as_bytes()).await;
         let answer = answered.await.map_err(|_| AdkError::Gone(format!("no answer to {call}")))??;
         answer.decode().map_err(|error| AdkError::Gone(format!("its answer to {call}: {error}")))
     }
 }
 
-/// App and user of a session, as arguments.
+/// Returns the app and the user of a session as arguments.
 fn user(key: &SessionKey) -> [(&'static str, Json); 2] {
     [("app", key.app_name.as_str().into()), ("user", key.user_id.as_str().into())]
 }
@@ -338,7 +340,7 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Json, AdkError> {
     Json::from_serialize(value).map_err(|error| AdkError::Gone(error.to_string()))
 }
 
-/// A line of the peer's.
+/// One line of the peer's output.
 #[derive(Deserialize)]
 struct Answer {
     id: u64,
@@ -352,7 +354,7 @@ struct Exception {
     message: String,
 }
 
-/// Passes the answers on until there are no more, and gives what else was printed.
+/// Delivers replies until there are no more, and returns what else was printed.
 async fn listen(answers: ChildStdout, mut complaints: ChildStderr, waiting: Waiting) -> String {
     let complaints = tokio::spawn(async move {
         let mut printed = Vec::new();
@@ -369,7 +371,7 @@ async fn listen(answers: ChildStdout, mut complaints: ChildStderr, waiting: Wait
                 .map_err(|error| AdkError::Gone(error.to_string())),
         };
         let call = waiting.with(|calls| calls.as_mut().ok().and_then(|calls| calls.remove(&id)));
-        // Nobody waits for an answer whose call was dropped.
+        // If the call was dropped, nobody waits for its reply.
         let _ = call.map(|call| call.send(outcome));
     }
     let printed = complaints.await.unwrap_or_else(|error| error.to_string());

@@ -1,4 +1,4 @@
-//! Servers in Docker containers.
+//! Database servers in Docker containers.
 
 use anyhow::ensure;
 use testcontainers::core::IntoContainerPort;
@@ -10,8 +10,8 @@ use crate::program::free_port;
 use crate::server::ADMIN_PASSWORD;
 use crate::{Family, Kind};
 
-/// Starts a container of the official image, and gives the URL of its administrator. The server may not listen yet. Its
-/// port stays the same when it is started again.
+/// Starts a container of the official image, and returns the administrator's URL. The server may not accept connections
+/// yet. Its port stays the same after a restart.
 pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericImage>, String)> {
     let (image, tag) = kind.image();
     let (port, variables) = match kind {
@@ -30,7 +30,7 @@ pub(crate) async fn start(kind: Kind) -> anyhow::Result<(ContainerAsync<GenericI
     Ok((container, url))
 }
 
-/// Kills the server and starts it again on its data.
+/// Kills the server and restarts it on the same data.
 pub(crate) async fn kill_and_restart(container: &ContainerAsync<GenericImage>) -> anyhow::Result<()> {
     for command in ["kill", "start"] {
         let done = Command::new("docker").args([command, container.id()]).output().await?;

@@ -1,14 +1,14 @@
-//! A database of this test process alone.
+//! A database used only by this test process.
 
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection};
 use url::Url;
 
 use crate::Family;
 
-/// The service's password: it holds what URLs must escape.
+/// The service account's password. It contains characters that URLs must escape.
 const SERVICE_PASSWORD: &str = "p@ss:w/rd?#%";
 
-/// A new database, and two accounts: the server's administrator, and one that may only read and write rows.
+/// A new database and two accounts: the server's administrator, and one that may only read and write rows.
 #[derive(Debug)]
 pub struct Database {
     family: Family,
@@ -17,7 +17,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes a database with a name that nobody else has, without tables.
+    /// Creates a database with a unique name, without tables.
     ///
     /// # Errors
     /// Those of the server.
@@ -25,8 +25,8 @@ impl Database {
         let name = format!("seabed_{:016x}", fastrand::u64(..));
         let database = Self { family, server_url: server_url.to_owned(), name };
         let name = &database.name;
-        // caching_sha2_password takes the long way, which needs TLS, when the server does not remember the account;
-        // FLUSH PRIVILEGES makes it forget.
+        // FLUSH PRIVILEGES makes the server forget the account, so that caching_sha2_password has to use its full
+        // authentication, which needs TLS.
         database
             .administrate(&match family {
                 Family::Postgres => vec![
@@ -44,7 +44,7 @@ impl Database {
         Ok(database)
     }
 
-    /// Another database on the same server.
+    /// Creates another database on the same server.
     ///
     /// # Errors
     /// Those of the server.
@@ -52,40 +52,40 @@ impl Database {
         Self::create(self.family, &self.server_url).await
     }
 
-    /// The URL of the administrator, who may make tables.
+    /// Returns the URL of the administrator, who may create tables.
     ///
     /// # Errors
-    /// When the server's URL is none.
+    /// If the server's URL is invalid.
     pub fn admin_url(&self) -> anyhow::Result<String> {
         let mut url = Url::parse(&self.server_url)?;
         url.set_path(&self.name);
         Ok(url.into())
     }
 
-    /// The URL of the account that may only read and write rows.
+    /// Returns the URL of the account that may only read and write rows.
     ///
     /// # Errors
-    /// When the server's URL is none.
+    /// If the server's URL is invalid.
     pub fn service_url(&self) -> anyhow::Result<String> {
         let mut url = Url::parse(&self.admin_url()?)?;
-        // `Url` escapes what must not stand in a password, but takes a percent sign for an escape.
+        // `Url` escapes most characters that a password must not contain, but treats a percent sign as an escape.
         let password = SERVICE_PASSWORD.replace('%', "%25");
         let set = url.set_username(&self.name).and_then(|()| url.set_password(Some(&password)));
         set.map_err(|()| anyhow::anyhow!("a URL without host"))?;
         Ok(url.into())
     }
 
-    /// The name of the account in [`service_url`](Self::service_url).
+    /// Returns the name of the account in [`service_url`](Self::service_url).
     pub fn account(&self) -> &str {
         &self.name
     }
 
-    /// The password in [`service_url`](Self::service_url), for tests that no error tells it.
+    /// Returns the password in [`service_url`](Self::service_url), for tests that no error contains it.
     pub fn service_password(&self) -> &'static str {
         SERVICE_PASSWORD
     }
 
-    /// A pool of the administrator's.
+    /// Opens a pool as the administrator.
     ///
     /// # Errors
     /// Those of the server.
@@ -93,7 +93,7 @@ impl Database {
         Ok(seabed::open(&self.admin_url()?).await?)
     }
 
-    /// Makes the tables, and lets the service's account read and write their rows.
+    /// Creates the tables, and lets the service account read and write their rows.
     ///
     /// # Errors
     /// Those of the migration.
@@ -105,7 +105,7 @@ impl Database {
         Ok(())
     }
 
-    /// Lets the service's account read and write the rows of the tables that are there.
+    /// Lets the service account read and write the rows of the existing tables.
     ///
     /// # Errors
     /// Those of the server.
@@ -118,7 +118,7 @@ impl Database {
         Ok(())
     }
 
-    /// Drops the database and the service's account.
+    /// Drops the database and the service account.
     ///
     /// # Errors
     /// Those of the server.

@@ -1,4 +1,4 @@
-//! Server programs that are installed on this machine.
+//! Database servers installed on this machine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::Kind;
 
 impl Kind {
-    /// The newest installed server program of this kind.
+    /// Returns the newest installed server program of this kind.
     pub fn program(self) -> Option<PathBuf> {
         let (name, fits): (&str, fn(&str) -> bool) = match self {
             Self::Postgres15 => ("postgres", |version| major(version).is_some_and(|major| (15..18).contains(&major))),
@@ -19,7 +19,7 @@ impl Kind {
     }
 }
 
-/// Where a program may be: the search path, and Debian's folders off it.
+/// Returns the paths where a program may be: the search path, and Debian's folders outside it.
 pub(crate) fn candidates(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -38,7 +38,7 @@ fn version(program: &Path) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// The first number of a version.
+/// Returns the first number in a version string.
 fn major(version: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).find_map(|word| word.parse().ok())
 }

@@ -1,11 +1,11 @@
-//! The kinds of servers.
+//! The kinds of database servers.
 
 /// A server that the tests run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// PostgreSQL 15: the oldest that is tested.
+    /// PostgreSQL 15, the oldest version tested.
     Postgres15,
-    /// PostgreSQL 18: the newest.
+    /// PostgreSQL 18, the newest version.
     Postgres18,
     /// MySQL 9.
     MySql9,
@@ -13,7 +13,7 @@ pub enum Kind {
     MariaDb,
 }
 
-/// Servers that speak one protocol.
+/// Servers that use the same protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// PostgreSQL's.
@@ -23,10 +23,10 @@ pub enum Family {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Postgres15, Self::Postgres18, Self::MySql9, Self::MariaDb];
 
-    /// The name of the target in tests, and in `SEABED_REQUIRE`.
+    /// Returns the name of the target in tests and in `SEABED_REQUIRE`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres15 => "postgres_15",
@@ -36,12 +36,12 @@ impl Kind {
         }
     }
 
-    /// The variable of the environment that may hold the URL of such a server.
+    /// Returns the environment variable that may contain the URL of such a server.
     pub fn variable(self) -> String {
         format!("SEABED_TEST_{}_URL", self.name().to_uppercase())
     }
 
-    /// Which protocol it speaks.
+    /// Returns the protocol family.
     pub fn family(self) -> Family {
         match self {
             Self::Postgres15 | Self::Postgres18 => Family::Postgres,
@@ -49,7 +49,7 @@ impl Kind {
         }
     }
 
-    /// Name and tag of the official image.
+    /// Returns the name and tag of the official image.
     pub fn image(self) -> (&'static str, &'static str) {
         match self {
             Self::Postgres15 => ("postgres", "15"),
@@ -59,7 +59,7 @@ impl Kind {
         }
     }
 
-    /// What to install where there is no Docker.
+    /// Returns the package to install if there is no Docker.
     pub fn package(self) -> &'static str {
         match self {
             Self::Postgres15 => "postgresql (15 to 17)",

@@ -1,17 +1,17 @@
 //! Finds, starts and stops the database servers that the tests run on.
 //!
-//! Each kind of server is looked for in this order:
+//! For each kind of server, these are tried in order:
 //!
-//! 1. a URL in the environment, of an account that may make databases and users (`SEABED_TEST_POSTGRES_15_URL`, …);
+//! 1. a URL in the environment, for an account that may create databases and users (`SEABED_TEST_POSTGRES_15_URL`, …);
 //! 2. Docker, through testcontainers and the official images;
-//! 3. server programs on this machine, started on a data directory and a loopback port of their own;
-//! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` asks for it.
+//! 3. server programs on this machine, started on their own data directory and loopback port;
+//! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` names it.
 //!
-//! google-adk, which shares the tables, is installed with pip where there is Python, and its cases are ignored or failed in the
-//! same way otherwise.
+//! google-adk, which shares the tables, is installed with pip if there is Python. Otherwise its cases are ignored or
+//! fail in the same way.
 //!
-//! One server of a kind serves a whole run. Each test process makes a database of its own on it, and an account that may
-//! only SELECT, INSERT, UPDATE and DELETE, which is the one that the service under test uses.
+//! One server of each kind serves a whole run. Each test process creates its own database on it, and an account that
+//! may only SELECT, INSERT, UPDATE and DELETE. The service under test uses that account.
 
 mod adk;
 mod container;

@@ -1,4 +1,4 @@
-//! Servers that are installed on this machine, on a data directory and a loopback port of their own.
+//! Servers installed on this machine, run on their own data directory and loopback port.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -14,23 +14,23 @@ use crate::installed::candidates;
 use crate::server::ADMIN_PASSWORD;
 use crate::{Family, Kind};
 
-/// A running server. Its supervisor ends it, and removes its data, when the pipe that this process holds is closed: on
-/// [`stop`](Program::stop), and also when this process is killed.
+/// A running server. This process holds a pipe to the server's supervisor. When the pipe closes, by
+/// [`stop`](Program::stop) or because this process is killed, the supervisor ends the server and removes its data.
 #[derive(Debug)]
 pub(crate) struct Program {
     supervisor: Child,
     data: Option<TempDir>,
 }
 
-/// Runs "$2"… until standard input is closed, ends it with signal $0, and removes the folder $1. For each line that it reads
-/// it kills the server, with the processes that serve its connections, and starts it again.
+/// Runs "$2"… until standard input closes, then ends it with signal $0 and removes the folder $1. For each line that it
+/// reads, it kills the server, including the processes that serve its connections, and restarts it.
 const SUPERVISE: &str = r#"folder=$1; shift; "$@" &
 while read -r _; do kill -s KILL $(pgrep -P $!) $!; wait $!; sleep 0.2; "$@" & done
 kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
 
 impl Program {
-    /// Starts the newest installed server of `kind`, and gives the URL of its administrator. The server may not listen
-    /// yet.
+    /// Starts the newest installed server of `kind`, and returns the administrator's URL. The server may not accept
+    /// connections yet.
     pub(crate) async fn start(kind: Kind) -> anyhow::Result<(Self, String)> {
         let program = kind.program().with_context(|| format!("{} is not installed", kind.package()))?;
         match kind.family() {
@@ -96,7 +96,7 @@ impl Program {
         Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
     }
 
-    /// Kills the server and starts it again on its data.
+    /// Kills the server and restarts it on the same data.
     pub(crate) async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         let supervisor = self.supervisor.stdin.as_mut().context("the server was stopped")?;
         supervisor.write_all(b"again\n").await?;
@@ -112,7 +112,7 @@ impl Program {
     }
 }
 
-/// Who runs the server: PostgreSQL refuses root, so root becomes somebody else for it.
+/// The account that runs the server. PostgreSQL refuses to run as root, so root uses another account.
 struct Account(Option<&'static str>);
 
 impl Account {
@@ -135,7 +135,7 @@ impl Account {
         }
     }
 
-    /// A folder of the account's.
+    /// Creates a folder owned by the account.
     fn folder(&self) -> anyhow::Result<TempDir> {
         let folder = tempfile::Builder::new().prefix("seabed-server-").tempdir()?;
         if let Some(account) = self.0 {

@@ -1,4 +1,4 @@
-//! A proxy between a service and its server that counts what passes, and cuts or stalls it on request.
+//! A proxy between a service and its server that counts traffic, and cuts or stalls connections on request.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,33 +22,34 @@ pub struct Proxy {
     accepting: AbortHandle,
 }
 
-/// Where in a round trip a connection is cut, or goes silent.
+/// Where in a round trip a connection is cut, or falls silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
-    /// The server never sees the request.
+    /// The server never receives the request.
     BeforeRequest,
-    /// The server has carried it out, the client gets no answer.
+    /// The server has executed the request, but the client receives no reply.
     BeforeReply,
-    /// The client gets part of the answer.
+    /// The client receives part of the reply.
     WithinReply,
-    /// The server never sees the request, nor what comes after it, and the connection stays.
+    /// The server never receives the request, nor anything after it, and the connection stays open.
     RequestSwallowed,
-    /// The server has carried it out, the client gets no answer from then on, and the connection stays.
+    /// The server has executed the request, but the client receives nothing from then on, and the connection stays
+    /// open.
     ReplySwallowed,
 }
 
 impl Cut {
-    /// Those that end the connection.
+    /// The cuts that end the connection.
     pub const ENDS: [Self; 3] = [Self::BeforeRequest, Self::BeforeReply, Self::WithinReply];
-    /// Those that do not.
+    /// The cuts that keep it open.
     pub const SILENCES: [Self; 2] = [Self::RequestSwallowed, Self::ReplySwallowed];
 }
 
-/// What all connections of a proxy share.
+/// The state shared by all connections of a proxy.
 #[derive(Debug)]
 struct Line {
     family: Family,
-    /// Whether pings of the pool's are told from requests.
+    /// Whether to distinguish the pool's pings from requests.
     tells_pings: bool,
     traffic: Mutex<Traffic>,
     /// The next cuts, and how many requests pass before each.
@@ -56,23 +57,23 @@ struct Line {
     stalled: watch::Sender<bool>,
 }
 
-/// What has passed.
+/// The traffic that has passed.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic {
-    /// How often a client sent something and then waited for the server, the pool's pings aside.
+    /// How often a client sent something and then waited for the server, not counting the pool's pings.
     pub round_trips: usize,
-    /// The pool's pings: it sends one after each use of a connection, for which nobody waits.
+    /// The pool's pings. It sends one after each use of a connection, and no call waits for it.
     pub pings: usize,
     /// The statements that were sent or prepared, in order.
     pub statements: Vec<String>,
 }
 
 impl Proxy {
-    /// Starts a proxy to the server of `url`, and gives the URL through it. TLS is switched off, so that the messages can
-    /// be told apart.
+    /// Starts a proxy to the server at `url`, and returns a URL that goes through it. Disables TLS, so that the proxy
+    /// can distinguish messages.
     ///
     /// # Errors
-    /// When `url` has no host or no port can be had.
+    /// If `url` has no host, or no port is available.
     pub async fn start(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
         let (proxy, url) = Self::listen(family, url, true).await?;
         let mut url = Url::parse(&url)?;
@@ -84,7 +85,8 @@ impl Proxy {
         Ok((proxy, url.into()))
     }
 
-    /// The same with TLS where the server has it: what passes cannot be told apart, but cut and stalled.
+    /// Like [`start`](Self::start), but with TLS if the server supports it. The proxy cannot distinguish messages, but
+    /// can cut and stall connections.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
@@ -116,23 +118,23 @@ impl Proxy {
         Ok((proxy, url.into()))
     }
 
-    /// What has passed since the last call.
+    /// Returns the traffic since the last call.
     pub fn take(&self) -> Traffic {
         std::mem::take(&mut *lock(&self.line.traffic))
     }
 
-    /// Cuts the connections of requests, one after the other, each after so many that pass. Pings count in a
-    /// [`tunnel`](Self::tunnel) only.
+    /// Cuts the connections of requests, one after another, each after the given number of requests. Pings count as
+    /// requests only in a [`tunnel`](Self::tunnel).
     pub fn cut(&self, cuts: impl IntoIterator<Item = (usize, Cut)>) {
         *lock(&self.line.cuts) = cuts.into_iter().collect();
     }
 
-    /// Takes back the cuts that have not happened, and tells how many.
+    /// Cancels the cuts that have not happened, and returns their number.
     pub fn take_back_cuts(&self) -> usize {
         std::mem::take(&mut *lock(&self.line.cuts)).len()
     }
 
-    /// Forwards nothing, and ends no connection, until it is told otherwise.
+    /// While stalled, forwards nothing and closes no connection.
     pub fn stall(&self, stalled: bool) {
         self.line.stalled.send_replace(stalled);
     }
@@ -152,19 +154,19 @@ async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Line>) {
     while let Ok((client, _)) = listener.accept().await {
         let line = line.clone();
         tokio::spawn(async move {
-            // Whatever ends a connection on one side, the other side sees it end.
+            // However one side of a connection ends, the other side sees it end.
             let _: anyhow::Result<()> = forward(client, server, &line).await;
         });
     }
 }
 
-/// How much of what was read is handed on.
+/// How much of what was read is forwarded.
 enum Passes {
-    /// And the connection goes on.
+    /// All of it, and the connection stays open.
     All,
-    /// And the connection ends.
+    /// Only so many bytes, and the connection ends.
     Only(usize),
-    /// And so with all that comes.
+    /// Nothing of it, nor of what follows; the connection stays open.
     NoMore,
 }
 
@@ -174,7 +176,7 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // What the client has sent since the server last answered, and how the answer is to be cut.
+    // What the client has sent since the server's last reply, and how to cut the reply.
     let request = Mutex::new((Vec::new(), None));
     let requests = copy(line, from_client, to_server, |bytes| -> Passes {
         let (sent, cut) = &mut *lock(&request);
@@ -240,7 +242,7 @@ impl Line {
         }
     }
 
-    /// Whether the request that comes now is to be cut.
+    /// Returns how to cut the current request, if at all.
     fn next_cut(&self) -> Option<Cut> {
         let mut planned = lock(&self.cuts);
         let (passed, _) = planned.front_mut()?;
@@ -279,7 +281,8 @@ impl Traffic {
     }
 }
 
-/// The statements in a series of messages: a letter, a length of four bytes that counts itself, and the content.
+/// Returns the statements in a series of messages, each a letter, a four-byte length that includes itself, and the
+/// content.
 fn postgres_statements(mut request: &[u8]) -> Vec<String> {
     let mut statements = Vec::new();
     while let [kind, a, b, c, d, rest @ ..] = request {
@@ -299,7 +302,7 @@ fn postgres_statements(mut request: &[u8]) -> Vec<String> {
     statements
 }
 
-/// The statement in a packet: a length of three bytes, a number, a command, and the text.
+/// Returns the statement in a packet: a three-byte length, a number, a command, and the text.
 fn mysql_statements(request: &[u8]) -> Vec<String> {
     match request {
         [_, _, _, 0, COM_QUERY | COM_STMT_PREPARE, text @ ..] => vec![String::from_utf8_lossy(text).into_owned()],

@@ -1,4 +1,4 @@
-//! What each target made of its cases, as a table.
+//! A table of case outcomes per target.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use libtest_mimic::{Completion, Failed};
 
 use crate::{Kind, Servers};
 
-/// Counts the outcomes of cases by target. Clones count together.
+/// Counts the outcomes of cases by target. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Report(Arc<Mutex<BTreeMap<String, Counts>>>);
 
@@ -20,7 +20,7 @@ struct Counts {
 }
 
 impl Report {
-    /// Runs `case` of `target` and counts how it ends.
+    /// Runs `case` of `target` and counts its outcome.
     ///
     /// # Errors
     /// Those of the case; a panic becomes a failure.
@@ -37,7 +37,7 @@ impl Report {
         outcome
     }
 
-    /// One line for each target that had cases.
+    /// Returns the table: one line for each target that had cases.
     pub fn table(&self, servers: &Servers) -> String {
         let mut table = format!(
             "{:<14} {:<22} {:>6} {:>6} {:>7}  {}\n",

@@ -17,16 +17,16 @@ pub(crate) const ADMIN_PASSWORD: &str = "harness-admin";
 /// How long a server may take to start, on a slow machine.
 const START_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Why there is no server of a kind, or no google-adk.
+/// Why no server of a kind, or no google-adk, is available.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
     /// What was tried, and what to install.
     pub reason: String,
-    /// Whether `SEABED_REQUIRE` asks for it, so that its cases fail.
+    /// Whether `SEABED_REQUIRE` names it, so that its cases fail.
     pub required: bool,
 }
 
-/// The servers, each started when it is first asked for.
+/// The servers, each started on first use.
 #[derive(Debug)]
 pub struct Servers(HashMap<Kind, OnceCell<Result<Server, Unavailable>>>);
 
@@ -39,7 +39,7 @@ pub struct Server {
     database: Arc<Database>,
 }
 
-/// How a server was got, and what to stop.
+/// Where a server came from, and what to stop.
 #[derive(Debug)]
 enum Origin {
     Environment(String),
@@ -54,10 +54,10 @@ impl Default for Servers {
 }
 
 impl Servers {
-    /// The database of this process on the server of `kind`.
+    /// Returns the database of this process on the server of `kind`.
     ///
     /// # Errors
-    /// [`Unavailable`] when no such server can be had.
+    /// [`Unavailable`] if no such server is available.
     pub async fn database(&self, kind: Kind) -> Result<Arc<Database>, Unavailable> {
         let server = self.0[&kind].get_or_init(|| async {
             Server::find(kind)
@@ -67,7 +67,7 @@ impl Servers {
         server.await.as_ref().map(|server| server.database.clone()).map_err(Clone::clone)
     }
 
-    /// Version and origin of the server of `kind`, if it was asked for.
+    /// Returns the version and origin of the server of `kind`, if it was used.
     pub fn describe(&self, kind: Kind) -> Option<(String, String)> {
         Some(match self.0[&kind].get()? {
             Ok(server) => (server.version.clone(), server.origin.describe(kind)),
@@ -75,10 +75,10 @@ impl Servers {
         })
     }
 
-    /// Removes the databases of this process, and stops what was started.
+    /// Removes the databases of this process, and stops the servers that it started.
     ///
     /// # Errors
-    /// The first thing that could not be removed or stopped, after all others were.
+    /// The first failure, after everything else was removed and stopped.
     pub async fn stop(self) -> anyhow::Result<()> {
         let mut outcome = Ok(());
         for server in self.0.into_values().filter_map(OnceCell::into_inner).flatten() {
@@ -88,32 +88,32 @@ impl Servers {
     }
 }
 
-/// Whether `SEABED_REQUIRE` asks for `kind`, or there is a URL for it, which then must work.
+/// Whether `SEABED_REQUIRE` names `kind`, or there is a URL for it, which then must work.
 fn required(kind: Kind) -> bool {
     std::env::var_os(kind.variable()).is_some() || is_required(kind.name())
 }
 
-/// Whether `SEABED_REQUIRE` holds `all` or `name`, separated by commas.
+/// Whether the comma-separated list `SEABED_REQUIRE` contains `all` or `name`.
 pub(crate) fn is_required(name: &str) -> bool {
     let required = std::env::var("SEABED_REQUIRE").unwrap_or_default();
     required.split(',').map(str::trim).any(|required| required == "all" || required == name)
 }
 
 impl Server {
-    /// A server that nobody else uses, so that it can be killed.
+    /// Starts a server that nothing else uses, so that it can be killed.
     ///
     /// # Errors
-    /// When none can be had.
+    /// If none is available.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
         Self::find(kind).await
     }
 
-    /// The database of this process.
+    /// Returns the database of this process.
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Its version.
+    /// Returns the server's version.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -123,10 +123,10 @@ impl Server {
         !matches!(self.origin, Origin::Environment(_))
     }
 
-    /// Kills the server at once, starts it again on its data, and waits until it answers.
+    /// Kills the server, restarts it on the same data, and waits until it replies.
     ///
     /// # Errors
-    /// When it is not ours to kill, or does not come back.
+    /// If this process did not start the server, or the server does not restart.
     pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         match &mut self.origin {
             Origin::Environment(variable) => anyhow::bail!("the server of {variable} is not ours to kill"),
@@ -136,10 +136,10 @@ impl Server {
         wait_until_ready(&self.database.admin_url()?).await.map(drop)
     }
 
-    /// Removes the database of this process, and stops what was started.
+    /// Removes the database of this process, and stops the server if this process started it.
     ///
     /// # Errors
-    /// When that fails.
+    /// If that fails.
     pub async fn stop(self) -> anyhow::Result<()> {
         match self.origin {
             Origin::Environment(_) => self.database.remove().await,
@@ -181,7 +181,7 @@ impl Origin {
     }
 }
 
-/// Asks for the version until there is an answer.
+/// Queries the version until there is a reply.
 async fn wait_until_ready(url: &str) -> anyhow::Result<String> {
     let started = Instant::now();
     loop {

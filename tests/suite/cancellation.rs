@@ -1,4 +1,4 @@
-//! Dropped calls: everything of them is stored or nothing, and the pool stays clean.
+//! Dropped calls are stored entirely or not at all, and the pool stays clean.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -50,7 +50,7 @@ const OPERATIONS: [Operation; 9] = [
     Operation::CheckHealth,
 ];
 
-/// More polls than any call takes, at a pause between them in which the server gets on.
+/// More polls than any call needs, with pauses in which the server makes progress.
 const POLLS: usize = 400;
 
 fn alice() -> seabed::Result<UserKey> {
@@ -61,7 +61,7 @@ fn key(id: &str) -> seabed::Result<SessionKey> {
     Ok(alice()?.session(SessionId::try_new(id)?))
 }
 
-/// An append that leaves a trace in each table.
+/// Builds an append that leaves a trace in each table.
 fn append(key: &SessionKey, mark: &str) -> AppendEvent {
     let delta = State::new().with(mark, 1).with(format!("user:{mark}"), 1).with(format!("app:{mark}"), 1);
     AppendEvent::new(key.clone(), Event::new("user").with_id(mark).with_state_delta(delta), ExpectedRevision::Any)
@@ -87,7 +87,7 @@ async fn call(service: &dyn SessionService, operation: Operation, mark: &str) ->
     }
 }
 
-/// Polls `call` so many times, then drops it; whether it was done by then.
+/// Polls `call` up to `polls` times, then drops it. Returns its result if it was done by then.
 async fn drop_after<T>(polls: usize, pause: Duration, call: impl Future<Output = T>) -> Option<T> {
     let mut call: Pin<Box<_>> = Box::pin(call);
     for _ in 0..polls {
@@ -99,7 +99,7 @@ async fn drop_after<T>(polls: usize, pause: Duration, call: impl Future<Output =
     None
 }
 
-/// What a dropped call did is there as a whole, or not at all.
+/// Checks that the effects of a dropped call are stored entirely or not at all.
 async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &str) -> anyhow::Result<()> {
     let lasting = observer.get_session(GetSession::new(key("lasting")?)).await?.context("no session")?;
     match operation {
@@ -111,7 +111,8 @@ async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &
             }
         }
         Operation::Create => {
-            // The session first: its app state may be there when it is looked for then, but not the other way round.
+            // Reads the app state before the session: if the create finishes in between, that cannot look like app
+            // state without a session.
             let app = lasting.state.get(&format!("app:{mark}")).is_some();
             let session = observer.get_session(GetSession::new(key(mark)?)).await?;
             ensure!(session.is_some() || !app, "{mark}: app state without session");
@@ -128,7 +129,7 @@ async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &
     Ok(())
 }
 
-/// A session to append to, and one to delete.
+/// Creates a session to append to, and one to delete.
 async fn prepare(observer: &DynSessionService) -> anyhow::Result<()> {
     for id in ["lasting", "deleted"] {
         let key = key(id)?;
@@ -155,11 +156,11 @@ async fn a_call_may_be_dropped_at_any_of_its_polls(fixture: &Fixture) -> anyhow:
                     let mark = format!("{operation:?}-{polls}-{fast}");
                     let pause = Duration::from_micros(if polls % 2 == 0 { 50 } else { 300 });
                     done = drop_after(polls, pause, call(&service, operation, &mark)).await;
-                    // The one connection serves this when what was dropped has given it back.
+                    // The only connection serves this once the dropped call has returned it.
                     service.get_app_state(&AppName::try_new("app")?).await?;
                     check_whole(&observer, operation, &mark).await?;
                     if matches!(operation, Operation::Create | Operation::Append | Operation::Delete) {
-                        // One write comes after the other: what was dropped is over now.
+                        // Writes run one after another, so the dropped one is over now.
                         service.delete_session(&key("none")?).await?;
                     }
                     fixture.no_open_transaction().await.with_context(|| mark.clone())?;
@@ -177,7 +178,7 @@ async fn a_call_may_be_dropped_at_any_of_its_polls(fixture: &Fixture) -> anyhow:
     with_dialect!(fixture, check)
 }
 
-/// Then the caller rolls back, as is documented, and nothing of it is stored.
+/// After the drop the caller rolls back, as documented, and nothing of the append is stored.
 async fn an_append_to_a_transaction_of_its_caller_may_be_dropped(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         let observer = fixture.service().await?;
@@ -224,7 +225,7 @@ async fn a_task_may_be_aborted_during_a_call(fixture: &Fixture) -> anyhow::Resul
     fixture.no_transaction_stays_open().await
 }
 
-/// Writes that wait together are carried out by one of them, or so it may seem; whoever goes away takes nobody along.
+/// Waiting writes may be executed by one of their callers. Dropping any caller must not affect the others.
 async fn a_dropped_call_leaves_its_group_alone(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     prepare(&service).await?;

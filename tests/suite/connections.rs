@@ -1,4 +1,4 @@
-//! Connecting: what goes wrong is told with what to do, and without the password.
+//! Connection errors say what to do, and do not contain the password.
 
 use anyhow::{Context as _, ensure};
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
@@ -21,7 +21,7 @@ crate::database_cases! {
     ],
 }
 
-/// The whole chain of an error, in both of its forms.
+/// Returns the whole chain of an error, in its `Display` and `Debug` forms.
 fn told(error: &Error) -> String {
     let first: Option<&dyn std::error::Error> = Some(error);
     let chain = std::iter::successors(first, |error| error.source());
@@ -95,7 +95,7 @@ async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Resu
     Ok(())
 }
 
-/// Law 8: the suite runs as an account that could not issue DDL if the service tried.
+/// Law 8: the suite runs with an account that could not issue DDL if the service tried.
 async fn the_service_account_may_not_change_tables(fixture: &Fixture) -> anyhow::Result<()> {
     use seabed::sea_orm::ConnectionTrait;
     let service = fixture.migrated().await?;
@@ -118,7 +118,7 @@ async fn connections_are_set_up_as_promised(fixture: &Fixture) -> anyhow::Result
             ("@@session.transaction_isolation", "READ-COMMITTED"),
             ("@@session.time_zone", "+00:00"),
             ("CAST(@@session.autocommit = 1 AS CHAR)", "1"),
-            // caching_sha2_password sends the password through TLS.
+            // caching_sha2_password sends the password over TLS.
             (
                 "(SELECT CAST(variable_value <> '' AS CHAR) FROM performance_schema.session_status \
                  WHERE variable_name = 'Ssl_cipher')",

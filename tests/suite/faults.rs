@@ -1,5 +1,5 @@
-//! Connections that are cut, servers that hang, locks and pools that others hold: what was asked for happens once, or not, and
-//! the caller is told within the time that was promised.
+//! Cut connections, hanging servers, and locks and pools held by others: a call takes effect once or not at all, and
+//! the caller gets its result within the promised time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ crate::database_cases! {
     ],
 }
 
-/// A service on `url` with options of its own, whatever the database.
+/// Connects a service to `url` with its own options, whatever the database.
 async fn connect(fixture: &Fixture, url: &str, set: impl Fn(Limits) -> Limits) -> anyhow::Result<DynSessionService> {
     async fn of<D: Dialect>(url: &str, limits: Limits) -> seabed::Result<SqlSessionService<D>> {
         let options: ConnectOptions<D> = url.parse()?;
@@ -91,7 +91,7 @@ fn append(key: &SessionKey, event: Event) -> AppendEvent {
     AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
 }
 
-/// A service behind a proxy on one connection, and a session.
+/// Creates a service that uses one connection through a proxy, and a session.
 async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionService, DynSessionService, SessionKey)> {
     let direct = fixture.migrated().await?;
     let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
@@ -100,20 +100,20 @@ async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionSer
     Ok((proxy, service, direct, key))
 }
 
-/// Cuts the first, second, … round trip of a call in each way that ends a connection, until a call needs no more of them; then
-/// two of them.
+/// Cuts the first, second, … round trip of a call in each way that ends a connection, until the call has fewer round
+/// trips than that. Then cuts two of them.
 async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let twice = [(Cut::BeforeReply, 1..20)];
     sweep_with(proxy, Cut::ENDS.map(|cut| (cut, 0..1)).into_iter().chain(twice), call).await
 }
 
-/// The same with other cuts, and the distances to a second one; 0 for none.
+/// Like [`sweep`] with other cuts, and the distances to a second cut; 0 for none.
 async fn sweep_with(
     proxy: &Proxy,
     cuts: impl IntoIterator<Item = (Cut, Range<usize>)>,
     call: impl AsyncFn(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    // The statements are prepared.
+    // The first call prepares the statements.
     call(0).await?;
     let mut number = 0;
     for (cut, again) in cuts {
@@ -122,7 +122,7 @@ async fn sweep_with(
             let mut left = 0;
             for again in again.clone() {
                 number += 1;
-                // Whatever the last call left, such as a ping, has passed.
+                // Waits until anything that the last call left behind, such as a ping, has passed.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let second = (again > 0).then(|| (again - 1, cut));
                 proxy.cut([(passed, cut)].into_iter().chain(second));
@@ -139,7 +139,8 @@ async fn sweep_with(
     Ok(())
 }
 
-/// Whatever breaks, the service looks for itself what became of the event: the caller is told, and it is there once.
+/// Whatever breaks, the service itself looks up whether the event was stored: the caller gets that result, and the
+/// event is stored once.
 async fn a_cut_append_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
     let (proxy, service, direct, key) = behind_proxy(fixture).await?;
     sweep(&proxy, async |number| {
@@ -161,7 +162,7 @@ async fn a_cut_append_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Resu
 
 async fn a_cut_create_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
     let (proxy, service, direct, _) = behind_proxy(fixture).await?;
-    // With state that sessions share, and without, which may take one statement.
+    // With shared state, and without, which may take a single statement.
     for shared in [true, false] {
         sweep(&proxy, async |number| {
             let key = alice()?.session(SessionId::try_new(format!("session-{number}-{shared}"))?);
@@ -209,9 +210,9 @@ async fn a_cut_read_is_read_again(fixture: &Fixture) -> anyhow::Result<()> {
     .await
 }
 
-/// Nothing comes through a connection any more, at whatever point of a transaction or statement. The calls are told or carried
-/// out within the timeout, and the pool, which has fewer places than there are such connections, has room for the next. (Some are
-/// left for the pool's own pings, which may meet a silence that was meant for a call.)
+/// A connection falls silent at any point of a transaction or statement. Calls finish or fail within the timeout, and
+/// the pool, which is smaller than the number of such connections, has room for the next call. (It has some spare room
+/// for its own pings, which may hit a silence meant for a call.)
 async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow::Result<()> {
     let direct = fixture.migrated().await?;
     let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
@@ -227,7 +228,8 @@ async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow
                 let delta = State::new().with("k", number as u64).with("user:k", number as u64);
                 service.append_event(append(&key, Event::new("user").with_state_delta(delta))).await.map(drop)
             };
-            // It waits for the connection no longer than for any other; unless it is its own new connection that falls silent.
+            // This read waits for the connection no longer than any other call, unless its own new connection falls
+            // silent.
             let read = || service.get_session(GetSession::new(key.clone()));
             let stored = match read().await {
                 Err(error) if error.backend_kind() == Some(BackendErrorKind::Unavailable) => read().await?,
@@ -247,7 +249,7 @@ async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow
     Ok(())
 }
 
-/// Nothing comes through any more when a connection is tested that goes back to the pool; its place is free all the same.
+/// A connection falls silent when the pool tests it on return. Its place in the pool is freed all the same.
 async fn a_connection_that_falls_silent_takes_no_place(fixture: &Fixture) -> anyhow::Result<()> {
     const PLACES: u32 = 3;
     let direct = fixture.migrated().await?;
@@ -257,7 +259,7 @@ async fn a_connection_that_falls_silent_takes_no_place(fixture: &Fixture) -> any
     let mut tested = 0;
     for _ in 0..4 * PLACES {
         service.append_event(append(&key, Event::new("user"))).await?;
-        // Nobody asks for anything, but for the test; unless that was sooner.
+        // The only request left is the pool's test of the connection, unless it came before the cut.
         proxy.cut([(0, Cut::RequestSwallowed)]);
         tokio::time::sleep(Duration::from_secs(3)).await;
         tested += u32::from(proxy.take_back_cuts() == 0);
@@ -270,7 +272,7 @@ async fn a_connection_that_falls_silent_takes_no_place(fixture: &Fixture) -> any
     Ok(())
 }
 
-/// Nothing comes through any more on the connections of calls that are dropped; the next call has a place at once.
+/// The connections of dropped calls fall silent. The next call gets a connection immediately.
 async fn a_dropped_call_takes_no_place(fixture: &Fixture) -> anyhow::Result<()> {
     const PLACES: u32 = 2;
     let direct = fixture.migrated().await?;
@@ -281,7 +283,7 @@ async fn a_dropped_call_takes_no_place(fixture: &Fixture) -> anyhow::Result<()> 
     let service = connect(fixture, &url, |limits| Limits { connections: PLACES, acquire, ..limits }).await?;
     let reads = || join_all((0..PLACES).map(|_| service.get_session(GetSession::new(key.clone()))));
     for silence in Cut::SILENCES {
-        // Each has its connection, and these are back in the pool.
+        // Each read has its own connection, and all are back in the pool.
         ensure!(reads().await.iter().all(Result::is_ok), "a read failed");
         tokio::time::sleep(Duration::from_millis(100)).await;
         proxy.cut([(0, silence); PLACES as usize]);
@@ -309,7 +311,7 @@ async fn connections_that_the_server_ends_are_replaced(fixture: &Fixture) -> any
                     "SELECT CAST(COALESCE(GROUP_CONCAT(id), '') AS CHAR) AS text FROM information_schema.processlist";
                 let ids = fixture.query_text(&format!("{list} WHERE user = '{account}'")).await?;
                 for id in ids.split(',') {
-                    // It may be gone by now.
+                    // The connection may already be gone.
                     let _ = fixture.admin.execute_unprepared(&format!("KILL {id}")).await;
                 }
                 ids.split(',').count() as u64
@@ -324,7 +326,7 @@ async fn connections_that_the_server_ends_are_replaced(fixture: &Fixture) -> any
     Ok(())
 }
 
-/// A statement that was prepared before may be refused once on each connection, and not for ever.
+/// The server may reject a previously prepared statement once on each connection, but not again and again.
 async fn tables_may_change_under_a_service(fixture: &Fixture) -> anyhow::Result<()> {
     const PLACES: u32 = 2;
     let direct = fixture.migrated().await?;
@@ -344,20 +346,20 @@ async fn tables_may_change_under_a_service(fixture: &Fixture) -> anyhow::Result<
     Ok(())
 }
 
-/// Within the timeout of the caller's own, and within that of the service.
+/// Within the caller's own timeout, and within that of the service.
 async fn a_server_that_hangs_is_told_within_the_timeout(fixture: &Fixture) -> anyhow::Result<()> {
     let direct = fixture.migrated().await?;
     let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
     let timeout = Duration::from_millis(700);
     let service = connect(fixture, &url, |limits| Limits { statement: timeout, acquire: timeout, ..limits }).await?;
     let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
-    // Several connections, which then hang in the middle of their work and not while they are made.
+    // Opens several connections first, so that they hang during the work and not while they are opened.
     let warm = join_all((0..4).map(|_| service.append_event(append(&key, Event::new("user"))))).await;
     ensure!(warm.iter().all(Result::is_ok), "{warm:?}");
     proxy.stall(true);
     let call = service.append_event(append(&key, Event::new("user").with_id("given up")));
     ensure!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
-    // Far more than the limits that were set, far less than the defaults.
+    // Far more than the configured limits, far less than the defaults.
     let patience = Duration::from_secs(15);
     let calls = async {
         let appended = service.append_event(append(&key, Event::new("user").with_id("hung"))).await;
@@ -371,7 +373,7 @@ async fn a_server_that_hangs_is_told_within_the_timeout(fixture: &Fixture) -> an
         ensure!(error.is_retryable(), "{error:?}");
     }
     proxy.stall(false);
-    // What hung is stored once or not at all, and then once.
+    // The hung event was stored once or not at all; after this it is stored once.
     let again = service.append_event(append(&key, Event::new("user").with_id("hung").with_timestamp(1.0))).await;
     ensure!(!matches!(&again, Err(error) if error.is_retryable()), "{again:?}");
     let session = direct.get_session(GetSession::new(key)).await?.context("no session")?;
@@ -379,7 +381,7 @@ async fn a_server_that_hangs_is_told_within_the_timeout(fixture: &Fixture) -> an
     Ok(())
 }
 
-/// Calls that hang keep their places in the pool no longer than promised.
+/// Hanging calls keep their places in the pool no longer than promised.
 async fn a_hung_server_does_not_use_up_the_pool(fixture: &Fixture) -> anyhow::Result<()> {
     let direct = fixture.migrated().await?;
     let (proxy, url) = Proxy::tunnel(family(fixture), &fixture.service_url).await?;
@@ -391,7 +393,7 @@ async fn a_hung_server_does_not_use_up_the_pool(fixture: &Fixture) -> anyhow::Re
     proxy.stall(true);
     let hung = join_all((0..4).map(|_| service.delete_session(&key))).await;
     ensure!(hung.iter().all(Result::is_err), "{hung:?}");
-    // The stalled connections stay stalled, as behind a network that swallows packets; new ones go another way.
+    // The stalled connections stay stalled, as behind a network that drops packets; new connections take another route.
     let started = Instant::now();
     proxy.stall(false);
     while reads().await.iter().any(Result::is_err) {
@@ -407,7 +409,7 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     holder.execute_unprepared("SELECT state FROM app_states FOR UPDATE").await?;
     let event = Event::new("user").with_state_delta(State::new().with("app:k", 1));
     let call = service.append_event(append(&key, event.clone()));
-    // Twice the servers' lock timeout, and what is between; far less than for ever.
+    // Twice the servers' lock timeout plus the time in between; far less than forever.
     let outcome = tokio::time::timeout(Duration::from_mins(1), call).await.context("the call waits for ever")?;
     let kind = outcome.as_ref().err().and_then(Error::backend_kind);
     ensure!(kind == Some(BackendErrorKind::Contention), "{outcome:?}");
@@ -418,7 +420,7 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// The server is only slow, and goes on with what nobody waits for any more.
+/// The server is only slow, and continues the work after its caller has gone.
 async fn a_transaction_that_takes_too_long_is_rolled_back(fixture: &Fixture) -> anyhow::Result<()> {
     let direct = fixture.migrated().await?;
     let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
@@ -437,7 +439,8 @@ async fn a_transaction_that_takes_too_long_is_rolled_back(fixture: &Fixture) -> 
     fixture.no_transaction_stays_open().await
 }
 
-/// What the database refuses is not stored, also where a statement commits by itself: nobody is told that it may be.
+/// A write that the database rejects is not stored, even where a statement commits by itself. The caller must not get
+/// an unknown outcome.
 async fn a_write_that_the_database_refuses_is_not_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let request = CreateSession::new(alice()?);
@@ -449,7 +452,7 @@ async fn a_write_that_the_database_refuses_is_not_in_doubt(fixture: &Fixture) ->
     Ok(())
 }
 
-/// A foreign transaction locks the app first and the session then.
+/// Another transaction locks the app first, then the session.
 async fn a_deadlock_with_others_is_survived(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
@@ -462,7 +465,7 @@ async fn a_deadlock_with_others_is_survived(fixture: &Fixture) -> anyhow::Result
             let (service, request) = (service.clone(), append(&key, event));
             async move { service.append_event(request).await }
         });
-        // Long enough for the append to hold its session and wait for the app.
+        // Long enough for the append to lock its session and wait for the app.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let deadlock = other.execute_unprepared("SELECT state FROM sessions FOR UPDATE").await;
         other.rollback().await.or_else(|error| if deadlock.is_err() { Ok(()) } else { Err(error) })?;
@@ -496,7 +499,7 @@ async fn an_exhausted_pool_is_unavailable(fixture: &Fixture) -> anyhow::Result<(
     with_dialect!(fixture, check)
 }
 
-/// `max_page_count` is SQLite's own limit on the size of a file, and ends in the error of a full disk.
+/// `max_page_count` is SQLite's own limit on the file size, and produces the error of a full disk.
 async fn a_full_disk_stores_nothing_and_is_told(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
     let pool = fixture.service_url.parse::<seabed::SqliteOptions>()?.with_max_connections(1).open().await?;
@@ -562,16 +565,16 @@ async fn a_database_that_stays_locked_is_contention(fixture: &Fixture) -> anyhow
     Ok(())
 }
 
-/// It ends with its only connection, which must not be closed.
+/// The database ends with its only connection, which must therefore stay open.
 async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Result<()> {
-    // One that opens no connection before it is wanted.
+    // This pool opens no connection before one is needed.
     let mut options = seabed::sea_orm::ConnectOptions::new("sqlite::memory:");
     options.max_connections(1).min_connections(0);
     let pool = Database::connect(options).await?;
     seabed::migrate(&pool).await?;
     let polls = 60;
     for dropped in 0..polls {
-        // The connection is back in the pool, which tests it when it hands it out.
+        // Waits until the connection is back in the pool, which tests it when it hands it out.
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut opened = Box::pin(SqliteSessionService::from_connection(pool.clone()));
         for _ in 0..dropped {
@@ -598,7 +601,7 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
             tokio::time::sleep(Duration::from_micros(20)).await;
         }
     }
-    // Far more than can be stored in that time.
+    // Far more data than can be stored in that time.
     let hasty = service.clone().with_statement_timeout(Duration::from_millis(1));
     let large = Event::new("user").with_content("large".repeat(2_000_000));
     let mut given_up = 0;
@@ -612,7 +615,7 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// It still holds the connection of its last call.
+/// The service still holds the connection of its last call.
 async fn a_service_may_outlive_its_runtime(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
     let url = fixture.service_url.clone();
@@ -631,7 +634,8 @@ async fn a_service_may_outlive_its_runtime(fixture: &Fixture) -> anyhow::Result<
     joined.map_err(|_| anyhow::anyhow!("it panicked"))?
 }
 
-/// Its event is inserted, and then its session is not to be changed, for a reason that looks like that of an event which is there.
+/// The event is inserted, and then a trigger rejects the update of the session, with an error that looks like a
+/// duplicate event.
 async fn an_append_that_a_trigger_refuses_leaves_nothing(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
@@ -650,7 +654,7 @@ async fn an_append_that_a_trigger_refuses_leaves_nothing(fixture: &Fixture) -> a
     Ok(())
 }
 
-/// Somebody else keeps a connection of the pool.
+/// Another user keeps a connection of the pool.
 async fn closing_does_not_wait_for_ever(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, _: &Fixture) -> anyhow::Result<()> {
         let service = service.with_statement_timeout(Duration::from_millis(300));
@@ -677,7 +681,7 @@ async fn a_closed_service_has_carried_out_what_it_accepted(fixture: &Fixture) ->
         service.append_event(append(&key, Event::new("user").with_state_delta(delta)))
     });
     let mut calls = Box::pin(join_all(calls));
-    // Each is accepted when it is polled first.
+    // Each call is accepted on its first poll.
     ensure!(futures_util::poll!(&mut calls).is_pending());
     let (outcomes, closed) = tokio::join!(calls, service.close());
     closed?;
@@ -715,7 +719,7 @@ async fn a_service_may_be_dropped_while_calls_run(fixture: &Fixture) -> anyhow::
             outcome?;
         }
     }
-    // What had begun goes on; then each event has its key, and each key its event.
+    // Calls that have begun continue; then each event has its key, and each key its event.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let session = observer.get_session(GetSession::new(key)).await?.context("no session")?;
     ensure!(session.events.len() == session.state.len(), "{session:?}");

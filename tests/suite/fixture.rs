@@ -1,4 +1,4 @@
-//! A database of one case.
+//! The database of one case.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use crate::targets::sqlite_url;
 
-/// A new database, and a pool of its administrator.
+/// A new database, and an administrator's pool.
 pub(crate) struct Fixture {
     pub(crate) admin: DatabaseConnection,
-    /// For the service: on servers, of an account that may only read and write rows.
+    /// For the service; on servers, the URL of an account that may only read and write rows.
     pub(crate) service_url: String,
     /// For migrations.
     pub(crate) admin_url: String,
@@ -53,7 +53,7 @@ impl Fixture {
         })
     }
 
-    /// The server, if it is one.
+    /// Returns the server database; `None` for a file.
     pub(crate) fn database(&self) -> Option<&Database> {
         match &self.store {
             Store::Server(database) => Some(database),
@@ -61,13 +61,13 @@ impl Fixture {
         }
     }
 
-    /// The tables, the rights, and a service.
+    /// Creates the tables, grants the privileges, and connects a service.
     pub(crate) async fn migrated(&self) -> anyhow::Result<DynSessionService> {
         seabed::migrate(&self.admin).await?;
         self.service().await
     }
 
-    /// A service on the tables that are there.
+    /// Connects a service to the existing tables.
     pub(crate) async fn service(&self) -> anyhow::Result<DynSessionService> {
         if let Store::Server(database) = &self.store {
             database.grant(&self.admin).await?;
@@ -75,7 +75,7 @@ impl Fixture {
         Ok(seabed::connect(&self.service_url).await?)
     }
 
-    /// Runs statements that are separated by semicolons at the ends of lines.
+    /// Runs statements separated by semicolons at line ends.
     pub(crate) async fn execute(&self, statements: &str) -> anyhow::Result<()> {
         for statement in statements.split(";\n") {
             self.admin.execute_unprepared(statement).await?;
@@ -83,12 +83,12 @@ impl Fixture {
         Ok(())
     }
 
-    /// The column `text` of the one row of a query.
+    /// Returns the column `text` of a query's only row.
     pub(crate) async fn query_text(&self, query: &str) -> anyhow::Result<String> {
         query_text(&self.admin, query).await
     }
 
-    /// A transaction of somebody else's that may write; on SQLite, nobody else may then.
+    /// Begins another user's write transaction; on SQLite, it keeps all other writers out.
     pub(crate) async fn begin_write(&self) -> Result<DatabaseTransaction, DbErr> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -97,7 +97,7 @@ impl Fixture {
         self.admin.begin_with_options(options).await
     }
 
-    /// Fails if another connection to this database is in a transaction and does nothing, or keeps writers out.
+    /// Fails if another connection to this database is idle in a transaction, or blocks writers.
     pub(crate) async fn no_open_transaction(&self) -> anyhow::Result<()> {
         let open = match self.kind.map(Kind::family) {
             Some(Family::Postgres) => {
@@ -120,7 +120,8 @@ impl Fixture {
         Ok(())
     }
 
-    /// The same, once what had begun and goes on by itself has had time to end.
+    /// Like [`no_open_transaction`](Self::no_open_transaction), but first gives work that continues in the background
+    /// time to end.
     pub(crate) async fn no_transaction_stays_open(&self) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
@@ -133,7 +134,7 @@ impl Fixture {
         }
     }
 
-    /// What google-adk makes in an empty database of this kind.
+    /// Returns the statements with which google-adk creates its tables in an empty database of this kind.
     pub(crate) fn adk_schema_v1(&self) -> &'static str {
         match self.kind.map(Kind::family) {
             Some(Family::Postgres) => include_str!("../adk/postgres_v1.sql"),
@@ -151,13 +152,13 @@ impl Fixture {
     }
 }
 
-/// The column `text` of the one row of a query on a pool.
+/// Returns the column `text` of a query's only row, on a pool.
 pub(crate) async fn query_text(pool: &DatabaseConnection, query: &str) -> anyhow::Result<String> {
     let row = pool.query_one_raw(Statement::from_string(pool.get_database_backend(), query)).await?;
     Ok(row.context("no row")?.try_get("", "text")?)
 }
 
-/// Calls a function that is generic over the dialect with the fixture's.
+/// Calls a function that is generic over the dialect with the fixture's dialect.
 macro_rules! with_dialect {
     ($fixture:expr, $function:ident) => {
         match $fixture.kind.map(seabed_tests::Kind::family) {

@@ -1,4 +1,4 @@
-//! Writes that wait together and are committed together: none of them pays for another.
+//! Writes that wait together and are committed in one batch do not affect each other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ async fn create(service: &DynSessionService, app: &str, count: usize) -> anyhow:
     try_join_all(requests).await
 }
 
-/// The state of one app cannot be decoded; appends to it wait and go with those to another.
+/// The state of one app cannot be decoded. Appends to it are batched with those to another app.
 async fn a_write_that_fails_fails_alone(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let (sound, broken) = (create(&service, "sound", 40).await?, create(&service, "broken", 8).await?);
@@ -107,7 +107,7 @@ async fn refusals_and_replays_do_not_touch_their_neighbours(fixture: &Fixture) -
     Ok(())
 }
 
-/// More than wait at once, so that some wait for room.
+/// More writes than the queue holds, so that some wait for room.
 async fn thousands_of_waiting_writes_are_all_stored(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 8).await?;
@@ -148,7 +148,8 @@ async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> an
     Ok(())
 }
 
-/// They gather while another is under way. The first needs no look at its session, and moves it past the times of the others.
+/// The writes queue up while another is in progress. The first one needs no read of its session, and moves it past the
+/// times of the others.
 async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 2).await?;
@@ -167,7 +168,7 @@ async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) ->
     Ok(())
 }
 
-/// Also where ANALYZE has seen few sessions, and the planner thinks that it may as well read all.
+/// Even if ANALYZE has seen few sessions, and the planner prefers to read the whole table.
 async fn a_group_looks_each_session_up(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         let key = [Column::AppName, Column::UserId, Column::Id];
@@ -185,7 +186,7 @@ async fn a_group_looks_each_session_up(fixture: &Fixture) -> anyhow::Result<()> 
     with_dialect!(fixture, check)
 }
 
-/// Two services, which only the database keeps apart, and appends that look at nothing before.
+/// Two services, coordinated only by the database, and appends that read nothing before they write.
 async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Result<()> {
     const WRITERS: usize = 6;
     const WINS: usize = 60;
@@ -216,9 +217,10 @@ async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Resul
     Ok(())
 }
 
-/// Somebody else's transaction holds a session. What waits for it must not keep others waiting, in one group or in the queue.
+/// Another transaction holds a session. Writes that wait for it must not block others, neither in the same batch nor in
+/// the queue.
 async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Result<()> {
-    /// As many as groups may be under way: if one of them waited, all would.
+    /// As many as there may be concurrent batches: if batches waited for locks, no batch would be left for other writes.
     const LOCKED: usize = 8;
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 40).await?;
@@ -232,12 +234,12 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
     for key in locked {
         let (service, key) = (service.clone(), key.clone());
         waiting.spawn(async move { service.append_event(append(&key, Event::new("user"))).await });
-        // Long enough for it to be under way, in a group of its own.
+        // Long enough for it to start, in its own batch.
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     for _ in 0..5 {
         let calls = try_join_all(free.iter().map(|key| service.append_event(append(key, Event::new("user")))));
-        // Less than the limit on the wait for a lock, and far more than it takes.
+        // Less than the lock timeout, and far more than the calls need.
         tokio::time::timeout(Duration::from_secs(8), calls).await.context("the others wait for the lock")??;
     }
     ensure!(waiting.try_join_next().is_none(), "an append passed the lock");
@@ -248,7 +250,7 @@ async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// The first of two calls waits for an app row that somebody else holds; the second wants only the session.
+/// The first of two calls waits for an app row held by another transaction; the second needs only the session.
 async fn writes_to_one_session_keep_their_order(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 2).await?;
@@ -262,7 +264,7 @@ async fn writes_to_one_session_keep_their_order(fixture: &Fixture) -> anyhow::Re
         let event = Event::new("user").with_id(id).with_state_delta(delta);
         let (service, request) = (service.clone(), append(key, event));
         calls.spawn(async move { (id, service.append_event(request).await) });
-        // In this order, and long enough for one that does not wait to be done.
+        // Starts them in this order, with enough time for a call that does not wait to finish.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let passed = calls.try_join_next();
@@ -277,7 +279,7 @@ async fn writes_to_one_session_keep_their_order(fixture: &Fixture) -> anyhow::Re
     Ok(())
 }
 
-/// Somebody else makes the app's row after the create has begun, and before it could.
+/// Another transaction creates the app's row after the create has begun, and before it could do so itself.
 async fn a_create_tells_the_state_that_others_made_meanwhile(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let maker = fixture.admin.begin().await?;
@@ -289,7 +291,7 @@ async fn a_create_tells_the_state_that_others_made_meanwhile(fixture: &Fixture) 
         let request = CreateSession::new(UserKey::try_new("app", "alice")?);
         async move { service.create_session(request).await }
     });
-    // Long enough for it to meet the row.
+    // Long enough for the create to reach the row.
     tokio::time::sleep(Duration::from_millis(300)).await;
     ensure!(!create.is_finished(), "the create did not wait for the row");
     maker.commit().await?;
@@ -298,10 +300,10 @@ async fn a_create_tells_the_state_that_others_made_meanwhile(fixture: &Fixture) 
     Ok(())
 }
 
-/// Readers hand on their connections among themselves, but not for ever: here as many as the pool has connections, none of which
-/// is ever idle.
+/// Readers hand connections to each other, but not forever. Here there are as many readers as connections, and no
+/// connection is ever idle.
 async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Result<()> {
-    /// With more, connections are idle while others of these readers compute.
+    /// With more readers, connections are idle while others of them compute.
     const READERS: u32 = 2;
     let key = create(&fixture.migrated().await?, "app", 1).await?.remove(0);
     let patience = Duration::from_secs(2);
@@ -327,7 +329,7 @@ async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Resul
         });
     }
     for _ in 0..10 {
-        // Deletes are transactions on every server, and go through the pool.
+        // Deletes are transactions on every server, and use the pool.
         service.delete_session(&key.user().session(SessionId::try_new("none")?)).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -1,4 +1,4 @@
-//! google-adk on the same tables.
+//! google-adk and Seabed on the same tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -28,21 +28,21 @@ crate::database_cases! {
     ],
 }
 
-/// How long both write at once.
+/// How long both write concurrently.
 const WRITING: Duration = Duration::from_secs(10);
 
 fn key(session: &str) -> anyhow::Result<SessionKey> {
     Ok(SessionKey::try_new("app é", "Alice 🐢", session)?)
 }
 
-/// State of all scopes.
+/// State in all scopes.
 fn state(maker: &str) -> State {
     ["", "app:", "user:"].into_iter().fold(State::new(), |state, scope| {
         state.with(format!("{scope}by {maker}"), "é\u{2028}\"\\").with(format!("{scope}null"), serde_json::Value::Null)
     })
 }
 
-/// An event as google-adk takes it.
+/// An event in the form that google-adk accepts.
 fn event(id: &str) -> anyhow::Result<Json> {
     let event = Event::new("agent").with_id(id).with_invocation_id("run").with_state_delta(state(id));
     Ok(Json::from_serialize(&event)?)
@@ -59,7 +59,7 @@ async fn get(service: &DynSessionService, key: &SessionKey) -> anyhow::Result<Se
 
 type Fields = BTreeMap<String, Json>;
 
-/// What google-adk makes of fields that are missing.
+/// The values that google-adk fills in for missing fields.
 const DEFAULTS: [(&str, &str); 7] = [
     ("author", r#""""#),
     ("invocation_id", r#""""#),
@@ -70,8 +70,8 @@ const DEFAULTS: [(&str, &str); 7] = [
     ("actions.state_delta", "{}"),
 ];
 
-/// The fields of an event and of its actions, but for defaults and `temp:` keys. JSON values are equal however numbers are
-/// spelled, and jsonb spells them in its own way.
+/// Returns the fields of an event and of its actions, without defaults and `temp:` keys. JSON values are equal whatever
+/// the notation of numbers, and jsonb has its own.
 fn fields(event: &Json) -> anyhow::Result<Fields> {
     let mut fields: Fields = event.decode()?;
     let actions: Option<Fields> = fields.remove("actions").map(|actions| actions.decode()).transpose()?;
@@ -92,7 +92,7 @@ fn fields(event: &Json) -> anyhow::Result<Fields> {
     Ok(fields)
 }
 
-/// The keys under which two maps differ, with the beginnings of the values.
+/// Returns the keys under which two maps differ, with the beginnings of their values.
 fn differences<'a>(
     expected: impl IntoIterator<Item = (&'a String, &'a Json)>,
     found: impl IntoIterator<Item = (&'a String, &'a Json)>,
@@ -117,7 +117,7 @@ fn ids(events: &[Json]) -> anyhow::Result<Vec<String>> {
     events.iter().map(|event| Ok(event.decode::<Id>()?.id)).collect()
 }
 
-/// That the events are the same, in the same order.
+/// Checks that the events are the same, in the same order.
 fn expect_equal(expected: &[Json], found: &[Json]) -> anyhow::Result<()> {
     let names = ids(expected)?;
     ensure!(names == ids(found)?, "{names:?} became {:?}", ids(found)?);
@@ -129,7 +129,7 @@ fn expect_equal(expected: &[Json], found: &[Json]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a session on both sides, and sees that it is the same one.
+/// Reads a session through both, and checks that the results are equal.
 async fn expect_same(service: &DynSessionService, adk: &Peer, key: &SessionKey) -> anyhow::Result<Vec<Json>> {
     let ours = get(service, key).await?;
     let theirs = adk.get(key).await?.context("google-adk finds no session")?;
@@ -161,8 +161,9 @@ async fn everything_seabed_writes_is_read_by_google_adk(fixture: &Fixture) -> an
     adk.stop().await
 }
 
-/// It refuses events with keys that it does not know, such as `node_info`, so each side writes what 1.26 has. It also shows the
-/// time under which an event is stored for the event's own, so no event is at the time of another.
+/// google-adk 1.26 rejects events with keys that it does not know, such as `node_info`, so each side writes only what
+/// 1.26 has. It also returns the time under which an event is stored as the event's own, so no two events have the same
+/// time.
 async fn google_adk_1_26_reads_and_writes_what_it_knows(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let adk = ADK_1_26.start(&fixture.service_url).await?;
@@ -207,13 +208,13 @@ fn message(text: &str) -> serde_json::Value {
     json!({"role": "user", "parts": [{"text": text}]})
 }
 
-/// Two events at one moment, and a third before it: only their places tell the order.
+/// Two events with the same time, and a third with an earlier time: only their positions show the order.
 fn ambiguously_timed() -> impl Iterator<Item = Event> {
     let times = [1_700_000_000.25, 1_700_000_000.25, 1_600_000_000.5];
     times.into_iter().map(|seconds| Event::new("user").with_timestamp(seconds).with_content(message("when?")))
 }
 
-/// Events that are awkward for one side or the other, and not among google-adk's samples, at later times than those.
+/// Events that are difficult for one side or the other and not among google-adk's samples, with later times than those.
 fn own_events() -> anyhow::Result<Vec<Event>> {
     let text = "é e\u{301} עברית \u{20b9f} 👩\u{200d}👩\u{200d}👧 \u{2028} \"\\/\u{8}\t\n\u{1f}";
     let numbers = "[18446744073709551616, -9223372036854775809, 123456789012345678901234567890, 1e22, 0.1, \
@@ -241,7 +242,7 @@ fn own_events() -> anyhow::Result<Vec<Event>> {
     Ok(events.map(|(event, seconds)| event.with_timestamp(seconds.into())).collect())
 }
 
-/// On MySQL and MariaDB their columns have the server's default collation, and take different ids for one.
+/// On MySQL and MariaDB, their columns have the server's default collation, which treats different ids as equal.
 async fn tables_that_google_adk_made_serve_both(fixture: &Fixture) -> anyhow::Result<()> {
     let adk = ADK_2_13.start(&fixture.admin_url).await?;
     let (theirs, ours) = (key("theirs")?, key("ours")?);
@@ -269,7 +270,7 @@ async fn tables_that_google_adk_made_serve_both(fixture: &Fixture) -> anyhow::Re
     adk.stop().await
 }
 
-/// Appends whatever the session is at.
+/// Appends at any revision.
 async fn append(service: &DynSessionService, key: &SessionKey, id: &str) -> anyhow::Result<()> {
     service.append_event(AppendEvent::new(key.clone(), event(id)?.decode()?, ExpectedRevision::Any)).await?;
     Ok(())
@@ -301,7 +302,7 @@ async fn stale_writers_are_told_on_both_sides(fixture: &Fixture) -> anyhow::Resu
     adk.stop().await
 }
 
-/// What `writer` appends to a session until `end`, and how often it met a conflict.
+/// Appends to a session as `writer` until `end`. Returns what was acknowledged, and the number of conflicts.
 async fn write(
     service: &DynSessionService,
     key: &SessionKey,
@@ -324,7 +325,7 @@ async fn write(
             }
             Err(error) => return Err(error.into()),
         }
-        // As long as it took, or else google-adk, which is slower, hardly gets its turn.
+        // Pauses as long as the append took; otherwise google-adk, which is slower, hardly gets a turn.
         tokio::time::sleep(start.elapsed()).await;
     }
     Ok((acknowledged, conflicts))
@@ -369,10 +370,10 @@ async fn both_write_at_once(fixture: &Fixture) -> anyhow::Result<()> {
         "Seabed appended {ours} ({conflicts} conflicts), google-adk {theirs} ({} stale); lost keys: {lost:?}",
         hammered.stale
     );
-    // On SQLite google-adk reads a row before its transaction begins, and writes the whole of it back: it overwrites the keys
-    // that anybody, another task of its own too, has set meanwhile.
+    // On SQLite, google-adk reads a row before its transaction begins, and writes the entire row back. That overwrites
+    // keys that other writers, including its own other tasks, have set in the meantime.
     ensure!(fixture.kind.is_none() || lost.values().all(|keys| *keys == 0), "{lost:?}");
-    // There it may also find the database locked.
+    // On SQLite, it may also find the database locked.
     let expected = |error: &String| fixture.kind.is_none() && error.contains("database is locked");
     ensure!(errors.keys().all(expected), "{errors:?}");
     adk.stop().await

@@ -1,5 +1,5 @@
-//! Everything that runs on real databases: the conformance suite on seven targets, and the cases that need a database's
-//! own hands: processes, migrations, corrupt rows, connections, transactions.
+//! Everything that runs on real databases: the conformance suite on seven targets, and the cases that need direct
+//! access to a database: processes, migrations, corrupt rows, connections, transactions.
 //!
 //! Run it with `cargo xtask test`, or `cargo test -p seabed-tests -- FILTER`.
 
@@ -34,7 +34,7 @@ use tokio::runtime::Runtime;
 use fixture::Fixture;
 use targets::{Store, Stores};
 
-/// A case on a database of its own, which has no tables yet.
+/// A case that runs on its own database, which has no tables yet.
 #[derive(Clone, Copy)]
 struct DatabaseCase {
     name: &'static str,
@@ -42,20 +42,21 @@ struct DatabaseCase {
     check: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
 }
 
-/// No case takes a tenth of it; it only turns one that hangs into a failure.
+/// No case takes a tenth of this; it only makes a hanging case fail.
 const CASE_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// Which stores a case is about, and what else; on other stores there is nothing to check, and it is not listed.
+/// The stores on which a case runs, and what else it needs. On other stores there is nothing to check, and the case is
+/// not listed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Where {
     Everywhere,
     Servers,
     Sqlite,
-    /// sqlx's driver for MySQL loses count of a server's answers when a statement is dropped while it is being prepared.
+    /// sqlx's MySQL driver loses count of the server's replies if a statement is dropped while it is being prepared.
     ExceptMySql,
-    /// Everywhere, beside the newest google-adk.
+    /// Everywhere, together with the newest google-adk.
     BesideAdk,
-    /// Everywhere, beside google-adk 1.26.
+    /// Everywhere, together with google-adk 1.26.
     BesideAdk126,
 }
 
@@ -78,7 +79,7 @@ impl Where {
     }
 }
 
-/// Makes a list of cases out of functions of the same names.
+/// Builds a list of cases from functions with the same names.
 macro_rules! database_cases {
     ($($on:ident: [$($case:ident),* $(,)?]),* $(,)?) => {
         pub(crate) const CASES: &[crate::DatabaseCase] = &[$($(crate::DatabaseCase {
@@ -157,7 +158,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Before the time of the case begins, since google-adk may have to be installed.
+/// Runs before the case's timeout begins, since google-adk may have to be installed.
 async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fixture, Unavailable> {
     if let Some(adk) = case.on.adk() {
         adk.python().await?;

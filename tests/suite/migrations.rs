@@ -48,13 +48,13 @@ async fn migrating_again_changes_nothing(fixture: &Fixture) -> anyhow::Result<()
     ensure!(up_sql(&fixture.admin, UpOptions::default()).await?.is_empty());
     ensure!(status(&fixture.admin).await?.iter().all(|(_, status)| *status == MigrationStatus::Applied));
     ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_some());
-    // The ledger has a name of its own.
+    // The ledger is a separate table.
     fixture.execute("SELECT version FROM seabed_migrations").await
 }
 
 async fn tables_that_google_adk_made_are_adopted(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute(fixture.adk_schema_v1()).await?;
-    // Without a migration of ours already, but for the collation that MySQL gives to tables.
+    // They work before any migration of Seabed, once `repair` has fixed the collation that MySQL gives to tables.
     seabed::migration::repair(&fixture.admin).await?;
     let key = add_session(fixture).await?;
     seabed::migrate(&fixture.admin).await?;
@@ -93,7 +93,7 @@ async fn the_layout_of_the_sqlite_session_service_is_refused_by_name(fixture: &F
     expect_refusal(fixture, "SqliteSessionService").await
 }
 
-/// As after a kill on MySQL, where DDL commits by itself: some tables, and neither version nor ledger.
+/// As after a kill on MySQL, where DDL commits implicitly: some tables exist, and neither version nor ledger.
 async fn a_half_migrated_database_is_completed(fixture: &Fixture) -> anyhow::Result<()> {
     let statements = up_sql(&fixture.admin, UpOptions::default()).await?;
     for statement in &statements[..2] {

@@ -1,4 +1,4 @@
-//! Random operations, and random JSON, against the memory service: a database answers the same.
+//! Random operations and random JSON, compared with the memory service: a database returns the same results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -25,7 +25,7 @@ crate::database_cases! {
     ],
 }
 
-/// A clock that is one millisecond later each time, from a moment of its own.
+/// A clock with its own start that advances one millisecond per call.
 struct Ticks(AtomicI64);
 
 impl Clock for Ticks {
@@ -35,7 +35,7 @@ impl Clock for Ticks {
     }
 }
 
-/// Ids that count.
+/// Ids that count up.
 struct Numbers(AtomicU64);
 
 impl IdSource for Numbers {
@@ -60,7 +60,7 @@ enum Step {
 #[derive(Debug, Clone, Copy)]
 enum Expected {
     Any,
-    /// The revision that the last successful append or create told.
+    /// The revision that the last successful append or create returned.
     Last,
     Actual,
 }
@@ -101,14 +101,14 @@ fn state(entries: &[(u8, u8)]) -> State {
     })
 }
 
-/// A service, and the revision that it told last.
+/// A service, and the last revision that it returned.
 struct Subject {
     service: DynSessionService,
     last: Option<Revision>,
 }
 
 impl Subject {
-    /// Runs a step and puts into words how it ended.
+    /// Runs a step and describes its outcome in words.
     async fn run(&mut self, app: &str, step: &Step) -> anyhow::Result<String> {
         let service = &self.service;
         let user = |user: u8| UserKey::try_new(app, format!("user{user}"));
@@ -187,7 +187,7 @@ fn told<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
     }
 }
 
-/// Runs proptest's loop, whose cases are futures.
+/// Runs proptest's loop with cases that are futures.
 fn run_cases<S: Strategy>(
     cases: u32,
     strategy: &S,
@@ -229,7 +229,7 @@ async fn random_operations_end_as_in_the_memory_model(fixture: &Fixture) -> anyh
     with_dialect!(fixture, check)
 }
 
-/// JSON text with odd keys, escapes, depth and numbers.
+/// Generates JSON text with unusual keys, escapes, depth and numbers.
 fn json_text() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         any::<i64>().prop_map(|number| number.to_string()),
@@ -275,7 +275,7 @@ async fn random_json_comes_back_or_is_refused(fixture: &Fixture) -> anyhow::Resu
     let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
     let (stored, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     run_cases(150, &(json_text(), json_text(), ".{0,8}"), async |(content, value, name)| {
-        // What is no JSON at all, such as half of a surrogate pair, is refused by the type.
+        // The type itself rejects what is not JSON at all, such as half of a surrogate pair.
         let (Ok(content), Ok(value)) = (Json::parse(content), Json::parse(value)) else {
             refused.fetch_add(1, Ordering::Relaxed);
             return Ok(());
@@ -295,7 +295,7 @@ async fn random_json_comes_back_or_is_refused(fixture: &Fixture) -> anyhow::Resu
                 let session = read.context("no session")?;
                 let event = session.events.first().context("no event")?;
                 ensure!(event.id == id, "{} is not the newest", event.id);
-                // As in google-adk, a field that is null is not there.
+                // As in google-adk, a field that is null counts as absent.
                 let expected = Some(&content).filter(|content| !content.is_null());
                 ensure!(event.content.as_ref() == expected, "{:?} is not {content:?}", event.content);
                 ensure!(session.state.get(&state_key) == Some(&value), "{:?} is not {value:?}", session.state);
@@ -309,7 +309,8 @@ async fn random_json_comes_back_or_is_refused(fixture: &Fixture) -> anyhow::Resu
     Ok(())
 }
 
-/// Text that another writer put into the columns, JSON or not: an error that names the row, or what it means.
+/// Another writer has put arbitrary text, JSON or not, into the columns: reading returns its meaning, or an error that
+/// names the row.
 async fn json_that_others_wrote_never_panics(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
@@ -322,7 +323,7 @@ async fn json_that_others_wrote_never_panics(fixture: &Fixture) -> anyhow::Resul
             '\\',
             if fixture.kind.is_some_and(|kind| kind.family() == seabed_tests::Family::MySql) { "\\\\" } else { "\\" },
         );
-        // Not every database takes everything, which is well.
+        // Not every database accepts every text, which is fine.
         for update in ["events SET event_data", "sessions SET state", "app_states SET state"] {
             let _ = fixture.execute(&format!("UPDATE {update} = '{text}'")).await;
         }

@@ -1,4 +1,4 @@
-//! Races between processes: this test program starts itself again, told by its environment what to do.
+//! Races between processes: this test program starts itself again, with a job in its environment.
 
 use std::process::{ExitCode, Stdio};
 use std::time::Instant;
@@ -31,7 +31,7 @@ const APP: &str = "app";
 const TASKS: usize = 50;
 const PROCESSES: usize = 4;
 
-/// What this process is to do, if it was started by another of its kind.
+/// Runs this process's job, if another test process started it.
 pub(crate) fn run_as_child(runtime: &Runtime) -> Option<ExitCode> {
     let job = std::env::var(JOB).ok()?;
     Some(match runtime.block_on(do_job(&job)) {
@@ -78,7 +78,7 @@ async fn do_job(job: &str) -> anyhow::Result<usize> {
     Ok(created)
 }
 
-/// This program in another process, which ends with the handle.
+/// Starts this program in another process, which ends when the handle is dropped.
 fn start(job: &str, url: &str, number: usize) -> anyhow::Result<Child> {
     let child = Command::new(std::env::current_exe()?)
         .env(JOB, job)
@@ -91,7 +91,7 @@ fn start(job: &str, url: &str, number: usize) -> anyhow::Result<Child> {
     Ok(child)
 }
 
-/// Runs `count` processes at once, and adds up how many sessions they created.
+/// Runs `count` processes concurrently, and returns the number of sessions that they created in total.
 async fn processes(count: usize, job: &str, url: &str) -> anyhow::Result<usize> {
     let children: Vec<Child> = (0..count).map(|number| start(job, url, number)).collect::<anyhow::Result<_>>()?;
     let mut created = 0;
@@ -143,7 +143,8 @@ async fn ten_processes_complete_a_half_migrated_database_at_once(fixture: &Fixtu
     Ok(())
 }
 
-/// Killed at ten moments between its start and its end; on MySQL, where DDL commits by itself, some tables are there then.
+/// The migrator is killed at ten moments between its start and its end. On MySQL, where DDL commits implicitly, only
+/// some tables exist then.
 async fn a_migrator_that_is_killed_leaves_a_database_that_migrates(fixture: &Fixture) -> anyhow::Result<()> {
     let started = Instant::now();
     processes(1, "migrate", &fixture.admin_url).await?;
@@ -153,7 +154,7 @@ async fn a_migrator_that_is_killed_leaves_a_database_that_migrates(fixture: &Fix
         let mut child = start("migrate", &fixture.admin_url, 0)?;
         tokio::time::sleep(whole * tenth / 10).await;
         child.kill().await?;
-        // The server may take a moment to notice, and holds the dead one's lock until then.
+        // The server may take a moment to notice, and keeps the dead process's lock until then.
         seabed::migrate(&fixture.admin).await?;
         fixture.service().await?;
         ensure!(verify(&fixture.admin).await?.is_empty());

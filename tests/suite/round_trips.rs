@@ -22,7 +22,7 @@ crate::database_cases! {
     ],
 }
 
-/// Time for the pool's ping, which follows each use of a connection and for which nobody waits.
+/// Time for the pool's ping, which follows each use of a connection, and for which no call waits.
 const PING: Duration = Duration::from_millis(100);
 
 struct Meter {
@@ -32,7 +32,7 @@ struct Meter {
 }
 
 impl Meter {
-    /// Runs an operation on two things, the first of which prepares its statements, and counts the second.
+    /// Runs an operation on two items: the first prepares its statements, the second is counted.
     async fn promise<T>(
         &mut self,
         operation: &str,
@@ -59,7 +59,7 @@ impl Meter {
     }
 }
 
-/// A service that is metered, one that is not, and two sessions.
+/// A metered service, an unmetered one, and two sessions.
 struct Metered {
     meter: Meter,
     service: DynSessionService,
@@ -86,10 +86,10 @@ fn exact(session: &Session) -> AppendEvent {
 impl Metered {
     async fn start(fixture: &Fixture) -> anyhow::Result<Self> {
         let family = fixture.kind.map_or(Family::Postgres, Kind::family);
-        // Over TLS, so that MySQL 9 knows the account when it comes without.
+        // Connects over TLS first, so that MySQL 9 knows the account when it connects without TLS.
         let direct = fixture.migrated().await?;
         let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
-        // On one connection, whose statements are prepared at their first use.
+        // Uses one connection, whose statements are prepared on first use.
         let service: DynSessionService = match family {
             Family::Postgres => {
                 let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
@@ -214,7 +214,8 @@ async fn reads_take_one_round_trip(fixture: &Fixture) -> anyhow::Result<()> {
     meter.finish()
 }
 
-/// Writes that wait together go in one statement (PostgreSQL) or transaction (MySQL), after one that met nobody.
+/// Writes that wait together are sent in one statement (PostgreSQL) or transaction (MySQL), after the first one, which
+/// found nothing waiting.
 async fn a_replay_does_not_break_up_its_group(fixture: &Fixture) -> anyhow::Result<()> {
     let Metered { meter, service, direct, sessions } = Metered::start(fixture).await?;
     let creates = (0..8).map(|_| async { direct.create_session(CreateSession::new(alice()?)).await });

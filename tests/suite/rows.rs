@@ -1,4 +1,4 @@
-//! Rows that cannot be decoded: named, and hiding no other.
+//! Rows that cannot be decoded are named, and hide no other rows.
 
 use anyhow::{Context as _, ensure};
 use seabed::{
@@ -31,7 +31,7 @@ fn append(key: &SessionKey, event: Event) -> AppendEvent {
     AppendEvent::new(key.clone(), event, ExpectedRevision::Any)
 }
 
-/// That the error is of kind `Corrupt`, holds each of `words`, and no stored value.
+/// Checks that the error is of kind `Corrupt`, contains each of `words`, and no stored value.
 #[track_caller]
 fn expect_corrupt(error: &Error, words: &[&str]) -> anyhow::Result<()> {
     let message = error.to_string();
@@ -62,7 +62,7 @@ async fn a_corrupt_event_is_named_and_hides_no_other(fixture: &Fixture) -> anyho
         let error = service.append_event(again).await.err().context("an event without data was replayed")?;
         expect_corrupt(&error, &["events.event_data", "e2"])?;
     }
-    // The session still takes events.
+    // The session still accepts events.
     service.append_event(append(&key, Event::new("user").with_id("e4"))).await?;
     Ok(())
 }
@@ -94,7 +94,7 @@ async fn a_corrupt_app_state_is_named_and_nothing_is_written(fixture: &Fixture) 
     Ok(())
 }
 
-/// On SQLite they are text, and google-adk takes `.5` for five microseconds.
+/// On SQLite times are text, and google-adk reads `.5` as five microseconds.
 async fn times_are_stored_as_google_adk_stores_them(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = session(&service, "s").await?;
@@ -109,7 +109,7 @@ async fn times_are_stored_as_google_adk_stores_them(fixture: &Fixture) -> anyhow
     Ok(())
 }
 
-/// SQLite itself and other programs write them in other formats, and as numbers.
+/// SQLite itself and other programs write times in other formats, and as numbers.
 async fn times_of_other_writers_are_read(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = session(&service, "s").await?;

@@ -43,7 +43,7 @@ impl Store {
     }
 }
 
-/// The stores of this process, each made when it is first asked for.
+/// The stores of this process, each created on first use.
 #[derive(Default)]
 pub(crate) struct Stores {
     memory: MemorySessionService,
@@ -54,7 +54,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// The conformance suite's view of `store`, with the fast paths of its backend or without.
+    /// Returns the target of the conformance suite for `store`, with or without its backend's fast paths.
     pub(crate) fn target(self: &Arc<Self>, store: Store, fast: bool) -> Target {
         let stores = Arc::downgrade(self);
         Target::new(store.name(), move || {
@@ -102,7 +102,7 @@ impl Stores {
                     database.migrate().await?;
                     anyhow::Ok(database)
                 });
-                // The account that may only read and write rows, and needs TLS on MySQL.
+                // The account that may only read and write rows, and that needs TLS on MySQL.
                 let url = database.await?.service_url()?;
                 Ok(match kind.family() {
                     Family::Postgres => Arc::new(PostgresSessionService::connect(&url).await?.with_fast_paths(fast)),
@@ -112,7 +112,7 @@ impl Stores {
         }
     }
 
-    /// A new database on `store`, without tables.
+    /// Creates a new database on `store`, without tables.
     pub(crate) async fn fixture(&self, store: Store) -> Result<Fixture, Unavailable> {
         let failed = |error: anyhow::Error| Unavailable { reason: format!("{error:#}"), required: true };
         if let Store::Server(kind) = store {
@@ -123,7 +123,7 @@ impl Stores {
         Fixture::in_file().await.map_err(failed)
     }
 
-    /// The table of outcomes, also written to where `SEABED_TEST_REPORT` says.
+    /// Returns the table of outcomes, and also writes it to the file that `SEABED_TEST_REPORT` names.
     pub(crate) fn finish(&self, report: &Report) -> String {
         let table = report.table(&self.servers);
         if let Ok(path) = std::env::var("SEABED_TEST_REPORT")
@@ -139,7 +139,7 @@ impl Stores {
     }
 }
 
-/// A target that cannot be had, and need not be.
+/// A target that is not available, and not required.
 #[derive(Debug)]
 struct Ignored(String);
 
@@ -155,7 +155,7 @@ fn not_available(unavailable: Unavailable) -> anyhow::Error {
     if unavailable.required { anyhow::anyhow!(unavailable.reason) } else { Ignored(unavailable.reason).into() }
 }
 
-/// A database file in `folder`, made when it is missing.
+/// Returns the URL of a database file in `folder`, which is created if it does not exist.
 pub(crate) fn sqlite_url(folder: &TempDir) -> String {
     format!("sqlite://{}?mode=rwc", folder.path().join("seabed.db").display())
 }

@@ -13,7 +13,7 @@ crate::database_cases! {
     Everywhere: [nothing_is_lost_under_torture],
 }
 
-/// Makes this process a worker, if it was started as one.
+/// Runs this process as a worker, if it was started as one.
 pub(crate) fn run_as_child(runtime: &Runtime) -> Option<ExitCode> {
     Some(match runtime.block_on(work_if_told())? {
         Ok(()) => ExitCode::SUCCESS,
@@ -24,7 +24,7 @@ pub(crate) fn run_as_child(runtime: &Runtime) -> Option<ExitCode> {
     })
 }
 
-/// On a server of its own, which is killed; with a new seed each time, which a failure tells.
+/// Uses its own server, which is killed, and a new random seed each time; a failure reports the seed.
 async fn nothing_is_lost_under_torture(fixture: &Fixture) -> anyhow::Result<()> {
     let seed = fastrand::u64(..);
     let plan = Plan {

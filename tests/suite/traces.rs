@@ -1,4 +1,4 @@
-//! What a service tells of its work: a span for each operation, an event for each retry, and never content.
+//! What a service traces: a span for each operation, an event for each retry, and never content.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -23,11 +23,11 @@ crate::database_cases! {
 
 type Fields = BTreeMap<String, String>;
 
-/// Keeps the fields of Seabed's spans and events.
+/// Records the fields of Seabed's spans and events.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<Seen>>);
 
-/// Spans by their ids, and events.
+/// Spans by id, and events.
 type Seen = (BTreeMap<u64, Fields>, Vec<Fields>);
 
 struct Reader<'a>(&'a mut Fields);
@@ -71,7 +71,7 @@ impl Recorder {
         work.with_subscriber(tracing_subscriber::registry().with(self.clone())).await
     }
 
-    /// Spans in the order in which they began, and events.
+    /// Returns the spans in the order in which they began, and the events.
     fn seen(&self) -> (Vec<Fields>, Vec<Fields>) {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (seen.0.into_values().collect(), seen.1)

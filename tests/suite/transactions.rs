@@ -1,4 +1,4 @@
-//! Pools and transactions of the user's own.
+//! Pools and transactions that belong to the user.
 
 use anyhow::ensure;
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
@@ -101,7 +101,7 @@ async fn a_refused_event_leaves_the_transaction_of_its_caller_usable(fixture: &F
     with_dialect!(fixture, check)
 }
 
-/// REPEATABLE READ is MySQL's default: what the transaction has not seen is stored all the same.
+/// REPEATABLE READ is MySQL's default: an event is stored even if the transaction's snapshot does not show it.
 async fn a_replay_in_an_old_snapshot_of_its_caller_is_told(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
@@ -122,7 +122,7 @@ async fn a_replay_in_an_old_snapshot_of_its_caller_is_told(fixture: &Fixture) ->
     with_dialect!(fixture, check)
 }
 
-/// Somebody cleans up by hand while a transaction still sees the row.
+/// Another user deletes rows by hand while a transaction's snapshot still shows them.
 async fn a_delta_is_not_merged_into_a_row_that_is_gone(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
@@ -149,7 +149,7 @@ async fn a_delta_is_not_merged_into_a_row_that_is_gone(fixture: &Fixture) -> any
     with_dialect!(fixture, check)
 }
 
-/// sea-orm's own pool: REPEATABLE READ on MySQL, and no settings of Seabed's anywhere.
+/// A pool from sea-orm itself: REPEATABLE READ on MySQL, and none of Seabed's settings anywhere.
 async fn a_pool_of_the_users_own_loses_no_race(fixture: &Fixture) -> anyhow::Result<()> {
     const TASKS: usize = 50;
     seabed::migrate(&fixture.admin).await?;
@@ -190,7 +190,7 @@ async fn a_pool_of_the_users_own_loses_no_race(fixture: &Fixture) -> anyhow::Res
     Ok(())
 }
 
-/// SQLite cascades a delete only on connections that were told to.
+/// SQLite cascades a delete only on connections with foreign keys enabled.
 async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
     let options = fixture.service_url.parse::<seabed::SqliteOptions>()?;

@@ -1,4 +1,4 @@
-//! `seabed-migrate copy`, `export` and `import`: between each database and SQLite, and so between any two.
+//! `seabed-migrate copy`, `export` and `import` between each database and SQLite, and thus between any two.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ crate::database_cases! {
     ],
 }
 
-/// Another database, in an SQLite file.
+/// A second database, in an SQLite file.
 pub(crate) struct Other {
     _folder: TempDir,
     pub(crate) pool: DatabaseConnection,
@@ -59,7 +59,7 @@ impl Other {
         Ok(seabed::from_connection(self.pool.clone()).await?)
     }
 
-    /// Runs statements that are separated by semicolons at the ends of lines.
+    /// Runs statements separated by semicolons at line ends.
     pub(crate) async fn execute(&self, statements: &str) -> anyhow::Result<()> {
         for statement in statements.split(";\n") {
             self.pool.execute_unprepared(statement).await?;
@@ -71,7 +71,7 @@ impl Other {
 const APPS: [&str; 2] = ["app", "App"];
 const USERS: [&str; 3] = ["alice", "Alice", "żółw 🐢"];
 
-/// Sessions with awkward content; one of them too long for a single transaction of the copy.
+/// Creates sessions with awkward content; one of them is too long for a single transaction of the copy.
 async fn fill(service: &DynSessionService, long: u32) -> anyhow::Result<()> {
     for app in APPS {
         for user in USERS {
@@ -105,7 +105,7 @@ async fn append(service: &DynSessionService, key: &SessionKey, number: u32) -> a
     let event = Event::new("user")
         .with_id(format!("event-{number}"))
         .with_invocation_id("run")
-        // Equal times: only their places tell the order.
+        // Equal times: only their positions show the order.
         .with_timestamp(1_700_000_000.25)
         .with_content(content)
         .with_state_delta(State::new().with("number", number).with("app:last", number));
@@ -113,7 +113,7 @@ async fn append(service: &DynSessionService, key: &SessionKey, number: u32) -> a
     Ok(())
 }
 
-/// All that a database holds, read through the service.
+/// Reads the entire database through the service.
 async fn contents(service: &DynSessionService) -> anyhow::Result<Vec<Session>> {
     let mut sessions = Vec::new();
     for app in APPS {
@@ -150,7 +150,7 @@ async fn a_copy_is_equal_there_and_back(fixture: &Fixture) -> anyhow::Result<()>
     let returned = copy_all(&fixture.admin, &back.pool).await?;
     ensure!(returned.content == copied.content, "{returned:?} is not {copied:?}");
     expect_equal(&here, &back.service().await?).await?;
-    // The copy is a store like any other: the next append goes behind what was copied.
+    // The copy is a store like any other: the next append comes after the copied events.
     let key = SessionKey::try_new("app", "alice", "s1")?;
     append(&here, &key, 700).await?;
     let read = here.get_session(GetSession::new(key)).await?.context("the session is gone")?;
@@ -177,7 +177,7 @@ async fn an_interrupted_copy_goes_on(fixture: &Fixture) -> anyhow::Result<()> {
     let (here, there) = (fixture.migrated().await?, Other::new().await?);
     let source = there.service().await?;
     fill(&source, 1300).await?;
-    // Stopped at its first and at its second report, in the midst of the long session or behind it.
+    // Stopped at its first or second report, in the middle of the long session or after it.
     for reports in [1, 2] {
         let (from, to) = (there.pool.clone(), fixture.admin.clone());
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -197,7 +197,7 @@ async fn an_interrupted_copy_goes_on(fixture: &Fixture) -> anyhow::Result<()> {
         stopped.await?;
         copying.abort();
         ensure!(copying.await.is_err_and(|error| error.is_cancelled()), "the copy was not interrupted");
-        // Every session that is there is whole up to one of its events.
+        // Every session present is complete up to one of its events.
         for session in contents(&here).await? {
             let of_source = source.get_session(GetSession::new(session.key)).await?.context("a session of nobody")?;
             let is_prefix = of_source.events.starts_with(&session.events);
@@ -229,7 +229,7 @@ async fn states_that_both_sides_changed_are_merged_by_key(fixture: &Fixture) -> 
         ensure!(merged.state.get(name).is_some_and(|json| json.as_str() == value), "{name} of {merged:?}");
     }
     ensure!(merged.events.len() == 2, "{merged:?}");
-    // The other way round the source is the later one.
+    // In the opposite direction, the source has the later row.
     copy(&fixture.admin, &there.pool, Selection::default(), &mut |_| {}).await?;
     let there = source.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
     ensure!(there.state == merged.state && there.events == merged.events, "{there:?} is not {merged:?}");
@@ -250,7 +250,7 @@ async fn a_selection_copies_no_more(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file in memory, shared with whoever writes it.
+/// A file in memory, shared with its writer.
 #[derive(Clone, Default)]
 struct File(Arc<Mutex<Vec<u8>>>);
 
@@ -307,7 +307,7 @@ async fn a_file_that_was_cut_off_is_told(fixture: &Fixture) -> anyhow::Result<()
     ensure!(told.contains("not as it was written"), "{told}");
     let told = tell([b"{\"header\":{\"format\":\"seabed-sessions\",\"version\":9}}\n", lines[1]].concat()).await;
     ensure!(told.contains("version 9"), "{told}");
-    // Once all of it is there, the rest comes.
+    // With the complete file, the rest is imported.
     let summary = import(Cursor::new(bytes.clone()), &fixture.admin, &mut |_| {}).await?;
     ensure!(summary.is_complete(), "{summary:?}");
     expect_equal(&source, &here).await
@@ -337,7 +337,7 @@ async fn a_source_that_is_being_written_is_copied_as_of_one_moment(fixture: &Fix
     expect_equal(&source, &copied).await
 }
 
-/// The target's writers create the rows of the same new apps, and set other keys in them, while they are copied.
+/// While rows are copied, writers in the target create the rows of the same new apps, and set other keys in them.
 async fn a_target_that_is_being_written_keeps_what_both_sides_write(fixture: &Fixture) -> anyhow::Result<()> {
     const APPS: u32 = 20;
     const WRITERS: usize = 6;
@@ -419,7 +419,7 @@ async fn rows_that_a_server_cannot_hold_are_left_out_by_name(fixture: &Fixture) 
     }
     let summary = copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?;
     let nul_rows = if fixture.kind.map(Kind::family) == Some(Family::Postgres) { 5 } else { 0 };
-    // Two sessions without a readable state, and, in one line, their events; a session whose id is too long.
+    // Two sessions without a readable state; one line for their events; a session whose id is too long.
     ensure!(summary.refused.len() == 2 + 1 + 1 + nul_rows, "{:#?}", summary.refused);
     ensure!(summary.refused.last().is_some_and(|refused| refused.row == "8 events"), "{:#?}", summary.refused);
     ensure!(!summary.is_complete() && summary.different.is_empty(), "{summary:?}");

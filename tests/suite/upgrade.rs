@@ -1,4 +1,5 @@
-//! `seabed-migrate upgrade`: from google-adk's schema v0, from its `SqliteSessionService`, and from the crate adk-session.
+//! `seabed-migrate upgrade` from google-adk's schema v0, from its `SqliteSessionService`, and from the crate
+//! adk-session.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,7 @@ crate::database_cases! {
     ],
 }
 
-/// A database of schema v0 that google-adk 1.21.0 wrote, and what the migration of google-adk 2.13.0 made of it.
+/// A database of schema v0 that google-adk 1.21.0 wrote, and what google-adk 2.13.0's migration turned it into.
 #[derive(Deserialize)]
 struct Sample {
     v0: Tables,
@@ -52,7 +53,7 @@ impl Sample {
     }
 }
 
-/// The tables of google-adk 1.21.0.
+/// Returns the statements that create google-adk 1.21.0's tables.
 fn v0_tables(family: Option<Family>) -> String {
     let (blob, json, time) = match family {
         Some(Family::Postgres) => ("bytea", "jsonb", "timestamp"),
@@ -81,7 +82,7 @@ fn v0_tables(family: Option<Family>) -> String {
     .join(";\n")
 }
 
-/// A value of the sample, which is SQLite's, as SQL.
+/// Converts a value of the sample, which comes from SQLite, to SQL.
 fn literal(family: Option<Family>, column: &str, value: &Value) -> String {
     let quoted = |text: &str| {
         let text = text.replace('\'', "''");
@@ -98,7 +99,7 @@ fn literal(family: Option<Family>, column: &str, value: &Value) -> String {
     }
 }
 
-/// Makes the sample's database of schema v0.
+/// Creates the sample's database of schema v0.
 async fn make_v0(fixture: &Fixture) -> anyhow::Result<()> {
     let family = fixture.kind.map(Kind::family);
     fixture.execute(&v0_tables(family)).await?;
@@ -119,14 +120,14 @@ async fn make_v0(fixture: &Fixture) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Columns of a table of the other database, as text.
+/// Reads columns of a table of the other database, as text.
 async fn stored_rows(other: &Other, table: &str, columns: &[&str]) -> anyhow::Result<BTreeSet<Vec<String>>> {
     let query = format!("SELECT {} FROM {table}", columns.join(", "));
     let rows = other.pool.query_all_raw(Statement::from_string(other.pool.get_database_backend(), query)).await?;
     rows.iter().map(|row| columns.iter().map(|column| Ok(row.try_get("", column)?)).collect()).collect()
 }
 
-/// JSON by its value, with the ids that Python keeps in a set, and so in any order, sorted.
+/// Normalizes JSON: canonical values, with the ids sorted that Python keeps in a set, and so in any order.
 fn normal(event_data: &str) -> anyhow::Result<String> {
     let mut event: BTreeMap<String, Json> = serde_json::from_str(event_data)?;
     if let Some(ids) = event.get_mut("long_running_tool_ids") {
@@ -135,7 +136,7 @@ fn normal(event_data: &str) -> anyhow::Result<String> {
     Ok(Json::from_serialize(&event)?.canonical())
 }
 
-/// Compares an SQLite database with what google-adk's migration made.
+/// Compares an SQLite database with the result of google-adk's migration.
 async fn expect_google_adks(other: &Other) -> anyhow::Result<()> {
     let sample = Sample::read()?.v1;
     let canonical = |text: &str| anyhow::Ok(Json::parse(text)?.canonical());
@@ -189,7 +190,7 @@ async fn schema_v0_becomes_what_google_adk_makes_of_it(fixture: &Fixture) -> any
     expect_google_adks(&other).await?;
     let again = upgrade(&fixture.admin, &other.pool).await?;
     ensure!((again.new_events, again.new_sessions, again.changed_states) == (0, 0, 0), "{again:?}");
-    // The source is as it was.
+    // The source is unchanged.
     ensure!(layout(&fixture.admin).await? == Layout::V0);
     Ok(())
 }
@@ -211,7 +212,7 @@ async fn schema_v0_is_upgraded_in_its_place_and_kept_until_it_is_finished(fixtur
     ensure!(found.is_empty(), "{found:#?}");
     let finished = finish_upgrade(&fixture.admin, UpgradeOptions::default(), false, &mut |_| {}).await;
     ensure!(finished.is_err_and(|error| error.to_string().contains("no upgrade to finish")));
-    // Agents go on where they were.
+    // Agents continue where they stopped.
     let service = fixture.service().await?;
     let session = &Sample::read()?.v1.sessions[0];
     let text = |column: &str| session[column].as_str().unwrap_or_default();
@@ -242,9 +243,9 @@ async fn an_upgrade_that_was_interrupted_goes_on(fixture: &Fixture) -> anyhow::R
     });
     stopped.await?;
     upgrading.abort();
-    // Stopped, or just done.
+    // It is stopped, or has just finished.
     let _: Result<_, _> = upgrading.await;
-    // And as if it had been stopped between the renaming and the new tables.
+    // Simulates a stop between the renaming and the creation of the new tables.
     fixture.execute("DROP TABLE adk_internal_metadata;\nDROP TABLE events").await?;
     let summary = in_place(fixture).await?;
     ensure!(summary.is_complete() && summary.events == 96, "{summary:?}");
@@ -294,7 +295,7 @@ async fn times_of_schema_v0_are_those_of_a_time_zone(fixture: &Fixture) -> anyho
     let found = stored_rows(&other, "events", &columns).await?;
     let utc = Sample::read()?.v1.events;
     for event in &utc {
-        // The sample is of one November day, after the change of the clocks.
+        // The whole sample is from one day in November, after the change from daylight saving time.
         let shown: seabed::sea_orm::prelude::DateTime =
             event["timestamp"].as_str().unwrap_or_default().replace(' ', "T").parse()?;
         let moment = (shown + std::time::Duration::from_hours(5)).format("%Y-%m-%d %H:%M:%S%.6f").to_string();
@@ -304,7 +305,7 @@ async fn times_of_schema_v0_are_those_of_a_time_zone(fixture: &Fixture) -> anyho
     Ok(())
 }
 
-/// What `key`'s session holds on the fixture's database.
+/// Reads a session from the fixture's database.
 async fn read(fixture: &Fixture, user: &str, session: &str) -> anyhow::Result<Session> {
     let key = SessionKey::try_new("app", user, session)?;
     fixture.service().await?.get_session(GetSession::new(key)).await?.context("the session is not there")
@@ -337,7 +338,7 @@ async fn the_sqlite_session_service_is_upgraded_in_its_order(fixture: &Fixture) 
     ensure!(ids == ["z", "b", "a"], "{ids:?}");
     ensure!(session.state.get("é").is_some_and(Json::is_null) && session.state.decode::<f64>("app:k")? == Some(1.5));
     ensure!(session.revision.timestamp().as_micros() == 1_700_000_001_000_002, "{:?}", session.revision);
-    // google-adk wants a row of user state, and nothing is different the next time.
+    // google-adk needs a row of user state; a second run finds no differences.
     let found = verify(&fixture.admin).await?;
     ensure!(found.is_empty(), "{found:#?}");
     let again = upgrade(&source.pool, &fixture.admin).await?;

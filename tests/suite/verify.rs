@@ -1,4 +1,4 @@
-//! `seabed-migrate verify`, `repair` and `grants`, and what a service refuses when it connects.
+//! `seabed-migrate verify`, `repair` and `grants`, and what a service rejects when it connects.
 
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Finding, Mend, Selection, Severity, copy, grants, repair, verify};
@@ -45,7 +45,7 @@ async fn exercise(service: &DynSessionService, session: &str) -> anyhow::Result<
     Ok(key)
 }
 
-/// What is found, but for what `grant` has not been asked for.
+/// Returns the findings of `verify`.
 async fn found(fixture: &Fixture) -> anyhow::Result<Vec<Finding>> {
     Ok(verify(&fixture.admin).await?)
 }
@@ -82,7 +82,8 @@ async fn missing_tables_and_columns_are_found(fixture: &Fixture) -> anyhow::Resu
     Ok(())
 }
 
-/// A change to the tables, what `verify` says of it, and whether a service refuses it; `repair` mends all of them.
+/// A change to the tables, the finding that `verify` reports, and whether a service rejects the tables. `repair`
+/// repairs all of them.
 struct Change {
     statement: &'static str,
     subject: &'static str,
@@ -157,7 +158,7 @@ async fn rows_that_others_left_out_are_found_and_mended(fixture: &Fixture) -> an
     ensure!(repair(&fixture.admin).await?.is_empty());
     let read = service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
     ensure!(service.get_app_state(&key.app_name).await?.is_empty());
-    // The next event is sorted behind those that are there.
+    // The next event sorts after the existing ones.
     let append =
         AppendEvent::new(key.clone(), Event::new("user").with_id("last"), ExpectedRevision::Exact(read.revision));
     service.append_event(append).await?;
@@ -175,7 +176,7 @@ async fn events_without_a_session_are_found_and_left(fixture: &Fixture) -> anyho
             fixture.execute(drop).await?;
             fixture.execute("DELETE FROM sessions").await?;
         }
-        // In one call, and so on one connection.
+        // In one call, and thus on one connection.
         Some(Family::MySql) => {
             fixture.execute("SET FOREIGN_KEY_CHECKS = 0; DELETE FROM sessions; SET FOREIGN_KEY_CHECKS = 1").await?;
         }
@@ -187,7 +188,7 @@ async fn events_without_a_session_are_found_and_left(fixture: &Fixture) -> anyho
     Ok(())
 }
 
-/// An account that may do nothing yet, and a pool of its.
+/// Creates an account without privileges, and returns its name and the URL of a pool for it.
 async fn account(fixture: &Fixture) -> anyhow::Result<(String, String)> {
     let name = format!("agent{:08x}", fastrand::u32(..));
     let password = "grants-test";
@@ -263,7 +264,7 @@ async fn missing_rights_are_found(fixture: &Fixture) -> anyhow::Result<()> {
 const FOREIGN_KEY: &str =
     "FOREIGN KEY (app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE";
 
-/// A collation that folds case.
+/// Sets a collation that folds case.
 async fn fold_ids(fixture: &Fixture) -> anyhow::Result<()> {
     if fixture.kind.map(Kind::family) == Some(Family::Postgres) {
         let collation = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
@@ -300,7 +301,7 @@ async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Resul
     }
     let left = repair(&fixture.admin).await?;
     ensure!(left.iter().any(|finding| finding.problem.contains("takes different ids for one")), "{left:#?}");
-    // A copy tells them, too, and copies into no such tables.
+    // A copy reports these ids too, and refuses to copy into such tables.
     let other = Other::new().await?;
     let summary = copy(&fixture.admin, &other.pool, Selection::default(), &mut |_| {}).await?;
     let is_told = summary.refused.iter().any(|refused| refused.row.to_lowercase().contains("alice, alice"));

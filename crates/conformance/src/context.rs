@@ -1,4 +1,4 @@
-//! What a case works with.
+//! What each case receives.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::{Opened, Target};
 
-/// A target, an app that no other case uses, and what cases say often.
+/// A target, an app that no other case uses, and helpers that many cases need.
 pub(crate) struct Context {
     target: Target,
     /// A service on the target.
@@ -59,7 +59,7 @@ impl Context {
         self.service.create_session(request(key, state)).await
     }
 
-    /// Appends whatever the session is at.
+    /// Appends at any revision.
     pub(crate) async fn append(&self, key: &SessionKey, event: Event) -> seabed_core::Result<Appended> {
         self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await
     }
@@ -74,13 +74,13 @@ impl Context {
         self.service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(revision))).await
     }
 
-    /// The session with all events, which must exist.
+    /// Returns the session with all events; an error if it does not exist.
     pub(crate) async fn get(&self, key: &SessionKey) -> anyhow::Result<Session> {
         self.service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")
     }
 }
 
-/// A request for a session with an explicit id and state.
+/// Builds a request for a session with an explicit id and state.
 pub(crate) fn request(key: &SessionKey, state: State) -> CreateSession {
     CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state)
 }
@@ -90,7 +90,7 @@ pub(crate) fn session_id(id: &str) -> anyhow::Result<SessionId> {
     Ok(SessionId::try_new(id)?)
 }
 
-/// Runs `count` tasks at once and gives what they return, in no order.
+/// Runs `count` tasks concurrently and returns their results in no particular order.
 pub(crate) async fn at_once<T, F>(count: usize, task: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -103,7 +103,7 @@ where
     tasks.join_all().await
 }
 
-/// The ids of the events of a session, in order.
+/// Returns the ids of the events of a session, in order.
 pub(crate) fn event_ids(session: &Session) -> Vec<&str> {
     session.events.iter().map(|event| event.id.as_str()).collect()
 }

@@ -1,7 +1,7 @@
 //! The laws of a session service, as a test suite that any implementation of
 //! [`SessionService`](seabed_core::SessionService) can run.
 //!
-//! One case has one name, and the name is the law it checks. A third party runs all of them so, in a test with
+//! Each case is named after the law that it checks. A third party runs all of them like this, in a test with
 //! `harness = false`:
 //!
 //! ```no_run
@@ -19,8 +19,9 @@
 //! }
 //! ```
 //!
-//! Cases use apps of their own, so one database serves all of them, one after the other or at once. `cargo test --
-//! NAME` runs the cases whose name holds `NAME`. A suite with cases of its own makes its trials out of [`cases()`].
+//! Each case uses an app of its own, so one database serves all of them, sequentially or concurrently.
+//! `cargo test -- NAME` runs the cases whose name contains `NAME`. A suite with cases of its own builds its trials from
+//! [`cases()`].
 
 mod cases;
 mod context;
@@ -36,10 +37,10 @@ pub use cases::{Case, cases};
 use context::Context;
 pub use target::{Opened, Target};
 
-/// Runs every case on every target, as the arguments of the command line say (those of `cargo test`).
+/// Runs every case on every target, according to the command line arguments (those of `cargo test`).
 ///
 /// # Panics
-/// When the operating system gives no threads to run on.
+/// If the operating system cannot start a thread.
 pub fn run(targets: impl IntoIterator<Item = Target>) -> ExitCode {
     let arguments = Arguments::from_args();
     let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use seabed_core::SessionService;
 
-/// What became of opening a target.
+/// The result of opening a target.
 pub enum Opened {
     /// A service on the target's one store.
     Service(Arc<dyn SessionService>),
-    /// The target cannot be had here, for this reason: its cases are reported as ignored.
+    /// The target is not available here, for this reason. Its cases are reported as ignored.
     Ignored(String),
 }
 
@@ -23,8 +23,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// A store called `name`. Each call of `open` gives a service on the same store, with connections of its own where
-    /// the store has any: a case opens several to stand for several processes.
+    /// Creates a target called `name`. Each call of `open` returns a service on the same store, with its own
+    /// connections if the store has any. A case opens several services to simulate several processes.
     pub fn new<F>(name: impl Into<String>, open: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = anyhow::Result<Opened>> + Send + 'static,
@@ -32,7 +32,7 @@ impl Target {
         Self { name: name.into(), open: Arc::new(move || Box::pin(open())) }
     }
 
-    /// What the store is called.
+    /// Returns the name of the store.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -40,7 +40,7 @@ impl Target {
     /// Opens a service on the store.
     ///
     /// # Errors
-    /// Those of the function that opens it.
+    /// Those of the `open` function.
     pub async fn open(&self) -> anyhow::Result<Opened> {
         (self.open)().await
     }

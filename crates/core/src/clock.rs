@@ -1,4 +1,4 @@
-//! Time and ids, injected so that tests control both.
+//! Sources of time and ids. Services take them as arguments, so that tests control both.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -8,18 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// 1000-01-01T00:00:00Z: the first moment that every supported server can hold (MySQL's `DATETIME` starts here).
+/// 1000-01-01T00:00:00Z: the earliest time that every supported server can store (MySQL's `DATETIME` starts here).
 const MIN_MICROS: i64 = -30_610_224_000_000_000;
-/// 9999-12-31T23:59:59.999999Z: the last moment that every supported server, and Python's `datetime`, can hold.
+/// 9999-12-31T23:59:59.999999Z: the latest time that every supported server, and Python's `datetime`, can store.
 const MAX_MICROS: i64 = 253_402_300_799_999_999;
 
-/// A moment in UTC with microseconds, from the year 1000 to the end of 9999: what every supported server can hold.
+/// A UTC time with microsecond precision, from the year 1000 to the end of 9999: the range that every supported server
+/// can store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Timestamp(NaiveDateTime);
 
 impl Timestamp {
-    /// The moment `micros` microseconds after 1970-01-01T00:00:00Z.
+    /// Creates a timestamp from microseconds since 1970-01-01T00:00:00Z.
     ///
     /// # Errors
     /// [`Error::Invalid`] before the year 1000 or after the year 9999.
@@ -30,11 +31,11 @@ impl Timestamp {
         Ok(Self::clamped(micros))
     }
 
-    /// The moment `seconds` after the epoch, rounded to microseconds, ties to even: what Python's
-    /// `datetime.fromtimestamp` makes of the same float.
+    /// Creates a timestamp from seconds since 1970-01-01T00:00:00Z, rounded to microseconds, ties to even. Python's
+    /// `datetime.fromtimestamp` rounds the same float to the same time.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when not finite or out of the range of [`Timestamp::try_from_micros`].
+    /// [`Error::Invalid`] if `seconds` is not finite, or out of the range of [`Timestamp::try_from_micros`].
     #[allow(clippy::cast_possible_truncation, reason = "out-of-range floats saturate and are refused after the cast")]
     pub fn try_from_seconds(seconds: f64) -> Result<Self> {
         if !seconds.is_finite() {
@@ -59,7 +60,7 @@ impl Timestamp {
         self.as_micros() as f64 / 1e6
     }
 
-    /// One microsecond later; the end of the year 9999 stays where it is.
+    /// Returns the timestamp one microsecond later. The end of the year 9999 stays where it is.
     #[must_use]
     pub fn next(self) -> Self {
         Self::clamped(self.as_micros().saturating_add(1))
@@ -70,12 +71,12 @@ impl Timestamp {
         Self(DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default().naive_utc())
     }
 
-    /// The same moment as a column without time zone holds it.
+    /// Returns the same time as stored in a column without time zone.
     pub fn to_naive_utc(self) -> NaiveDateTime {
         self.0
     }
 
-    /// The moment that a column without time zone holds; parts of a microsecond are dropped.
+    /// Creates a timestamp from the value of a column without time zone. Fractions of a microsecond are dropped.
     pub fn from_naive_utc(naive: NaiveDateTime) -> Self {
         let micros = naive.and_utc().timestamp_micros();
         Self(DateTime::<Utc>::from_timestamp_micros(micros).map_or(naive, |moment| moment.naive_utc()))
@@ -83,7 +84,7 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// RFC 3339 with six digits of a second.
+    /// RFC 3339 with microseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.and_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
     }
@@ -103,9 +104,9 @@ impl TryFrom<i64> for Timestamp {
     }
 }
 
-/// Where a service takes the time of a new session and of a changed app or user state from.
+/// The source of a session's `create_time`, and of the time at which app and user state change.
 pub trait Clock: Send + Sync + 'static {
-    /// The present moment.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -120,13 +121,13 @@ impl Clock for SystemClock {
     }
 }
 
-/// Where new session and event ids come from.
+/// The source of new session and event ids.
 pub trait IdSource: Send + Sync + 'static {
-    /// An id that was never given out before: 1 to 128 characters without NUL.
+    /// Returns an id that was never returned before: 1 to 128 characters without NUL.
     fn new_id(&self) -> String;
 }
 
-/// Random ids that sort by the time of their making: UUID version 7 (RFC 9562), in hyphenated lower case.
+/// Random ids that sort by creation time: UUID version 7 (RFC 9562), hyphenated, in lower case.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UuidV7;
 

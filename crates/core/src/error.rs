@@ -1,4 +1,4 @@
-//! What can go wrong, and what the caller should do about it.
+//! Errors, and what the caller should do about each.
 
 use crate::{Revision, SessionKey};
 
@@ -7,11 +7,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
-/// Why an operation was refused or failed.
+/// Why an operation was rejected or failed.
 ///
-/// Messages name ids (app, user, session, event), never a state value, event content or a password. The driver's own
-/// error is kept as [`source`](std::error::Error::source) and is not repeated in the message; a database may quote
-/// data in it, so log sources where such data may be seen.
+/// Messages name ids (app, user, session, event), and never contain a state value, event content or a password. The
+/// driver's own error is kept as [`source`](std::error::Error::source) and is not repeated in the message. A database
+/// may quote data in it, so log sources only where such data may be seen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,50 +20,50 @@ pub enum Error {
     /// Handling: create it, or tell the user it is gone.
     #[error("{key} does not exist")]
     NotFound {
-        /// The session that was asked for.
+        /// The requested session.
         key: Box<SessionKey>,
     },
-    /// A session with this explicit id exists already. Nothing of the refused call was written.
+    /// A session with this explicit id already exists. Nothing of the rejected call was written.
     ///
     /// Handling: use [`get_or_create`](crate::SessionServiceExt::get_or_create) when an existing session is welcome.
     #[error("{key} exists already")]
     AlreadyExists {
-        /// The session that exists.
+        /// The existing session.
         key: Box<SessionKey>,
     },
-    /// The session has moved on since the caller read it. Nothing of the refused append was stored.
+    /// The session has changed since the caller read it. Nothing of the rejected append was stored.
     ///
     /// Handling: [`refresh`](crate::SessionServiceExt::refresh) the session, decide again, append again.
     #[error("{key} is at revision {actual}, the caller expected {expected}")]
     RevisionConflict {
         /// The session.
         key: Box<SessionKey>,
-        /// The revision the caller had seen.
+        /// The revision that the caller expected.
         expected: Revision,
-        /// The revision the session has.
+        /// The actual revision of the session.
         actual: Revision,
     },
-    /// The event id was used in this session before, for an event with other content.
+    /// The event id is already used in this session, by an event with different content.
     ///
-    /// Handling: a bug in the caller; an event id names one event for ever.
+    /// Handling: a bug in the caller; an event id names one event forever.
     #[error("event id {event_id:?} in {key} belongs to an event with other content")]
     EventIdReused {
         /// The session.
         key: Box<SessionKey>,
-        /// The id that is taken.
+        /// The reused id.
         event_id: String,
     },
-    /// The input breaks a documented limit. Nothing was sent to the database.
+    /// The input violates a documented limit. Nothing was sent to the database.
     ///
     /// Handling: a bug in the caller, or bad input of its user; never retry.
     #[error("invalid {field}: {reason}")]
     Invalid {
-        /// The field at fault, such as `session_id` or `event.timestamp`.
+        /// The invalid field, such as `session_id` or `event.timestamp`.
         field: &'static str,
         /// What is wrong with it.
         reason: String,
     },
-    /// The database, the connection to it or its content is at fault; see [`BackendError::kind`].
+    /// The database, the connection to it, or a stored row is at fault; see [`BackendError::kind`].
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -72,15 +72,15 @@ impl Error {
     /// Whether repeating the identical call may succeed.
     ///
     /// True for contention, an unreachable server, and a commit whose outcome is unknown. Appends are idempotent by
-    /// event id, and so is a create with an explicit session id (its repetition answers [`Error::AlreadyExists`] if
-    /// the first try had succeeded). After an unknown commit a create that leaves the id to the service may make a
-    /// second session, and a delete may delete what others have created anew meanwhile: give sessions their ids if you
-    /// repeat calls blindly.
+    /// event id. So is a create with an explicit session id: if the first attempt succeeded, the repetition returns
+    /// [`Error::AlreadyExists`]. After a commit with an unknown outcome, repeating a create without an id may create a
+    /// second session, and repeating a delete may delete a session that others have created in the meantime. Give
+    /// sessions explicit ids if you repeat calls blindly.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Backend(error) if error.kind.is_retryable())
     }
 
-    /// The backend's part of the error, if it is one.
+    /// Returns the kind of a backend error, and `None` for any other error.
     pub fn backend_kind(&self) -> Option<BackendErrorKind> {
         match self {
             Self::Backend(error) => Some(error.kind),
@@ -88,7 +88,7 @@ impl Error {
         }
     }
 
-    /// The outcome of an operation in a word, for traces.
+    /// Returns the outcome of an operation as one word, for traces.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "not_found",
@@ -107,7 +107,7 @@ impl Error {
         }
     }
 
-    /// An error of the database for another caller who met it; the source stays with the first.
+    /// Returns a copy for another caller affected by the same database error. The source stays with the original.
     pub(crate) fn without_source(&self) -> Self {
         match self {
             Self::Backend(error) => BackendError::new(error.kind, error.message.clone()).into(),
@@ -128,24 +128,24 @@ impl Error {
     }
 }
 
-/// What is at fault behind an [`Error::Backend`].
+/// The cause of an [`Error::Backend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// Others held the rows for too long (deadlock, lock timeout, serialization failure, busy database), also after
-    /// the internal retries. Nothing was stored. Repeat the call.
+    /// Other clients held locks for too long (deadlock, lock timeout, serialization failure, busy database), and the
+    /// internal retries failed too. Nothing was stored. Repeat the call.
     Contention,
-    /// The server cannot be reached, refused the connection or cut it before anything was decided, or no pooled
+    /// The server cannot be reached, rejected the connection, or closed it before the outcome was decided, or no pooled
     /// connection became free in time. Nothing was stored. Repeat the call later.
     Unavailable,
-    /// The connection broke while the commit was under way: everything was stored, or nothing. Repeat the identical
-    /// call; the event id (or the explicit session id) tells which.
+    /// The connection broke during the commit: either everything was stored, or nothing. Repeat the identical call; the
+    /// event id (or the explicit session id) shows which.
     CommitUnknown,
     /// A stored row cannot be decoded. The message names table, column and row.
     Corrupt,
-    /// The tables are missing, or of a schema version this crate does not know. Run the migrator.
+    /// The tables are missing, or have a schema version that this crate does not know. Run the migrator.
     Schema,
-    /// Anything else: missing rights, a full disk, a misconfigured server, a bug.
+    /// Anything else: missing privileges, a full disk, a misconfigured server, a bug.
     Unexpected,
 }
 
@@ -169,7 +169,7 @@ impl std::fmt::Display for BackendErrorKind {
     }
 }
 
-/// A failure of the database, of the connection to it, or of its content.
+/// A failure of the database, of the connection to it, or of a stored row.
 #[derive(thiserror::Error)]
 #[error("{kind}: {message}")]
 pub struct BackendError {
@@ -179,30 +179,30 @@ pub struct BackendError {
 }
 
 impl std::fmt::Debug for BackendError {
-    /// Without the source, in which a database may quote data.
+    /// Omits the source, because a database may quote data in it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BackendError").field("kind", &self.kind).field("message", &self.message).finish_non_exhaustive()
     }
 }
 
 impl BackendError {
-    /// An error of `kind`; `message` must hold no password and no stored value.
+    /// Creates an error of `kind`. The message must not contain a password or a stored value.
     pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), source: None }
     }
 
-    /// Keeps the driver's error as the [`source`](std::error::Error::source).
+    /// Attaches the driver's error as the [`source`](std::error::Error::source).
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// What is at fault.
+    /// Returns the cause.
     pub fn kind(&self) -> BackendErrorKind {
         self.kind
     }
 
-    /// A row that cannot be decoded; `row` names it by its key.
+    /// Creates the error for a row that cannot be decoded; `row` names it by its key.
     pub(crate) fn corrupt(table: &str, column: &str, row: &str, source: impl Into<Source>) -> Self {
         Self::new(BackendErrorKind::Corrupt, format!("{table}.{column} of {row} cannot be decoded")).with_source(source)
     }

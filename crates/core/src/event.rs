@@ -1,4 +1,4 @@
-//! Events: google-adk's JSON, with the fields a program must know typed and every other key carried through.
+//! Events: google-adk's JSON. Fields that programs need are typed; every other key is preserved.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +12,9 @@ use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 
 /// One event of a session, as google-adk 2.13 stores it in `events.event_data`.
 ///
-/// Reads snake_case and camelCase, writes snake_case, and writes nothing that is not set. Keys without a field here
-/// stay in `extra` as they came. Of them google-adk accepts any at the top level, but inside `actions` only its own.
+/// Reads snake_case and camelCase, writes snake_case, and omits fields that are not set. Keys without a field here stay
+/// in `extra` unchanged. google-adk accepts any such key at the top level, but only keys that it knows inside
+/// `actions`.
 ///
 /// ```
 /// use seabed_core::Event;
@@ -23,20 +24,20 @@ use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Event {
-    /// The idempotency key: one id names one event of its session for ever. 1 to 128 characters without NUL.
+    /// The idempotency key: one id names one event of its session forever. 1 to 128 characters without NUL.
     pub id: String,
-    /// The agent run that the event belongs to; may be empty. At most 256 characters without NUL.
+    /// The agent run that the event belongs to. May be empty; at most 256 characters without NUL.
     pub invocation_id: String,
     /// `user`, or the name of the agent.
     pub author: String,
-    /// The event's own time in seconds since 1970-01-01T00:00:00Z, as google-adk writes it. It says nothing about the
+    /// The event's own time in seconds since 1970-01-01T00:00:00Z, as google-adk writes it. It does not determine the
     /// order of events; see [`Revision`](crate::Revision).
     pub timestamp: f64,
     /// The path of agents that led here, such as `root.researcher`.
     pub branch: Option<String>,
     /// The message: google-adk's `Content`.
     pub content: Option<Json>,
-    /// A streamed fragment. Never stored.
+    /// Whether this is a streamed fragment. Fragments are never stored.
     pub partial: Option<bool>,
     /// Whether the model has finished its turn.
     pub turn_complete: Option<bool>,
@@ -46,11 +47,11 @@ pub struct Event {
     pub error_message: Option<String>,
     /// Whether the user interrupted the model.
     pub interrupted: Option<bool>,
-    /// Ids of the function calls that run on after this event.
+    /// Ids of function calls that are still running after this event.
     pub long_running_tool_ids: Option<BTreeSet<String>>,
     /// What the event changes.
     pub actions: EventActions,
-    /// Every other key, unchanged.
+    /// All other keys, unchanged.
     pub extra: BTreeMap<String, Json>,
 }
 
@@ -59,57 +60,57 @@ pub struct Event {
 pub struct EventActions {
     /// Keys to set in session, `user:` and `app:` state; `temp:` keys are not stored.
     pub state_delta: State,
-    /// New version of each artifact, by file name.
+    /// The new version of each artifact, by file name.
     pub artifact_delta: BTreeMap<String, i64>,
     /// The agent to hand over to.
     pub transfer_to_agent: Option<String>,
-    /// Whether to hand over to a higher agent.
+    /// Whether to hand over to a parent agent.
     pub escalate: Option<bool>,
-    /// Whether the model need not summarize the tool's response.
+    /// Whether the model should not summarize the tool's response.
     pub skip_summarization: Option<bool>,
-    /// Every other key, unchanged. google-adk refuses keys it does not know here.
+    /// All other keys, unchanged. google-adk rejects keys here that it does not know.
     pub extra: BTreeMap<String, Json>,
 }
 
 impl Event {
-    /// An event of `author`, now, with a new UUIDv7 as its id.
+    /// Creates an event by `author` with the current time and a new UUIDv7 as its id.
     ///
-    /// Keep the event until its append is acknowledged: repeating the append with it is safe, a new event is not the
-    /// same event.
+    /// Keep the event until its append is acknowledged: repeating the append with the same event is safe, but a newly
+    /// created event is a different event.
     pub fn new(author: impl Into<String>) -> Self {
         Self::from_sources(author, &SystemClock, &UuidV7)
     }
 
-    /// An event of `author` with time and id of your making.
+    /// Creates an event by `author` with a time from `clock` and an id from `ids`.
     pub fn from_sources(author: impl Into<String>, clock: &dyn Clock, ids: &dyn IdSource) -> Self {
         Self { id: ids.new_id(), author: author.into(), timestamp: clock.now().as_seconds(), ..Self::default() }
     }
 
-    /// The same event under another id.
+    /// Sets the id.
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
     }
 
-    /// The same event of another invocation.
+    /// Sets the invocation.
     pub fn with_invocation_id(mut self, invocation_id: impl Into<String>) -> Self {
         self.invocation_id = invocation_id.into();
         self
     }
 
-    /// The same event at another time, in seconds since the epoch.
+    /// Sets the event's own time, in seconds since the epoch.
     pub fn with_timestamp(mut self, seconds: f64) -> Self {
         self.timestamp = seconds;
         self
     }
 
-    /// The same event with a message.
+    /// Sets the message.
     pub fn with_content(mut self, content: impl Into<Json>) -> Self {
         self.content = Some(content.into());
         self
     }
 
-    /// The same event, setting these state keys as well.
+    /// Adds these keys to the state delta.
     pub fn with_state_delta(mut self, delta: State) -> Self {
         self.actions.state_delta.merge(delta);
         self
@@ -121,7 +122,7 @@ impl Event {
     }
 }
 
-/// Writes the keys that are set; the counterpart of [`Keys`].
+/// Writes the keys that are set; the counterpart of `read_object!`.
 struct Writer<M>(M);
 
 impl<M: SerializeMap> Writer<M> {
@@ -129,7 +130,7 @@ impl<M: SerializeMap> Writer<M> {
         value.map_or(Ok(()), |value| self.0.serialize_entry(key, value))
     }
 
-    /// Adds `extra`, which must not name a key twice that has a field of its own.
+    /// Writes `extra`. A key that has a field of its own is an error, because it would be written twice.
     fn finish(mut self, extra: &BTreeMap<String, Json>, fields: &[&str]) -> Result<M::Ok, M::Error> {
         for (key, value) in extra {
             if fields.contains(&key.as_str()) {
@@ -145,7 +146,7 @@ fn non_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// The keys that fields are written to and, after them, those they are also read from.
+/// The keys of all fields: first those that are written, then the aliases that are also read.
 const EVENT_FIELDS: [&str; 18] = [
     "id",
     "invocation_id",
@@ -237,8 +238,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
-/// Reads a JSON object into a struct, one key after the other, and what has no field into `extra`. A field that is `null`
-/// keeps its default; its snake case name goes before its camel case name.
+/// Implements `Deserialize` for a struct: reads a JSON object key by key, and collects keys without a field in `extra`.
+/// A field that is `null` keeps its default. If both names of a field are present, the snake case name wins.
 macro_rules! read_object {
     ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $reads:ty)?),* $(,)? }) => {
         impl<'de> Deserialize<'de> for $type {
@@ -286,7 +287,7 @@ macro_rules! read_object {
     };
 }
 
-/// The value of a field, and an error that names it.
+/// Reads the value of a field; an error names the field.
 fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(entries: &mut A, name: &str) -> Result<Option<T>, A::Error> {
     entries.next_value().map_err(|error| de::Error::custom(format_args!("{name}: {error}")))
 }
@@ -315,7 +316,7 @@ read_object!(EventActions, "the actions of an event", {
     skip_summarization: "skip_summarization" | "skipSummarization",
 });
 
-/// Seconds read from the digits themselves: `serde_json`'s own reading of a float may be off by its last bit.
+/// Seconds parsed from the digits themselves: `serde_json`'s own parsing of a float may be off in the last bit.
 struct Seconds(f64);
 
 impl From<Seconds> for f64 {

@@ -8,11 +8,11 @@ use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// A JSON value, kept as the text it was given in.
+/// A JSON value, stored as its original text.
 ///
-/// Numbers beyond 64 bits, `1.0` against `1`, and every key survive unchanged where the column keeps them (PostgreSQL's
-/// `jsonb` sorts keys and rewrites `1e2` as `100`). Equality is that of the values: the order of keys, white space and
-/// the spelling of a number do not count, digits do.
+/// Numbers beyond 64 bits, the difference between `1.0` and `1`, and all keys are preserved, as far as the column
+/// preserves them (PostgreSQL's `jsonb` sorts keys and rewrites `1e2` as `100`). Equality compares values: key order,
+/// whitespace and number notation are ignored; every digit counts.
 ///
 /// ```
 /// use seabed_core::Json;
@@ -26,18 +26,18 @@ use serde_json::value::RawValue;
 pub struct Json(Box<RawValue>);
 
 impl Json {
-    /// Takes one JSON text as it is.
+    /// Wraps one JSON text without changing it.
     ///
     /// # Errors
-    /// When `text` is not one JSON value.
+    /// If `text` is not exactly one JSON value.
     pub fn parse(text: impl Into<String>) -> Result<Self, serde_json::Error> {
         RawValue::from_string(text.into()).map(Self)
     }
 
-    /// The JSON of any serializable value.
+    /// Serializes any value to JSON.
     ///
     /// # Errors
-    /// When `value` has no JSON, for example a map whose keys are not strings.
+    /// If `value` cannot be represented as JSON, for example a map whose keys are not strings.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
@@ -47,35 +47,36 @@ impl Json {
         self.0.get()
     }
 
-    /// Reads the value into a type of yours; `decode::<serde_json::Value>()` for a tree.
+    /// Deserializes the value; use `decode::<serde_json::Value>()` for a tree.
     ///
     /// # Errors
-    /// When the JSON does not fit `T`.
+    /// If the JSON does not fit `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(self.as_str())
     }
 
-    /// The one text that all JSON texts of this value share: keys sorted, no white space, numbers as digits and an exponent.
-    /// Two values are equal exactly when these are.
+    /// Returns the canonical text of the value: keys sorted, no whitespace, numbers as digits and an exponent. Two
+    /// values are equal exactly when their canonical texts are.
     pub fn canonical(&self) -> String {
         let mut canonical = String::with_capacity(self.as_str().len());
         match write_canonical(self.as_str(), MAX_DEPTH, &mut canonical) {
             Ok(()) => canonical,
-            // An unpaired surrogate in text written by others has no other form.
+            // An unpaired surrogate, written by another program, has no canonical text.
             Err(_) => self.as_str().to_owned(),
         }
     }
 
-    /// Whether every backend can hold the value, and read it back unchanged.
+    /// Checks that every backend can store the value and read it back unchanged.
     ///
     /// # Errors
-    /// For nesting beyond 127 levels, a NUL character, an unpaired surrogate, a number beyond a double's range or of more than
-    /// 1000 digits; without the value.
+    /// For nesting beyond 127 levels, a NUL character, an unpaired surrogate, and a number beyond the range of a double
+    /// or with more than 1000 digits. The error does not contain the value.
     pub fn check_portable(&self) -> Result<(), serde_json::Error> {
         check_portable(self.as_str())
     }
 
-    /// The same value with every NUL character replaced by U+FFFD, the replacement character; `None` if it looks like having none.
+    /// Replaces every NUL character with U+FFFD, the replacement character. Returns `None` if the text contains no
+    /// `\u0000`.
     pub(crate) fn with_nul_replaced(&self) -> Result<Option<Self>, serde_json::Error> {
         match replace_nul(self.as_str()) {
             Cow::Borrowed(_) => Ok(None),
@@ -83,7 +84,7 @@ impl Json {
         }
     }
 
-    /// Whether this is JSON's `null`, which is a value like any other.
+    /// Whether the value is JSON's `null`, which is a value like any other.
     pub fn is_null(&self) -> bool {
         self.as_str().trim() == "null"
     }
@@ -108,7 +109,7 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// From `serde_json` only: no other format carries raw JSON.
+    /// Works with `serde_json` only: no other format carries raw JSON.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Box::<RawValue>::deserialize(deserializer).map(Self)
     }
@@ -122,7 +123,7 @@ impl PartialEq for Json {
 
 impl From<serde_json::Value> for Json {
     fn from(value: serde_json::Value) -> Self {
-        // `Value`'s own text is JSON by construction; the fall-back is never taken.
+        // The text of a `Value` is valid JSON by construction, so the fallback is never taken.
         Self::parse(value.to_string()).unwrap_or_else(|_| Self(RawValue::NULL.to_owned()))
     }
 }
@@ -138,11 +139,11 @@ macro_rules! from_plain_value {
 }
 from_plain_value!(bool, i32, i64, u32, u64, f64, &str, String);
 
-/// How deep the canonical text looks; [`check_portable`] lets nothing deeper through to a database.
+/// How deep canonicalization descends; [`check_portable`] lets nothing deeper through to a database.
 const MAX_DEPTH: usize = 127;
 
-/// Appends the one text that all JSON texts of the same value share. Goes level by level on borrowed slices of the text, so
-/// numbers are seen as they are written. What is below `depth` levels stays as it is.
+/// Appends the canonical text of `text`. Descends level by level on borrowed slices, so that numbers are read as they
+/// are written. Values more than `depth` levels deep are copied unchanged.
 fn write_canonical(text: &str, depth: usize, canonical: &mut String) -> Result<(), serde_json::Error> {
     let text = text.trim();
     let mut separator = "";
@@ -175,8 +176,8 @@ fn write_canonical(text: &str, depth: usize, canonical: &mut String) -> Result<(
     Ok(())
 }
 
-/// A JSON number in one normal form, digits × 10^exponent, so that `1e2`, `100` and `100.0` are equal and no digit is
-/// rounded away. An arbitrary-precision type would expand `1e999999999`; this does not.
+/// A JSON number in normal form, digits × 10^exponent: `1e2`, `100` and `100.0` are equal, and no digit is rounded
+/// away. An arbitrary-precision type would expand `1e999999999`; this one does not.
 struct Number {
     negative: bool,
     digits: String,
@@ -195,7 +196,7 @@ impl Number {
         }
         let length = |text: &str| i64::try_from(text.len()).unwrap_or(i64::MAX);
         let shift = length(&written) - length(written.trim_end_matches('0')) - length(fraction);
-        // An exponent beyond 64 bits saturates: no column holds such a number anyway.
+        // An exponent beyond 64 bits saturates: no column can store such a number anyway.
         let exponent = exponent.parse::<i64>().unwrap_or(if exponent.starts_with('-') { i64::MIN } else { i64::MAX });
         Self { negative, digits, exponent: Some(exponent.saturating_add(shift)) }
     }
@@ -213,8 +214,8 @@ impl Number {
     }
 }
 
-/// Reads a whole JSON text and refuses what some backend or reader could not take: nesting beyond `serde_json`'s
-/// limit of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond a double's range or
+/// Parses a whole JSON text and rejects what some backend or reader cannot handle: nesting beyond `serde_json`'s limit
+/// of 127 levels, a NUL character (`jsonb` has none), an unpaired surrogate, a number beyond the range of a double or
 /// with more digits than `jsonb` keeps.
 fn check_portable(text: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<Portable>(text)?;
@@ -224,7 +225,7 @@ fn check_portable(text: &str) -> Result<(), serde_json::Error> {
     }
 }
 
-/// The numbers of a valid JSON text as they are written.
+/// Returns the numbers of a valid JSON text as they are written.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     iter::from_fn(move || {
@@ -242,24 +243,26 @@ fn numbers(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What follows the end of the string that a text begins in.
+/// `text` starts inside a string; returns what follows the closing quote.
 fn after_string(mut text: &str) -> Option<&str> {
     loop {
         let at = find(text, |byte| matches!(byte, b'"' | b'\\'))?;
         if text.as_bytes()[at] == b'"' {
             return Some(&text[at + 1..]);
         }
-        // Behind a backslash there is the ASCII character that it escapes.
+        // A backslash is followed by the ASCII character that it escapes.
         text = &text[at + 2..];
     }
 }
 
-/// Where the first byte is that `is` true of; one of ASCII, so that text can be cut there.
+/// Returns the position of the first byte that satisfies `is`. `is` must match ASCII only, so that the text can be
+/// split there.
 fn find(text: &str, is: impl Fn(u8) -> bool) -> Option<usize> {
     text.bytes().position(is)
 }
 
-/// At most 1000 digits, spelled out; PostgreSQL's `numeric` keeps 16,383 behind the point.
+/// Whether the number has at most 1000 digits when written out; PostgreSQL's `numeric` keeps 16,383 after the decimal
+/// point.
 fn is_portable_number(number: &str) -> bool {
     let exponent = number.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent);
     let exponent = exponent.parse::<i64>().ok().map(i64::unsigned_abs);
@@ -316,7 +319,7 @@ impl<'de> Visitor<'de> for Portable {
     }
 }
 
-/// The JSON text with every `\u0000` in it replaced by U+FFFD, the replacement character.
+/// Replaces every `\u0000` in a JSON text with U+FFFD, the replacement character.
 fn replace_nul(text: &str) -> Cow<'_, str> {
     if !text.contains("\\u0000") {
         return Cow::Borrowed(text);
@@ -326,7 +329,7 @@ fn replace_nul(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find('\\') {
         replaced.push_str(&rest[..at]);
         rest = &rest[at..];
-        // Behind a backslash there is the ASCII character that it escapes.
+        // A backslash is followed by the ASCII character that it escapes.
         let (escape, len) = if rest.starts_with("\\u0000") { ("\\ufffd", 6) } else { (&rest[..2], 2) };
         replaced.push_str(escape);
         rest = &rest[len..];

@@ -1,4 +1,4 @@
-//! Ids: exact bytes, checked once, at construction.
+//! Ids: exact bytes, validated once, when they are constructed.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// The width of google-adk's key columns, in characters.
 const MAX_ID_CHARS: usize = 128;
 
-/// Checks an id against the key columns of google-adk's schema: `VARCHAR(128)`, and no NUL, which PostgreSQL refuses.
+/// Checks an id against the key columns of google-adk's schema: `VARCHAR(128)`, and no NUL, which PostgreSQL rejects.
 pub(crate) fn check_id(field: &'static str, id: &str) -> Result<()> {
     if id.is_empty() {
         return Err(Error::invalid(field, "empty"));
@@ -40,7 +40,7 @@ macro_rules! id_type {
         pub struct $name(String);
 
         impl $name {
-            /// Checks `id` and wraps it.
+            /// Validates `id`.
             ///
             /// # Errors
             #[doc = concat!("[`Error::Invalid`] naming `", $field, "` when empty, longer than 128 characters, or with a NUL.")]
@@ -50,12 +50,13 @@ macro_rules! id_type {
                 Ok(Self(id))
             }
 
-            /// The id itself.
+            /// Returns the id as a string slice.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// An id as a row holds it; whoever wrote the row has checked it or lives with it.
+            /// Creates an id from a stored row without validating it: whoever wrote the row has validated it, or
+            /// accepts it as it is.
             #[allow(dead_code, reason = "not every kind of id is read back from rows")]
             pub(crate) fn from_row(id: String) -> Self {
                 Self(id)
@@ -114,7 +115,7 @@ id_type!(
     "session_id"
 );
 
-/// A user of an application: what user state belongs to.
+/// A user of an application: the owner of user state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UserKey {
     /// The application.
@@ -124,20 +125,20 @@ pub struct UserKey {
 }
 
 impl UserKey {
-    /// Puts the two checked parts together.
+    /// Combines two validated parts.
     pub fn new(app_name: AppName, user_id: UserId) -> Self {
         Self { app_name, user_id }
     }
 
-    /// Checks both parts.
+    /// Validates both parts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the part at fault.
+    /// [`Error::Invalid`] naming the invalid part.
     pub fn try_new(app_name: impl Into<String>, user_id: impl Into<String>) -> Result<Self> {
         Ok(Self::new(AppName::try_new(app_name)?, UserId::try_new(user_id)?))
     }
 
-    /// The key of this user's session `session_id`.
+    /// Returns the key of this user's session `session_id`.
     pub fn session(&self, session_id: SessionId) -> SessionKey {
         SessionKey { app_name: self.app_name.clone(), user_id: self.user_id.clone(), session_id }
     }
@@ -149,7 +150,7 @@ impl fmt::Display for UserKey {
     }
 }
 
-/// The full name of a session: application, user, and session id, all three exact.
+/// The full key of a session: application, user and session id, all compared byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionKey {
     /// The application.
@@ -161,15 +162,15 @@ pub struct SessionKey {
 }
 
 impl SessionKey {
-    /// Puts the three checked parts together.
+    /// Combines three validated parts.
     pub fn new(app_name: AppName, user_id: UserId, session_id: SessionId) -> Self {
         Self { app_name, user_id, session_id }
     }
 
-    /// Checks all three parts.
+    /// Validates all three parts.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the part at fault.
+    /// [`Error::Invalid`] naming the invalid part.
     pub fn try_new(
         app_name: impl Into<String>,
         user_id: impl Into<String>,
@@ -178,7 +179,7 @@ impl SessionKey {
         Ok(UserKey::try_new(app_name, user_id)?.session(SessionId::try_new(session_id)?))
     }
 
-    /// The user that the session belongs to.
+    /// Returns the user that the session belongs to.
     pub fn user(&self) -> UserKey {
         UserKey::new(self.app_name.clone(), self.user_id.clone())
     }

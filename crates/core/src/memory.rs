@@ -1,4 +1,4 @@
-//! The reference model: the laws in their plainest form, without a database.
+//! The reference model: the laws in their simplest form, without a database.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -16,9 +16,9 @@ use crate::{
     UserKey, UuidV7,
 };
 
-/// A session service that keeps everything in this process, for tests and for trying things out.
+/// A session service that keeps everything in memory, for tests and experiments.
 ///
-/// It keeps every law but durability: what it holds is gone with it. Clones share one store.
+/// It obeys every law but durability: its data ends with the process. Clones share one store.
 #[derive(Clone)]
 pub struct MemorySessionService {
     clock: Arc<dyn Clock>,
@@ -67,24 +67,24 @@ impl fmt::Debug for MemorySessionService {
 }
 
 impl MemorySessionService {
-    /// An empty store on the system's clock, with UUIDv7 ids.
+    /// Creates an empty store with the system clock and UUIDv7 ids.
     pub fn new() -> Self {
         Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), store: Arc::default() }
     }
 
-    /// The same store on another clock.
+    /// Replaces the clock.
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// The same store with session ids from another source.
+    /// Replaces the source of session ids.
     pub fn with_id_source(mut self, ids: impl IdSource) -> Self {
         self.ids = Arc::new(ids);
         self
     }
 
-    /// No operation panics between two changes that belong together, so a poisoned store is whole.
+    /// Ignores poisoning: no operation panics between two changes that belong together, so the store is consistent.
     fn lock(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +153,7 @@ impl Store {
     }
 }
 
-/// The rows behind `cursor` in the order asked for, one more than fits the page.
+/// Returns the rows after `cursor` in the requested order, one more than fits the page.
 fn page_of<T, C: Ord + Clone>(
     mut rows: Vec<(C, Result<T>)>,
     order: Order,

@@ -1,4 +1,4 @@
-//! Keyset pages: stable while rows come and go.
+//! Keyset pagination, which stays stable while rows are inserted and deleted.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,19 +16,19 @@ pub enum Order {
 
 /// One page of a listing.
 ///
-/// A row that cannot be decoded stands in its place as an error that names it, so it neither vanishes nor hides the
-/// others.
+/// A row that cannot be decoded appears in its place as an error that names it. It neither vanishes nor hides the other
+/// rows.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Page<T, C> {
-    /// The rows, in the order that was asked for.
+    /// The rows, in the requested order.
     pub items: Vec<Result<T>>,
-    /// Where the next page begins, or `None` on the last page. Keep it as long as you like; it serializes.
+    /// The start of the next page, or `None` on the last page. A cursor does not expire, and can be serialized.
     pub next: Option<C>,
 }
 
 impl<T, C> Page<T, C> {
-    /// All rows, or the first error among them.
+    /// Returns all rows, or the first error among them.
     ///
     /// # Errors
     /// The first row's error, of kind [`Corrupt`](crate::BackendErrorKind::Corrupt).
@@ -36,7 +36,7 @@ impl<T, C> Page<T, C> {
         self.items.into_iter().collect()
     }
 
-    /// Makes a page out of up to `limit + 1` rows: the one too many only says that there are more.
+    /// Builds a page from up to `limit + 1` rows. The extra row only shows that there are more.
     pub(crate) fn from_rows(mut rows: Vec<(C, Result<T>)>, limit: u32) -> Self {
         let limit = limit as usize;
         let more = rows.len() > limit;
@@ -53,7 +53,7 @@ impl<T, C> Page<T, C> {
     }
 }
 
-/// A place in a listing of sessions, just behind one session.
+/// A position in a listing of sessions, just after one session.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionCursor {
     pub(crate) update_time: Timestamp,
@@ -61,7 +61,7 @@ pub struct SessionCursor {
     pub(crate) session_id: SessionId,
 }
 
-/// A place in the events of a session, just behind one event.
+/// A position in the events of a session, just after one event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventCursor {
     pub(crate) timestamp: Timestamp,

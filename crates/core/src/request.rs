@@ -1,22 +1,22 @@
-//! What an operation is asked to do: required parts in `new`, the rest in `with_*`.
+//! The requests of all operations: required parts in `new`, optional parts in `with_*`.
 
 use crate::{
     AppName, Event, EventCursor, ExpectedRevision, Order, Revision, SessionCursor, SessionId, SessionKey, State,
     Timestamp, UserKey,
 };
 
-/// What to do with `\u0000` in JSON, which PostgreSQL's `jsonb` cannot hold.
+/// How to handle `\u0000` in JSON, which PostgreSQL's `jsonb` cannot store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum NulPolicy {
-    /// Refuse it with [`Invalid`](crate::Error::Invalid), on every backend alike.
+    /// Reject it with [`Invalid`](crate::Error::Invalid), on every backend.
     #[default]
     Refuse,
-    /// Store U+FFFD, the replacement character, in its place.
+    /// Replace it with U+FFFD, the replacement character.
     Replace,
 }
 
-/// What to create: see [`create_session`](crate::SessionService::create_session).
+/// A request to [`create_session`](crate::SessionService::create_session).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CreateSession {
@@ -27,32 +27,32 @@ pub struct CreateSession {
 }
 
 impl CreateSession {
-    /// A session of `user` without state, under an id that the service makes.
+    /// Requests a session of `user` without state, with an id chosen by the service.
     pub fn new(user: UserKey) -> Self {
         Self { user, session_id: None, state: State::new(), nul_policy: NulPolicy::default() }
     }
 
-    /// Under this id.
+    /// Sets the session id.
     pub fn with_session_id(mut self, session_id: SessionId) -> Self {
         self.session_id = Some(session_id);
         self
     }
 
-    /// With this initial state; `app:` and `user:` keys are merged into what the app and the user have already, and
+    /// Sets the initial state. Keys with `app:` and `user:` are merged into the existing state of the app and the user;
     /// `temp:` keys are dropped.
     pub fn with_state(mut self, state: State) -> Self {
         self.state = state;
         self
     }
 
-    /// What to do with `\u0000`.
+    /// Sets how to handle `\u0000`.
     pub fn with_nul_policy(mut self, nul_policy: NulPolicy) -> Self {
         self.nul_policy = nul_policy;
         self
     }
 }
 
-/// What to read: see [`get_session`](crate::SessionService::get_session).
+/// A request to [`get_session`](crate::SessionService::get_session).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct GetSession {
@@ -62,19 +62,19 @@ pub struct GetSession {
 }
 
 impl GetSession {
-    /// The session with all its events.
+    /// Requests the session with all its events.
     pub fn new(key: SessionKey) -> Self {
         Self { key, num_recent_events: None, after_timestamp: None }
     }
 
-    /// Only the newest `count` events; 0 for none.
+    /// Limits the events to the newest `count`; 0 for none.
     pub fn with_num_recent_events(mut self, count: u32) -> Self {
         self.num_recent_events = Some(count);
         self
     }
 
-    /// Only events stored at this time or after it, in the session's own clock (see [`Revision`]). As in google-adk the
-    /// moment itself is included.
+    /// Limits the events to those stored at or after this time, in the session's own clock (see [`Revision`]). As in
+    /// google-adk, the time is inclusive.
     pub fn with_after_timestamp(mut self, timestamp: Timestamp) -> Self {
         self.after_timestamp = Some(timestamp);
         self
@@ -85,13 +85,13 @@ impl GetSession {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionScope {
-    /// Those of all users of an app.
+    /// All users of an app.
     App(AppName),
-    /// Those of one user.
+    /// One user.
     User(UserKey),
 }
 
-/// What to list: see [`list_sessions`](crate::SessionService::list_sessions).
+/// A request to [`list_sessions`](crate::SessionService::list_sessions).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListSessions {
@@ -102,34 +102,34 @@ pub struct ListSessions {
 }
 
 impl ListSessions {
-    /// The largest page.
+    /// The largest page size.
     pub const MAX_LIMIT: u32 = 1000;
 
-    /// The first page, newest first, of up to 100 sessions.
+    /// Requests the first page of up to 100 sessions, newest first.
     pub fn new(scope: SessionScope) -> Self {
         Self { scope, order: Order::default(), limit: 100, cursor: None }
     }
 
-    /// The direction.
+    /// Sets the direction.
     pub fn with_order(mut self, order: Order) -> Self {
         self.order = order;
         self
     }
 
-    /// The size of a page, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// Sets the page size, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn with_limit(mut self, limit: u32) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page that begins at [`Page::next`](crate::Page::next); keep scope and order as they were.
+    /// Requests the page that begins at [`Page::next`](crate::Page::next). Keep the scope and the order the same.
     pub fn with_cursor(mut self, cursor: SessionCursor) -> Self {
         self.cursor = Some(cursor);
         self
     }
 }
 
-/// What to list: see [`list_events`](crate::SessionService::list_events).
+/// A request to [`list_events`](crate::SessionService::list_events).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListEvents {
@@ -140,34 +140,34 @@ pub struct ListEvents {
 }
 
 impl ListEvents {
-    /// The largest page.
+    /// The largest page size.
     pub const MAX_LIMIT: u32 = 1000;
 
-    /// The first page, in append order, of up to 100 events.
+    /// Requests the first page of up to 100 events, in append order.
     pub fn new(key: SessionKey) -> Self {
         Self { key, order: Order::Ascending, limit: 100, cursor: None }
     }
 
-    /// The direction.
+    /// Sets the direction.
     pub fn with_order(mut self, order: Order) -> Self {
         self.order = order;
         self
     }
 
-    /// The size of a page, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// Sets the page size, 1 to [`MAX_LIMIT`](Self::MAX_LIMIT).
     pub fn with_limit(mut self, limit: u32) -> Self {
         self.limit = limit;
         self
     }
 
-    /// The page that begins at [`Page::next`](crate::Page::next); keep key and order as they were.
+    /// Requests the page that begins at [`Page::next`](crate::Page::next). Keep the key and the order the same.
     pub fn with_cursor(mut self, cursor: EventCursor) -> Self {
         self.cursor = Some(cursor);
         self
     }
 }
 
-/// What to append: see [`append_event`](crate::SessionService::append_event).
+/// A request to [`append_event`](crate::SessionService::append_event).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AppendEvent {
@@ -178,31 +178,31 @@ pub struct AppendEvent {
 }
 
 impl AppendEvent {
-    /// `event`, if the session is at `expected`.
+    /// Requests to append `event` if the session is at `expected`.
     pub fn new(key: SessionKey, event: Event, expected: ExpectedRevision) -> Self {
         Self { key, event, expected, nul_policy: NulPolicy::default() }
     }
 
-    /// What to do with `\u0000`.
+    /// Sets how to handle `\u0000`.
     pub fn with_nul_policy(mut self, nul_policy: NulPolicy) -> Self {
         self.nul_policy = nul_policy;
         self
     }
 }
 
-/// What became of an appended event.
+/// The outcome of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// Stored now; the session is at this revision.
+    /// The event is now stored, and the session is at this revision.
     Stored(Revision),
-    /// The same event was stored before, under this revision; the session may have moved on since.
+    /// The same event was stored before, at this revision. The session may have changed since.
     Replayed(Revision),
-    /// A streamed fragment: not stored, as intended.
+    /// The event is a streamed fragment, and is intentionally not stored.
     Partial,
 }
 
 impl Appended {
-    /// The revision under which the event is stored.
+    /// Returns the revision at which the event is stored.
     pub fn revision(self) -> Option<Revision> {
         match self {
             Self::Stored(revision) | Self::Replayed(revision) => Some(revision),
@@ -210,7 +210,7 @@ impl Appended {
         }
     }
 
-    /// Whether the event had been stored before this call.
+    /// Whether the event was already stored before this call.
     pub fn is_replayed(self) -> bool {
         matches!(self, Self::Replayed(_))
     }

@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// The state a session was in when it was read: the stored time of its newest event, or of its creation.
+/// Identifies the state a session was in when it was read: the stored time of its newest event, or of its creation.
 ///
-/// It strictly increases with each stored event, so it never repeats, whatever the clocks of the writers say.
+/// It strictly increases with each stored event, so it never repeats, whatever the writers' clocks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(Timestamp);
 
 impl Revision {
-    /// The revision of a session whose `update_time` is `timestamp`.
+    /// Creates the revision of a session whose `update_time` is `timestamp`.
     pub fn new(timestamp: Timestamp) -> Self {
         Self(timestamp)
     }
 
-    /// The moment it stands for: the `update_time` of the session.
+    /// Returns the `update_time` of the session.
     pub fn timestamp(self) -> Timestamp {
         self.0
     }
@@ -31,19 +31,20 @@ impl fmt::Display for Revision {
     }
 }
 
-/// What the writer of an event believes the session to be at.
+/// The revision at which the writer of an event expects the session to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpectedRevision {
-    /// Append only if the session is at this revision; otherwise [`Error::RevisionConflict`](crate::Error::RevisionConflict).
+    /// Append only if the session is at this revision; otherwise
+    /// [`Error::RevisionConflict`](crate::Error::RevisionConflict).
     Exact(Revision),
-    /// Append whatever the session is at.
+    /// Append at any revision.
     Any,
 }
 
-/// The time under which the next event of a session is stored.
+/// Returns the time at which the next event of a session is stored.
 ///
-/// It is the event's own time, moved forward where that is needed to keep two facts that readers and google-adk's
+/// It is the event's own time, moved forward where needed to preserve two facts that readers and google-adk's
 /// `ORDER BY timestamp` rely on: stored times strictly increase in append order, and `update_time` differs from
 /// `create_time` exactly when the session has events.
 pub(crate) fn stored_timestamp(own: Timestamp, create_time: Timestamp, update_time: Timestamp) -> Timestamp {

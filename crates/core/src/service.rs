@@ -11,46 +11,47 @@ use crate::{
 
 /// A durable, race-free store of agent sessions.
 ///
-/// The words are google-adk's. Every implementation keeps the laws that the crate `seabed-conformance` checks; the
-/// most important ones:
+/// The terms are google-adk's. Every implementation obeys the laws that the crate `seabed-conformance` checks. The most
+/// important ones:
 ///
 /// - creating never loses a race;
 /// - an acknowledged event is durable, stored once, and read back in append order, whatever the clocks say;
 /// - state merges are atomic and shallow, key by key, in all three scopes;
-/// - a writer that is out of date is told so, and nothing of its append is stored.
+/// - a stale writer gets an error, and nothing of its append is stored.
 ///
 /// The trait is object-safe: hold an `Arc<dyn SessionService>`. Conveniences that need no further storage operation
 /// are in [`SessionServiceExt`](crate::SessionServiceExt).
 ///
 /// # Cancel safety
-/// The future of any operation may be dropped at any time: then everything of it is stored, or nothing, and no
-/// connection is left in a transaction. What had begun goes on: it may be stored after the drop, and after a later call.
+/// The future of any operation may be dropped at any time. The operation is then stored entirely or not at all, and no
+/// connection is left in a transaction. An operation that has already started continues: it may be stored after the
+/// drop, and even after a later call.
 #[async_trait]
 pub trait SessionService: Send + Sync {
-    /// Creates a session, and the rows of its app and user where they are missing.
+    /// Creates a session, and the rows of its app and user if they do not exist.
     ///
     /// # Atomicity
     /// The session and the `app:` and `user:` keys of its initial state appear together or not at all. Any number of
-    /// concurrent calls succeed; of those that name one explicit id exactly one does.
+    /// concurrent calls succeed; among calls with the same explicit id, exactly one succeeds.
     ///
     /// # Ordering
-    /// The session's `create_time` is the service's clock; it orders nothing but listings.
+    /// The session's `create_time` comes from the service's clock. It orders nothing but listings.
     ///
     /// # Errors
     /// [`AlreadyExists`](crate::Error::AlreadyExists) for an explicit id that is taken;
-    /// [`Invalid`](crate::Error::Invalid) for state that not every backend can hold.
+    /// [`Invalid`](crate::Error::Invalid) for state that not every backend can store.
     ///
     /// # Cancel safety
     /// All or nothing.
     async fn create_session(&self, request: CreateSession) -> Result<Session>;
 
-    /// Reads a session, or `None` when there is none.
+    /// Reads a session. Returns `None` if it does not exist.
     ///
     /// # Atomicity
     /// One snapshot: session, events, user and app state belong to one instant.
     ///
     /// # Ordering
-    /// Events come in the order in which they were appended.
+    /// Events are returned in append order.
     ///
     /// # Errors
     /// A backend error of kind [`Corrupt`](crate::BackendErrorKind::Corrupt) names a row that cannot be decoded;
@@ -60,7 +61,7 @@ pub trait SessionService: Send + Sync {
     /// Reads only.
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>>;
 
-    /// Lists sessions of a user or an app by their last update, a page at a time, without events.
+    /// Lists the sessions of a user or an app by last update, one page at a time, without their events.
     ///
     /// # Atomicity
     /// Each page is one snapshot; the listing as a whole is not.
@@ -78,13 +79,13 @@ pub trait SessionService: Send + Sync {
     /// Reads only.
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>>;
 
-    /// Lists the events of a session, a page at a time.
+    /// Lists the events of a session, one page at a time.
     ///
     /// # Atomicity
     /// Each page is one snapshot.
     ///
     /// # Ordering
-    /// In append order, or exactly reversed. Ascending, events appended during the listing are met at its end.
+    /// In append order, or exactly reversed. In ascending order, events appended during the listing appear at its end.
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) when the session does not exist; [`Invalid`](crate::Error::Invalid) for a
@@ -96,8 +97,8 @@ pub trait SessionService: Send + Sync {
 
     /// Appends an event, and merges its `state_delta` into session, user and app state.
     ///
-    /// A partial event is not stored: [`Appended::Partial`]. An event that is stored already, with the same id and
-    /// content, is a replay: [`Appended::Replayed`], whatever revision is expected.
+    /// A partial event is not stored; the call returns [`Appended::Partial`]. An event that is already stored, with the
+    /// same id and content, is a replay; the call returns [`Appended::Replayed`], whatever revision is expected.
     ///
     /// # Atomicity
     /// The event and every key of its delta are stored together or not at all.
@@ -106,21 +107,23 @@ pub trait SessionService: Send + Sync {
     /// The event comes after every event acknowledged before the call, even if the clocks say otherwise.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Error::NotFound); [`RevisionConflict`](crate::Error::RevisionConflict) when
-    /// [`ExpectedRevision::Exact`](crate::ExpectedRevision::Exact) does not hold; [`EventIdReused`](crate::Error::EventIdReused);
-    /// [`Invalid`](crate::Error::Invalid) for an event that not every backend can hold.
+    /// [`NotFound`](crate::Error::NotFound) if the session does not exist;
+    /// [`RevisionConflict`](crate::Error::RevisionConflict) if the session is not at the revision that
+    /// [`ExpectedRevision::Exact`](crate::ExpectedRevision::Exact) names;
+    /// [`EventIdReused`](crate::Error::EventIdReused) if the id belongs to an event with different content;
+    /// [`Invalid`](crate::Error::Invalid) for an event that not every backend can store.
     ///
     /// # Cancel safety
     /// All or nothing; repeat the identical call to learn which.
     async fn append_event(&self, request: AppendEvent) -> Result<Appended>;
 
-    /// Deletes a session and its events; user and app state stay. Deleting what does not exist succeeds.
+    /// Deletes a session and its events. User and app state stay. Deleting a session that does not exist succeeds.
     ///
     /// # Atomicity
     /// The session and its events disappear together.
     ///
     /// # Ordering
-    /// An append that was acknowledged before the call is deleted with the session; one that comes after fails with
+    /// An append acknowledged before the call is deleted with the session. An append that comes after it fails with
     /// [`NotFound`](crate::Error::NotFound).
     ///
     /// # Errors
@@ -130,8 +133,7 @@ pub trait SessionService: Send + Sync {
     /// All or nothing.
     async fn delete_session(&self, key: &SessionKey) -> Result<()>;
 
-    /// Reads the state that all sessions of a user share; keys are without the prefix `user:`. Empty when the user is
-    /// unknown.
+    /// Reads the state that all sessions of a user share. Keys have no `user:` prefix. Empty if the user is unknown.
     ///
     /// # Atomicity
     /// One snapshot.
@@ -146,8 +148,7 @@ pub trait SessionService: Send + Sync {
     /// Reads only.
     async fn get_user_state(&self, key: &UserKey) -> Result<State>;
 
-    /// Reads the state that all users of an app share; keys are without the prefix `app:`. Empty when the app is
-    /// unknown.
+    /// Reads the state that all users of an app share. Keys have no `app:` prefix. Empty if the app is unknown.
     ///
     /// # Atomicity
     /// One snapshot.
@@ -162,25 +163,26 @@ pub trait SessionService: Send + Sync {
     /// Reads only.
     async fn get_app_state(&self, app_name: &AppName) -> Result<State>;
 
-    /// Whether the store can be reached and has its tables: reads their version, on a connection as the operations use them.
+    /// Checks that the store is reachable and has its tables. Reads the schema version, on a connection like those that
+    /// the operations use.
     ///
     /// # Errors
-    /// A backend error within 5 seconds: of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) when it cannot be reached,
-    /// [`Schema`](crate::BackendErrorKind::Schema) for missing or unknown tables.
+    /// A backend error within 5 seconds: of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) if the store
+    /// cannot be reached, [`Schema`](crate::BackendErrorKind::Schema) if tables are missing or unknown.
     ///
     /// # Cancel safety
     /// Reads only.
     async fn check_health(&self) -> Result<()>;
 
-    /// Ends the service in good order, for all its clones: what was accepted is carried out and told to its callers, then the
-    /// connections are closed. Calls from then on end in [`Unavailable`](crate::BackendErrorKind::Unavailable). Closing what is
-    /// closed already succeeds.
+    /// Shuts the service down gracefully, for all its clones: accepted operations finish and return their results to
+    /// the callers, then the connections are closed. Later calls fail with
+    /// [`Unavailable`](crate::BackendErrorKind::Unavailable). Closing a closed service succeeds.
     ///
     /// # Errors
-    /// Backend errors of closing the connections.
+    /// Backend errors from closing the connections.
     ///
     /// # Cancel safety
-    /// When the future is dropped, the service may be closed or open.
+    /// If the future is dropped, the service may be closed or open.
     async fn close(&self) -> Result<()>;
 }
 

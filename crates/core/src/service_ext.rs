@@ -8,17 +8,17 @@ use crate::{
     Result, Session, SessionKey, SessionService, State,
 };
 
-/// What [`SessionServiceExt::get_or_create`] found or made.
+/// The result of [`SessionServiceExt::get_or_create`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum GetOrCreated {
-    /// The session is new and has the state that was asked for.
+    /// The session is new and has the requested state.
     Created(Session),
-    /// The session existed; it is returned as it is, with its events.
+    /// The session already existed. It is returned unchanged, with its events.
     Existing(Session),
 }
 
 impl GetOrCreated {
-    /// The session, either way.
+    /// Returns the session in either case.
     pub fn into_session(self) -> Session {
         match self {
             Self::Created(session) | Self::Existing(session) => session,
@@ -31,24 +31,24 @@ impl GetOrCreated {
     }
 }
 
-/// How often [`SessionServiceExt::get_or_create`] starts over when others delete and create the same session meanwhile.
+/// How often [`SessionServiceExt::get_or_create`] tries again while others delete and create the same session.
 const GET_OR_CREATE_TRIES: usize = 16;
 
-/// Conveniences on every [`SessionService`].
+/// Convenience methods on every [`SessionService`].
 #[async_trait]
 pub trait SessionServiceExt: SessionService {
-    /// Gets the session, or creates it with `state`, which is ignored when it exists.
+    /// Returns the session, or creates it with `state`. If the session exists, `state` is ignored.
     ///
     /// # Atomicity
-    /// Of any number of concurrent calls exactly one reports [`GetOrCreated::Created`], unless the session is deleted
-    /// meanwhile.
+    /// Among any number of concurrent calls exactly one returns [`GetOrCreated::Created`], unless the session is
+    /// deleted in the meantime.
     ///
     /// # Ordering
-    /// As of [`create_session`](SessionService::create_session).
+    /// As for [`create_session`](SessionService::create_session).
     ///
     /// # Errors
-    /// Those of `create_session` and `get_session`; [`AlreadyExists`](Error::AlreadyExists) only when others delete and
-    /// create the session faster than this call can look.
+    /// Those of `create_session` and `get_session`. [`AlreadyExists`](Error::AlreadyExists) only if others delete and
+    /// create the session faster than this call can read it.
     ///
     /// # Cancel safety
     /// All or nothing.
@@ -66,22 +66,22 @@ pub trait SessionServiceExt: SessionService {
         Err(Error::already_exists(&key))
     }
 
-    /// Appends `event` through a session that was read before, if it has not changed since.
+    /// Appends `event` to a session that was read before, if the session has not changed since.
     ///
-    /// Once the event is stored, `session` has it, its state delta (with the `temp:` keys, which only live here) and
-    /// the new revision. A partial event changes nothing. After a replay `session` is brought up to date from the
-    /// store, so that nothing others appended in between is missing from it.
+    /// Once the event is stored, `session` contains it, its state delta (including the `temp:` keys, which live only
+    /// here) and the new revision. A partial event changes nothing. After a replay, `session` is refreshed from the
+    /// store, so that it includes what others appended in between.
     ///
     /// # Atomicity, Ordering
-    /// As of [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
+    /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
     ///
     /// # Errors
-    /// Those of `append_event`; `session` is then as it was. On
-    /// [`RevisionConflict`](Error::RevisionConflict), [`refresh`](Self::refresh) it and decide again.
+    /// Those of `append_event`; `session` is then unchanged. On [`RevisionConflict`](Error::RevisionConflict),
+    /// [`refresh`](Self::refresh) it and decide again.
     ///
     /// # Cancel safety
-    /// `session` changes only after the commit; if the future is dropped after that, `session` is merely out of date,
-    /// and repeating the call with the same event mends it.
+    /// `session` changes only after the commit. If the future is dropped after that, `session` is merely out of date,
+    /// and repeating the call with the same event updates it.
     async fn append(&self, session: &mut Session, event: Event) -> Result<Appended> {
         let request = AppendEvent::new(session.key.clone(), event.clone(), ExpectedRevision::Exact(session.revision));
         let appended = self.append_event(request).await?;
@@ -102,19 +102,19 @@ pub trait SessionServiceExt: SessionService {
         Ok(appended)
     }
 
-    /// Brings `session` up to date: adds the events it does not have yet, and takes over state and revision.
+    /// Brings `session` up to date: adds the events that it lacks, and updates its state and revision.
     ///
-    /// A session that was deleted and created anew meanwhile, or has no events yet, is read as a whole; one that was read
-    /// in part gets the events after those it has. `temp:` keys, which only live in `session`, stay.
+    /// A session that was deleted and created again, or that has no events yet, is read in full. A session that was
+    /// read in part receives the events after those that it has. `temp:` keys, which live only in `session`, stay.
     ///
     /// # Atomicity
     /// One snapshot.
     ///
     /// # Ordering
-    /// As of [`get_session`](SessionService::get_session).
+    /// As for [`get_session`](SessionService::get_session).
     ///
     /// # Errors
-    /// [`NotFound`](Error::NotFound) when the session was deleted; `session` is then as it was.
+    /// [`NotFound`](Error::NotFound) if the session was deleted; `session` is then unchanged.
     ///
     /// # Cancel safety
     /// `session` changes in one step at the end.
@@ -122,7 +122,7 @@ pub trait SessionServiceExt: SessionService {
         let whole = GetSession::new(session.key.clone());
         let not_found = || Error::not_found(&session.key);
         // A revision is the stored time of the newest event, and later events are stored at later times. Only the first
-        // event may be stored at a time before the creation, so a session without events is read as a whole.
+        // event may be stored at a time before the creation, so a session without events is read in full.
         if session.last_update_time() != session.create_time {
             let newer = whole.clone().with_after_timestamp(session.last_update_time().next());
             let read = self.get_session(newer).await?.ok_or_else(not_found)?;
@@ -141,15 +141,16 @@ pub trait SessionServiceExt: SessionService {
         Ok(())
     }
 
-    /// All events of the listing, page by page as they are consumed.
+    /// Streams all events of the listing, fetching a page at a time as they are consumed.
     ///
-    /// Each page is one snapshot; ascending, events appended meanwhile are met at the end. An error of a row stands in
-    /// its place and the stream goes on; an error of a page ends it.
+    /// Each page is one snapshot. In ascending order, events appended during the listing appear at the end. The error
+    /// of a row takes the row's place and the stream continues; the error of a page ends the stream.
     fn stream_events(&self, request: ListEvents) -> BoxStream<'_, Result<Event>> {
         stream_pages(request, |request| self.list_events(request), ListEvents::with_cursor)
     }
 
-    /// All sessions of the listing, page by page as they are consumed; see [`stream_events`](Self::stream_events).
+    /// Streams all sessions of the listing, fetching a page at a time as they are consumed; see
+    /// [`stream_events`](Self::stream_events).
     fn stream_sessions(&self, request: ListSessions) -> BoxStream<'_, Result<Session>> {
         stream_pages(request, |request| self.list_sessions(request), ListSessions::with_cursor)
     }

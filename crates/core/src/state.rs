@@ -1,4 +1,4 @@
-//! State: a flat map from key to JSON, in three scopes told apart by the prefix of the key.
+//! State: a flat map from key to JSON, in scopes distinguished by the key's prefix.
 
 use std::collections::{BTreeMap, btree_map};
 
@@ -14,7 +14,7 @@ const USER_PREFIX: &str = "user:";
 /// Prefix of the keys that live for one invocation and are never stored.
 const TEMP_PREFIX: &str = "temp:";
 
-/// Who shares a state key, told by its prefix as in google-adk.
+/// Who shares a state key. As in google-adk, the key's prefix decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// `app:`: all users of the app.
@@ -28,7 +28,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The scope of a key, and the key as that scope stores it.
+    /// Returns the scope of a key, and the key without its prefix, as that scope stores it.
     pub fn of(key: &str) -> (Self, &str) {
         for (prefix, scope) in [(APP_PREFIX, Self::App), (USER_PREFIX, Self::User), (TEMP_PREFIX, Self::Temp)] {
             if let Some(rest) = key.strip_prefix(prefix) {
@@ -41,8 +41,8 @@ impl Scope {
 
 /// A map from key to JSON value; also a change to such a map.
 ///
-/// Merging is shallow: a value replaces the whole value under its key, objects and `null` included. There is no way to
-/// delete a key, as there is none in google-adk.
+/// Merging is shallow: a new value, whether an object or `null`, replaces the entire old value of its key. As in
+/// google-adk, keys cannot be deleted.
 ///
 /// ```
 /// use seabed_core::State;
@@ -57,36 +57,36 @@ impl Scope {
 pub struct State(BTreeMap<String, Json>);
 
 impl State {
-    /// A state without keys.
+    /// Creates an empty state.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same state with `key` set.
+    /// Sets `key` and returns the state.
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Json>) -> Self {
         self.insert(key, value);
         self
     }
 
-    /// Sets `key`, and returns what it replaces.
+    /// Sets `key` and returns the value that it replaces.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Json>) -> Option<Json> {
         self.0.insert(key.into(), value.into())
     }
 
-    /// The value under `key`.
+    /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&Json> {
         self.0.get(key)
     }
 
-    /// The value under `key`, read into a type of yours; `None` when the key is absent.
+    /// Deserializes the value of `key`; `None` when the key is absent.
     ///
     /// # Errors
-    /// When the value does not fit `T`.
+    /// If the value does not fit `T`.
     pub fn decode<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, serde_json::Error> {
         self.get(key).map(Json::decode).transpose()
     }
 
-    /// How many keys there are.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -96,22 +96,22 @@ impl State {
         self.0.is_empty()
     }
 
-    /// The keys and values, sorted by key.
+    /// Iterates over keys and values, sorted by key.
     pub fn iter(&self) -> btree_map::Iter<'_, String, Json> {
         self.0.iter()
     }
 
-    /// Takes over every key of `delta`, replacing values as a whole.
+    /// Sets every key of `delta`, replacing entire values.
     pub fn merge(&mut self, delta: Self) {
         self.0.extend(delta.0);
     }
 
-    /// What of it is stored: all but the `temp:` keys.
+    /// Returns the part that is stored: all but the `temp:` keys.
     pub(crate) fn without_temp(&self) -> Self {
         self.filtered(|scope| scope != Scope::Temp)
     }
 
-    /// What of it only lives in memory.
+    /// Returns the `temp:` keys, which live only in memory.
     pub(crate) fn only_temp(&self) -> Self {
         self.filtered(|scope| scope == Scope::Temp)
     }
@@ -146,7 +146,7 @@ impl<'a> IntoIterator for &'a State {
     }
 }
 
-/// A state taken apart into what each scope stores, without prefixes; `temp:` keys are gone.
+/// A state split into the part that each scope stores. Keys have no prefixes, and `temp:` keys are dropped.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ScopedState {
     pub(crate) app: State,
@@ -155,7 +155,7 @@ pub(crate) struct ScopedState {
 }
 
 impl ScopedState {
-    /// Takes `state` apart.
+    /// Splits `state` by scope.
     pub(crate) fn split(state: &State) -> Self {
         let mut scoped = Self::default();
         for (key, value) in state {
@@ -171,7 +171,7 @@ impl ScopedState {
         scoped
     }
 
-    /// Puts the scopes together again, as a [`Session`](crate::Session) shows them.
+    /// Merges the scopes, as a [`Session`](crate::Session) shows them.
     pub(crate) fn merged(self) -> State {
         let prefixed = |prefix: &'static str, state: State| {
             state.into_iter().map(move |(key, value)| (format!("{prefix}{key}"), value))

@@ -1,12 +1,12 @@
 //! Seabed: the durable, race-free session store for AI agents.
 //!
-//! Sessions, their events and their state live in the very tables that google-adk's `DatabaseSessionService` uses
+//! Sessions, their events and their state live in the same tables that google-adk's `DatabaseSessionService` uses
 //! (schema v1), so Rust and Python agents share one database: PostgreSQL, MySQL, MariaDB or SQLite. Concurrent callers
 //! lose nothing: no session, no event, no state key.
 //!
 //! # A first conversation
 //!
-//! Pick a backend by its feature, `postgres`, `mysql` or `sqlite`:
+//! Enable the feature of your backend, `postgres`, `mysql` or `sqlite`:
 //!
 //! ```toml
 //! seabed = { version = "0.1", features = ["sqlite"] }
@@ -19,13 +19,13 @@
 //! use seabed::{CreateSession, Event, SessionService, SessionServiceExt, State, UserKey};
 //!
 //! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
-//! // A pool, the tables, the service. In production `seabed-migrate up` makes the tables, and
-//! // `seabed::connect(url)` is all the program needs.
+//! // Open a pool, create the tables, start the service. In production `seabed-migrate up` creates
+//! // the tables, and `seabed::connect(url)` is all that the program needs.
 //! let database = seabed::open("sqlite::memory:").await?;
 //! seabed::migrate(&database).await?;
 //! let sessions = seabed::from_connection(database).await?;
 //!
-//! // Keys with `user:` belong to the user, keys with `app:` to the app, others to the session.
+//! // Keys with `user:` belong to the user, keys with `app:` to the app, all others to the session.
 //! let request = CreateSession::new(UserKey::try_new("travel", "alice")?)
 //!     .with_state(State::new().with("user:home", "Bergen").with("destination", "Rome"));
 //! let mut session = sessions.create_session(request).await?;
@@ -45,35 +45,36 @@
 //! # When two agents write to one session
 //!
 //! [`append`](SessionServiceExt::append) succeeds only if nothing was appended since the session was read. Otherwise it
-//! fails with [`Error::RevisionConflict`] and stores nothing; [`refresh`](SessionServiceExt::refresh) the session, let
-//! the agent decide again, and append again. A writer that adds something independent of what it has seen says
+//! fails with [`Error::RevisionConflict`] and stores nothing. [`refresh`](SessionServiceExt::refresh) the session, let
+//! the agent decide again, and append again. A writer whose event does not depend on what it has read passes
 //! [`ExpectedRevision::Any`] to [`append_event`](SessionService::append_event).
 //!
-//! # When an error comes back
+//! # When an operation fails
 //!
-//! [`Error::is_retryable`] says whether to repeat the identical call. An append is idempotent by its event's id, so
-//! repeating it is safe even when nobody knows whether the first one was committed.
+//! [`Error::is_retryable`] returns whether to repeat the identical call. An append is idempotent by its event's id, so
+//! repeating it is safe even when it is unknown whether the first attempt was committed.
 //!
-//! A commit that got no answer is looked up by the service itself, and a connection that broke before anything was decided is
-//! replaced; only when no connection can be had does the caller learn of it.
+//! If a commit gets no answer, the service itself looks up the outcome. If a connection breaks before the outcome is
+//! decided, the service replaces it. The caller gets an error only when no connection can be obtained.
 //!
 //! # In production
 //!
-//! [`check_health`](SessionService::check_health) is for readiness probes, [`close`](SessionService::close) for a shutdown in good
-//! order. Connections are waited for 5 seconds, statements 30, locks of others 10; the backend's options
-//! (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is a `tracing` span of the target
-//! `seabed` with the fields `operation`, `backend`, `outcome` and `retries`, and never content.
+//! Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
+//! graceful shutdown. A call waits up to 5 seconds for a connection, 30 for a statement, and 10 for locks that others
+//! hold. The backend's options (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is
+//! a `tracing` span with the target `seabed` and the fields `operation`, `backend`, `outcome` and `retries`. Spans
+//! never contain content.
 //!
-//! # What is guaranteed
+//! # Guarantees
 //!
-//! The traits [`SessionService`] and [`SessionServiceExt`] state it operation by operation; the crate
-//! `seabed-conformance` checks it on every backend, and on yours if you write one.
+//! The traits [`SessionService`] and [`SessionServiceExt`] state the guarantees of each operation. The crate
+//! `seabed-conformance` checks them on every backend, and on your own if you write one.
 
 use std::sync::Arc;
 
 pub use seabed_core::*;
 
-/// The migrations, with more choice than [`migrate`] gives.
+/// The migrations, with more options than [`migrate`].
 #[cfg(feature = "migrate")]
 pub use seabed_migration as migration;
 #[cfg(feature = "migrate")]
@@ -86,26 +87,26 @@ pub use seabed_postgres::{PostgresOptions, PostgresSessionService};
 #[cfg(feature = "sqlite")]
 pub use seabed_sqlite::{SqliteOptions, SqliteSessionService, SqliteSynchronous};
 
-/// The version of sea-orm whose types appear in this crate's interface.
+/// The version of sea-orm whose types appear in this crate's API.
 pub use sea_orm;
 use sea_orm::{DatabaseConnection, DbBackend};
 
-/// A session service of whatever backend.
+/// A session service with any backend.
 pub type DynSessionService = Arc<dyn SessionService>;
 
-/// Connects to the database that `url` is of, and checks its schema: `postgres://…`, `mysql://…`, `mariadb://…` or
+/// Connects to the database at `url`, and checks its schema. URLs are `postgres://…`, `mysql://…`, `mariadb://…` or
 /// `sqlite://path`.
 ///
 /// # Errors
-/// [`Invalid`](Error::Invalid) for a URL that cannot be understood, or of a backend whose feature is not enabled;
-/// backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer, and
-/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown. None of them holds the URL.
+/// [`Invalid`](Error::Invalid) for a URL that cannot be parsed, or whose backend's feature is not enabled. Backend
+/// errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer, and
+/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown. No error contains the URL.
 pub async fn connect(url: &str) -> Result<DynSessionService> {
     from_connection(open(url).await?).await
 }
 
-/// Opens a pool as [`connect`] does it, without a look at the schema: for [`migrate`], and to share with the rest of
-/// your program.
+/// Opens a pool like [`connect`], without checking the schema: for [`migrate`], and to share with the rest of your
+/// program.
 ///
 /// # Errors
 /// Those of [`connect`], except for the schema.
@@ -132,16 +133,17 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
     Err(Error::Invalid { field: "url", reason: reason.to_owned() })
 }
 
-/// Uses a pool that you have; see [`SqlSessionService::from_connection`](sql::SqlSessionService::from_connection).
+/// Creates a service on an existing pool; see
+/// [`SqlSessionService::from_connection`](sql::SqlSessionService::from_connection).
 ///
 /// # Errors
-/// [`Invalid`](Error::Invalid) for a database whose feature is not enabled;
-/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown, or that cannot keep the laws.
+/// [`Invalid`](Error::Invalid) for a database whose feature is not enabled; [`Schema`](BackendErrorKind::Schema) for
+/// tables that are missing, unknown, or unable to keep the laws.
 pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessionService> {
     from_connection_accepting(connection, &[]).await
 }
 
-/// Like [`from_connection`], for tables that are refused otherwise, because they cannot keep a law.
+/// Like [`from_connection`], but accepts tables that it would reject because they cannot keep a law.
 ///
 /// # Errors
 /// Those of [`from_connection`].
@@ -165,7 +167,7 @@ pub async fn from_connection_accepting(
     }
 }
 
-/// The program in the README compiles.
+/// Compiles the program in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

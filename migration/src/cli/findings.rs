@@ -8,7 +8,7 @@ use seabed_migration::{Finding, Mend, Severity};
 
 use crate::FOUND_WRONG;
 
-/// How often `repair` looks again.
+/// How often `repair` verifies again.
 const ROUNDS: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -31,7 +31,7 @@ pub(crate) async fn verify(database: &DatabaseConnection, format: Format) -> any
 
 pub(crate) async fn repair(database: &DatabaseConnection, yes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
     let mut found = seabed_migration::verify(database).await?;
-    // What is mended may bring to light what else is to be mended; each round is shown before it is run.
+    // One repair may reveal the need for another; each round is printed before it runs.
     for _ in 0..ROUNDS {
         found.iter().for_each(print);
         if dry_run || !found.iter().any(Finding::is_safe) {
@@ -65,7 +65,7 @@ async fn is_agreed_to() -> anyhow::Result<bool> {
     Ok(matches!(answer.await??.trim(), "y" | "Y" | "yes"))
 }
 
-/// Only errors make a script stop: with warnings the service runs.
+/// Only errors make a script fail: with warnings the service runs.
 fn exit(found: &[Finding]) -> ExitCode {
     let is_error = found.iter().any(|finding| finding.severity == Severity::Error);
     if is_error { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS }

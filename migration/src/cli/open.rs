@@ -1,21 +1,21 @@
-//! Opening the database that a URL is of.
+//! Opens databases by URL.
 
 use sea_orm::DatabaseConnection;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use seabed_core::sql::{ConnectOptions, Dialect};
 
-/// What to do when the file of an SQLite database is not there.
+/// What to do if the file of an SQLite database does not exist.
 #[derive(Clone, Copy)]
 pub(crate) enum MissingFile {
-    /// Do not go on.
+    /// Fail.
     Refuse,
-    /// Make it: tables follow.
+    /// Create it: tables follow.
     Create,
-    /// Look at an empty database in memory instead.
+    /// Use an empty in-memory database instead.
     StandIn,
 }
 
-/// Opens the database that `url` is of.
+/// Opens the database at `url`.
 pub(crate) async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
     #[cfg(feature = "postgres")]
     if seabed_postgres::Postgres::is_url(url) {

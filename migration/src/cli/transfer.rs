@@ -14,9 +14,9 @@ use seabed_migration::{Selection, Summary, UpgradeOptions};
 use super::open::{MissingFile, open};
 use crate::FOUND_WRONG;
 
-/// How often a line is printed where there is no terminal.
+/// How often a line is printed when there is no terminal.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How many rows that were left out are named.
+/// How many of the skipped rows are named.
 const NAMED: usize = 20;
 
 pub(crate) async fn copy(from: &str, to: &str, selection: Selection, resume: bool) -> anyhow::Result<ExitCode> {
@@ -48,7 +48,7 @@ pub(crate) async fn export(
             if path.exists() {
                 anyhow::bail!("{} is there already", path.display());
             }
-            // Under its name once it is whole.
+            // The file gets its final name only once it is complete.
             let partial = path.with_added_extension("partial");
             let mut output = BufWriter::new(File::create(&partial).with_context(cannot)?);
             let summary = seabed_migration::export(database, selection, &mut output, &mut progress).await?;
@@ -120,10 +120,11 @@ pub(crate) async fn finish_upgrade(
     Ok(exit)
 }
 
-/// Rows are merged with what is there, which somebody who mistook the target would regret.
+/// Rejects a target that already has sessions, unless resuming: rows are merged into the existing ones, which the user
+/// of a mistyped target would regret.
 pub(crate) async fn check_target(target: &DatabaseConnection, resume: bool) -> anyhow::Result<()> {
     let any = Statement::from_string(target.get_database_backend(), "SELECT 1 FROM sessions LIMIT 1");
-    // Tables that are missing are told of by name afterwards.
+    // Missing tables are reported by name later.
     let is_filled = target.query_one_raw(any).await.is_ok_and(|row| row.is_some());
     if is_filled && !resume {
         anyhow::bail!(
@@ -133,7 +134,7 @@ pub(crate) async fn check_target(target: &DatabaseConnection, resume: bool) -> a
     Ok(())
 }
 
-/// Tells how far a transfer is: a bar on a terminal, a line from time to time elsewhere.
+/// Reports the progress of a transfer: a bar on a terminal, a line from time to time elsewhere.
 pub(crate) struct Report {
     bar: Option<ProgressBar>,
     started: Instant,

@@ -1,4 +1,4 @@
-//! Reading back what was written, and comparing it with what was sent.
+//! Reads back what was written, and compares it with what was sent.
 
 use futures_util::TryStreamExt as _;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
@@ -13,7 +13,7 @@ use super::tables::{Shape as _, V1};
 use crate::schema::Flavor;
 
 impl Store<'_> {
-    /// The rows, each with the stored one of its key.
+    /// Returns each row with the stored row of the same key.
     pub(super) async fn found(
         &self,
         table: &StateTable,

@@ -13,10 +13,10 @@ use super::{Progress, Summary};
 
 const FORMAT: &str = "seabed-sessions";
 const VERSION: u32 = 1;
-/// How many rows there are between two calls of the progress.
+/// The number of rows between two calls of the progress callback.
 const ROWS_PER_REPORT: u64 = 1000;
 
-/// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; JSON is as the source has it.
+/// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; JSON is written as in the source.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
@@ -139,12 +139,13 @@ fn line(record: Record) -> Result<Line, DbErr> {
     })
 }
 
-/// JSON without the line breaks that somebody may have laid it out with; within strings JSON has none.
+/// Removes line breaks between JSON tokens. Strings in JSON contain none.
 fn one_line(text: String) -> String {
     if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
 }
 
-/// Reads the header, and the rest beside whoever takes it; on threads for waiting, for a pipe may have nothing for long.
+/// Reads the header, then the rows concurrently with their consumer. Uses blocking threads, because a pipe may have no
+/// data for a long time.
 pub(super) async fn read(mut file: impl BufRead + Send + 'static) -> Result<Source, DbErr> {
     let header = tokio::task::spawn_blocking(move || check_header(&mut file).map(|()| file));
     let mut file = header.await.map_err(|panic| DbErr::Custom(panic.to_string()))??;

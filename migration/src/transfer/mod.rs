@@ -1,4 +1,4 @@
-//! Moving sessions between databases and files, without losing, doubling or changing any.
+//! Moves sessions between databases and files, without losing, duplicating or changing any.
 
 mod compare;
 mod lines;
@@ -22,21 +22,21 @@ use crate::layout::Layout;
 use crate::schema::Flavor;
 use crate::{migration_error, verify};
 
-/// What of a database is moved.
+/// The part of a database to move.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Selection {
-    /// Only this app, if any.
+    /// Only this app, if set.
     pub app_name: Option<String>,
-    /// Only this user, of one app or of all.
+    /// Only this user, if set: of one app or of all.
     pub user_id: Option<String>,
 }
 
-/// What was moved, or has been so far.
+/// What was moved, or has been moved so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// How many events the source was found to have, if it could be counted.
+    /// The number of events in the source, if it could be counted.
     pub expected_events: Option<u64>,
     /// Rows read from the source, by table.
     pub app_states: u64,
@@ -46,19 +46,19 @@ pub struct Summary {
     pub sessions: u64,
     /// See `app_states`.
     pub events: u64,
-    /// Sessions that the target did not have.
+    /// Sessions that did not exist in the target.
     pub new_sessions: u64,
-    /// Events that the target did not have.
+    /// Events that did not exist in the target.
     pub new_events: u64,
-    /// States of apps, users and older sessions that were added or changed.
+    /// States of apps, users and existing sessions that were added or changed.
     pub changed_states: u64,
-    /// Rows of the source that were left out.
+    /// Rows of the source that were skipped.
     pub refused: Vec<Refused>,
-    /// Rows that were read back from the target and are not what was sent.
+    /// Rows that differ from what was sent when read back from the target.
     pub different: Vec<String>,
-    /// The content that was sent.
+    /// The hash of the content that was sent.
     pub content: ContentHash,
-    /// What the target has of the same rows.
+    /// The hash of the same rows in the target.
     pub stored_content: ContentHash,
 }
 
@@ -69,23 +69,23 @@ impl Summary {
     }
 }
 
-/// Is told how far a transfer is, from time to time.
+/// A callback that receives the progress of a transfer from time to time.
 pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
 
-/// Copies what a selection holds into another database, which must have the tables.
+/// Copies the selected sessions, events and state into another database, which must have the tables.
 ///
-/// The source is read in one snapshot: what is written to it meanwhile is not copied, and does not matter. In the target, rows that
-/// are there stay: events are added that are missing, and states are merged key by key, the row that was updated later winning.
-/// So copying again, after an interruption or for what is new, changes nothing else; but what was deleted in the target comes back.
-/// What was sent is read back and compared. Nobody should write to a session in the target before it is copied: of a long one the
-/// state comes with its last event, and events that come later are sorted by their times.
+/// The source is read in one snapshot; concurrent writes to it are not copied and do no harm. In the target, existing
+/// rows stay: missing events are added, and states are merged key by key, where the row with the later update wins.
+/// Copying again, after an interruption or to add what is new, therefore changes nothing else, except that rows deleted
+/// in the target come back. What was sent is read back and compared. Do not write to a session in the target before it
+/// is copied: the state of a long session arrives with its last event, and later events are sorted by their times.
 ///
 /// # Errors
-/// Backend errors of kind [`Schema`](BackendErrorKind::Schema) for tables that are not google-adk's schema v1, others for a
-/// database that fails. What was copied before stays.
+/// Backend errors: of kind [`Schema`](BackendErrorKind::Schema) if the tables are not google-adk's schema v1, of other
+/// kinds if a database fails. What was copied before stays.
 ///
 /// # Cancel safety
-/// When the future is dropped, what was copied so far stays, and every session is there up to one of its events.
+/// If the future is dropped, what was copied so far stays, and each copied session is complete up to one of its events.
 pub async fn copy(
     from: &DatabaseConnection,
     to: &DatabaseConnection,
@@ -96,8 +96,8 @@ pub async fn copy(
     store(source, to, progress).await
 }
 
-/// Writes what a selection holds as JSON Lines; one header, one line a row, and a last line with counts and hash, by which
-/// [`import`] tells a file that was cut off.
+/// Writes the selected sessions, events and state as JSON Lines: a header, one line per row, and a last line with
+/// counts and hash, by which [`import`] detects a truncated file.
 ///
 /// # Errors
 /// Those of [`copy`], and of `file`.
@@ -111,11 +111,11 @@ pub async fn export(
     lines::write(source, file, progress).await.map_err(transfer_error)
 }
 
-/// Copies what [`export`] has written into a database, as [`copy`] does.
+/// Copies what [`export`] wrote into a database, like [`copy`].
 ///
 /// # Errors
-/// Those of [`copy`], and of `file`; for a file of another kind before anything is written, for one that was cut off after what it
-/// holds was.
+/// Those of [`copy`], and of `file`. A file of another kind is rejected before anything is written; a truncated file
+/// only after its rows are written.
 pub async fn import(
     file: impl BufRead + Send + 'static,
     to: &DatabaseConnection,
@@ -131,7 +131,7 @@ async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Sourc
     let unfit = unfit_columns(backend, &columns(from).await.map_err(migration_error)?);
     let mut split = Vec::new();
     if backend == DbBackend::MySql {
-        // What they shared is stored under one spelling, and goes along with that one.
+        // The shared state is stored under one spelling, and is copied with that spelling.
         let ids = verify::collisions(from, &unfit).await.map_err(migration_error)?.into_iter();
         let reason = "the source takes them for one id; the state that they share goes to one of them";
         split.extend(ids.map(|ids| Refused { row: format!("ids {ids}"), reason: reason.to_owned() }));
@@ -139,7 +139,7 @@ async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Sourc
     read(from, tables::V1, selection, split).await.map_err(transfer_error)
 }
 
-/// Writes a source into a database of google-adk's schema v1.
+/// Writes a source into a database with google-adk's schema v1.
 pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
     expect_v1(to, "the target").await?;
     let columns = columns(to).await.map_err(migration_error)?;
@@ -153,13 +153,14 @@ pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mu
     Ok(summary)
 }
 
-/// Compares a source with what a database of google-adk's schema v1 holds.
+/// Compares a source with a database with google-adk's schema v1.
 pub(crate) async fn compare(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
     let store = Store::new(to).await.map_err(transfer_error)?.only_comparing();
     store.write(source, progress).await.map_err(transfer_error)
 }
 
-/// google-adk's schema v1 has a state row for the app and the user of every session; other stores make them when they are needed.
+/// Adds missing state rows. google-adk's schema v1 has a state row for the app and the user of every session; other
+/// stores create them on demand.
 async fn add_missing_states(connection: &DatabaseConnection) -> Result<()> {
     let flavor = Flavor::of(connection).await.map_err(migration_error)?;
     for statement in verify::missing_states(connection, flavor).await.map_err(migration_error)? {
@@ -177,7 +178,7 @@ async fn expect_v1(connection: &DatabaseConnection, which: &str) -> Result<()> {
     Err(BackendError::new(BackendErrorKind::Schema, message).into())
 }
 
-/// A reader's or writer's own words, or the driver's error.
+/// Keeps the message of a reader or writer; the driver's error becomes the source.
 pub(crate) fn transfer_error(error: DbErr) -> seabed_core::Error {
     let (kind, message) = match &error {
         DbErr::Custom(reason) => (BackendErrorKind::Unexpected, reason.clone()),

@@ -1,4 +1,4 @@
-//! One stored row, whatever database or file it comes from.
+//! One stored row, from any database or file.
 
 use std::fmt;
 
@@ -7,24 +7,24 @@ use seabed_core::Json;
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use sha2::{Digest as _, Sha256};
 
-/// A stored row. In a source the state rows come first, and each session is followed by its events, oldest first.
+/// A stored row. A source sends the state rows first, then each session followed by its events, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     AppState(app_states::Model),
     UserState(user_states::Model),
     Session(sessions::Model),
     Event(events::Model),
-    /// A row that cannot be read, or that no backend could hold: which, and why.
+    /// A row that cannot be read, or that no backend could store: which, and why.
     Refused(Refused),
 }
 
-/// A row that was left out.
+/// A row that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
-    /// The row in words, by its table and key.
+    /// The row's table and key, in words.
     pub row: String,
-    /// Why.
+    /// Why it was skipped.
     pub reason: String,
 }
 
@@ -58,13 +58,13 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A SHA-256 hash of a row's content, or of a set of rows: the exclusive or of theirs, so that the order in which databases sort
-/// keys does not matter.
+/// A SHA-256 hash of a row's content, or of a set of rows. The hash of a set is the exclusive or of its rows' hashes,
+/// so the order in which databases sort keys does not matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ContentHash([u8; 32]);
 
 impl ContentHash {
-    /// Of a row. JSON counts by its value, not by its spelling, which databases change.
+    /// Hashes a row. JSON is hashed by value, because databases change its spelling.
     pub(crate) fn of(record: &Record) -> Self {
         let time = |time: &DateTime| time.and_utc().timestamp_micros().to_string();
         let json = |json: &str| Json::parse(json).map_or_else(|_| json.to_owned(), |json| json.canonical());
@@ -87,14 +87,14 @@ impl ContentHash {
         };
         let mut hash = Sha256::new();
         for part in [table].into_iter().chain(keys).chain(content.iter().map(String::as_str)) {
-            // With its length before it, so that no two rows share their parts.
+            // Each part is preceded by its length, so that different rows never hash the same bytes.
             hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(part);
         }
         Self(hash.finalize().into())
     }
 
-    /// Adds a row that is not in the set, or takes out one that is.
+    /// Adds a row to the set, or removes it if the set contains it.
     pub(crate) fn toggle(&mut self, row: Self) {
         self.0.iter_mut().zip(row.0).for_each(|(byte, other)| *byte ^= other);
     }

@@ -1,15 +1,15 @@
-//! What one database could not hold, though another did.
+//! Rows that the target database cannot store, although the source could.
 
 use seabed_core::Json;
 
 use super::record::{Record, Refused};
 use crate::schema::Flavor;
 
-/// How many characters ids and invocation ids may have, as in google-adk's tables.
+/// The maximum number of characters of ids and invocation ids, as in google-adk's tables.
 const ID_LENGTH: usize = 128;
 const INVOCATION_ID_LENGTH: usize = 256;
 
-/// Why a database would refuse a row. SQLite takes any text.
+/// Returns why a database would reject a row. SQLite accepts any text.
 pub(super) fn refusal(flavor: Flavor, record: &Record) -> Option<Refused> {
     if flavor == Flavor::Sqlite {
         return None;

@@ -1,4 +1,4 @@
-//! The tables that have a state: their keys, their rows, and how two versions of a row become one.
+//! The tables that have a state column: their keys, their rows, and how two versions of a row are merged.
 
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait};
@@ -9,7 +9,7 @@ use seabed_core::entity::{app_states, sessions, user_states};
 use super::record::Record;
 use super::tables::{Shape as _, V1};
 
-/// A table with states, and the columns of its key.
+/// A table with a state column, and its key columns.
 pub(super) struct StateTable {
     pub(super) name: &'static str,
     pub(super) key: &'static [&'static str],
@@ -24,13 +24,14 @@ pub(super) const SESSIONS: StateTable = StateTable { name: "sessions", key: &["a
 pub(super) struct StateRow {
     pub(super) key: Vec<String>,
     pub(super) state: String,
-    /// Sessions have it.
+    /// Only sessions have one.
     pub(super) create_time: Option<DateTime>,
     pub(super) update_time: DateTime,
 }
 
 impl StateRow {
-    /// Which of two versions of a row is the later one. The time of a session's first event may be before that of its creation.
+    /// Returns the time by which two versions of a row are ordered; `None` for a session without events. The first
+    /// event of a session may be earlier than its creation.
     pub(super) fn version(&self) -> Option<DateTime> {
         (self.create_time != Some(self.update_time)).then_some(self.update_time)
     }
@@ -92,15 +93,15 @@ impl StateTable {
     }
 }
 
-/// What a stored row becomes.
+/// The new content of a stored row.
 pub(super) struct Merged {
     pub(super) state: String,
     pub(super) update_time: DateTime,
-    /// Whether its state changes by it, or its time alone.
+    /// Whether the state changes, or only the time.
     pub(super) has_other_state: bool,
 }
 
-/// A stored row after `row` is merged into it; `None` when nothing changes.
+/// Merges `row` into a stored row; returns `None` if nothing changes.
 pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<Merged>, DbErr> {
     let state = |text: &str| {
         let told = || DbErr::Custom(format!("the stored state of {:?} is not a JSON object", row.key));

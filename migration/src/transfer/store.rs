@@ -1,4 +1,4 @@
-//! Writing rows into google-adk's schema v1, and reading back what is there then.
+//! Writes rows into google-adk's schema v1, and reads back what is then stored.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,19 +18,19 @@ use super::tables::Source;
 use super::{Progress, Summary};
 use crate::schema::Flavor;
 
-/// A transaction holds no more rows than this, and ends once it holds this much text: enough that a commit hardly counts, far
-/// below what a server takes in one statement.
+/// A transaction holds no more rows than this, and ends once it holds this much text: enough to make the cost of a
+/// commit negligible, and far below what a server accepts in one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
-/// Writers that are at work on the same rows, or add one in between, make a transaction fail; it changes nothing then, and is
-/// repeated.
+/// Concurrent writers of the same rows, or of a row in between, can make a transaction fail. It then changes nothing,
+/// and is repeated.
 const TRIES: u32 = 10;
 
 /// Some events of a session.
 struct Part {
     session: sessions::Model,
     events: Vec<events::Model>,
-    /// Whether no more follow.
+    /// Whether these are the last.
     is_last: bool,
 }
 
@@ -44,15 +44,15 @@ struct Batch {
     bytes: usize,
 }
 
-/// A database that rows are written to.
+/// A database to write rows to.
 pub(crate) struct Store<'a> {
     pub(super) connection: &'a DatabaseConnection,
     pub(super) flavor: Flavor,
     batch: Batch,
-    /// Hashes of the events of the session that is being written, until they are read back.
+    /// Hashes of the events of the session being written, until they are read back.
     pub(super) sent: HashMap<SessionId, HashMap<String, ContentHash>>,
     pub(super) summary: Summary,
-    /// Whether rows are only compared with those that are there.
+    /// Whether to compare only, and write nothing.
     only_compares: bool,
 }
 
@@ -69,13 +69,13 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// The same, writing nothing: what is not there is told as a difference.
+    /// Makes the store compare only: missing rows are reported as differences.
     pub(crate) fn only_comparing(self) -> Self {
         Self { only_compares: true, ..self }
     }
 
-    /// Writes all rows of `source` that are not there. Each transaction leaves the database whole: a session is there with its
-    /// first events, up to some moment.
+    /// Writes all rows of `source` that do not exist. Each transaction leaves the database consistent: a session exists
+    /// with its first events, up to some point.
     pub(crate) async fn write(mut self, mut source: Source, progress: &mut Progress<'_>) -> Result<Summary, DbErr> {
         self.summary.expected_events = source.events;
         while let Some(record) = source.next().await? {
@@ -146,7 +146,7 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Writes the batch, reads back what is complete, and leaves the part of a session that goes on.
+    /// Writes the batch, reads back complete sessions, and keeps the unfinished part of the last one.
     async fn flush(&mut self) -> Result<(), DbErr> {
         let mut tries = 1;
         let written = loop {
@@ -188,14 +188,14 @@ impl<'a> Store<'a> {
     }
 
     async fn write_batch(&self) -> Result<Written, DbErr> {
-        // SQLite's write lock is taken here; on the others this option means nothing.
+        // On SQLite this takes the write lock here; other databases ignore the option.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
         let transaction = self.connection.begin_with_options(options).await?;
         let mut written = Written::default();
-        // In the order in which services lock rows.
+        // Locks rows in the same order as services do.
         let rows: Vec<StateRow> = self.batch.parts.iter().map(Part::row).collect();
         let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
         let rows: Vec<StateRow> = self.batch.app_states.iter().map(StateRow::from).collect();
@@ -217,8 +217,8 @@ impl<'a> Store<'a> {
         Ok(written)
     }
 
-    /// Adds rows that are not there. In those that are, states are merged key by key: the row that was updated later wins, the
-    /// stored one if neither was. Answers which were there.
+    /// Inserts rows that do not exist. Merges the states of existing rows key by key: the row updated later wins, and
+    /// the stored row wins a tie. Returns the keys that existed.
     async fn merge(
         &self,
         transaction: &DatabaseTransaction,
@@ -246,7 +246,7 @@ impl<'a> Store<'a> {
                 written.states += inserts;
             }
         }
-        // All of them, for somebody may have changed one meanwhile.
+        // Selects all of them, because another writer may have changed one in the meantime.
         let stored = self.select_rows(transaction, table, rows, true).await?;
         for row in rows {
             let Some(stored) = stored.get(&row.key) else { continue };
@@ -263,7 +263,7 @@ impl<'a> Store<'a> {
         Ok(there.into_keys().collect())
     }
 
-    /// The stored rows of the same keys.
+    /// Returns the stored rows with the same keys.
     pub(super) async fn select_rows(
         &self,
         connection: &impl ConnectionTrait,
@@ -331,7 +331,7 @@ impl<'a> Store<'a> {
         if self.flavor == Flavor::Postgres { text.cast_as("jsonb") } else { text }
     }
 
-    /// On SQLite as google-adk writes it: always with six digits.
+    /// On SQLite, formats the time as google-adk does: always with six digits.
     fn time(&self, time: DateTime) -> Expr {
         match self.flavor {
             Flavor::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
@@ -349,7 +349,7 @@ struct Written {
 }
 
 impl Part {
-    /// The session's row as it is once this part is stored: its state comes with its last event.
+    /// Returns the session's row as it is once this part is stored: the state arrives with the last event.
     fn row(&self) -> StateRow {
         let row = StateRow::from(&self.session);
         let newest = self.events.last().map(|event| event.timestamp);

@@ -1,4 +1,4 @@
-//! Reading all that a database holds, in one snapshot.
+//! Reads an entire database in one snapshot.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use tokio::sync::mpsc;
 use super::Selection;
 use super::record::{Record, Refused};
 
-/// How many rows wait between reading and writing; each may be some megabytes.
+/// How many rows are buffered between reading and writing; each may be several megabytes.
 const ROWS_AHEAD: usize = 16;
-/// How many session rows are read at once.
+/// How many session rows one query reads.
 const SESSIONS_AHEAD: u64 = 20;
 
-/// Where rows come from.
+/// A source of rows.
 pub(crate) struct Source {
-    /// How many events there are, if that is known before.
+    /// The number of events, if known in advance.
     pub(crate) events: Option<u64>,
-    /// `None` is the end: without it the reader has not come there.
+    /// `None` marks the end. If it is missing, the reader did not reach the end.
     rows: mpsc::Receiver<Result<Option<Record>, DbErr>>,
 }
 
 impl Source {
-    /// What `read` sends, beside whoever takes it.
+    /// Starts `read` in its own task; its rows are received here.
     pub(crate) fn of<F>(events: Option<u64>, read: impl FnOnce(Outlet) -> F) -> Self
     where
         F: Future<Output = Result<(), Stop>> + Send + 'static,
@@ -44,20 +44,20 @@ impl Source {
                 Err(Stop::Failed(error)) => Err(error),
                 Err(Stop::NobodyTakesRows) => return,
             };
-            // When nobody takes rows any more, nobody is to be told.
+            // If nobody receives rows any more, nobody needs the outcome.
             let _: Result<(), _> = ending.send(end).await;
         });
         Self { events, rows }
     }
 
-    /// The next row; `None` at the end.
+    /// Returns the next row, or `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Record>, DbErr> {
         let interrupted = || Err(DbErr::Custom("reading the source was interrupted".to_owned()));
         self.rows.recv().await.unwrap_or_else(interrupted)
     }
 }
 
-/// Where a reader puts rows.
+/// Where a reader sends rows.
 pub(crate) struct Outlet(mpsc::Sender<Result<Option<Record>, DbErr>>);
 
 impl Outlet {
@@ -66,7 +66,7 @@ impl Outlet {
     }
 }
 
-/// Why reading ended before its end.
+/// Why reading stopped before the end.
 pub(crate) enum Stop {
     Failed(DbErr),
     NobodyTakesRows,
@@ -78,48 +78,48 @@ impl From<DbErr> for Stop {
     }
 }
 
-/// Tables of one layout: what they and their columns are called, and how their rows are read.
+/// A table layout: the names of its tables and columns, and how to read its rows.
 pub(crate) trait Shape: Send + Sync + 'static {
-    /// The table that holds what google-adk's schema v1 has in `table`.
+    /// Returns the table that corresponds to `table` in google-adk's schema v1.
     fn table(&self, table: &'static str) -> String {
         table.to_owned()
     }
 
-    /// The column that holds what google-adk's schema v1 has in `column` of `table`.
+    /// Returns the column that corresponds to `column` of `table` in google-adk's schema v1.
     fn column(&self, table: &'static str, column: &'static str) -> &'static str {
         let _ = table;
         column
     }
 
-    /// A time of a session or of a state.
+    /// Reads a time of a session or a state.
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr>;
 
-    /// A state of `table` as it is stored in schema v1.
+    /// Converts a state of `table` to what schema v1 stores.
     fn state(&self, table: &'static str, state: State) -> State {
         let _ = table;
         state
     }
 
-    /// The columns of `events` besides its keys, and whether each holds JSON.
+    /// Returns the columns of `events` besides its keys, and whether each contains JSON.
     fn event_columns(&self) -> Vec<(&str, bool)>;
 
-    /// What the events of a session are sorted by.
+    /// Returns the columns by which the events of a session are sorted.
     fn event_order(&self) -> &'static [&'static str] {
         &["timestamp", "id"]
     }
 
-    /// An event, `None` for one that is not to be kept; the reason if it cannot be read.
+    /// Reads an event. Returns `None` for an event to be dropped, and the reason if it cannot be read.
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String>;
 
-    /// Whether the order of a session's events is not that of their times and ids, so that they get times of their own, as
-    /// little later as can be.
+    /// Whether the order of a session's events can differ from that of their times and ids. If so, events get new
+    /// times, as little later as possible.
     fn spreads_times(&self) -> bool {
         false
     }
 }
 
-/// An event of `row`, whose columns `id` and `invocation_id` are those of schema v1 in all layouts. The names of its session are set by
-/// the reader, which knows how the session spells them.
+/// Builds an event from `row`, whose columns `id` and `invocation_id` have the same names in all layouts. The reader
+/// fills in the session's key, because it knows how the session spells it.
 pub(crate) fn event_of(
     row: &QueryResult,
     timestamp: DateTime,
@@ -153,7 +153,7 @@ impl Shape for V1 {
     }
 }
 
-/// All rows of a selection, as they were at one moment, behind what is to be told of them.
+/// Reads all selected rows, as of one instant. `told` goes first.
 ///
 /// # Errors
 /// Those of the database.
@@ -204,7 +204,7 @@ fn select(table: &str, selection: &Selection) -> SelectStatement {
     select
 }
 
-/// A JSON column as text.
+/// Selects a JSON column as text.
 fn json_text(backend: DbBackend, column: &str) -> Expr {
     let column = Expr::col(Alias::new(column));
     if backend == DbBackend::Postgres { column.cast_as("text") } else { column }
@@ -222,7 +222,7 @@ impl<S: Shape> Reader<S> {
         ConnectionTrait::get_database_backend(&self.transaction)
     }
 
-    /// A query on a table that has `state`; its columns bear the names of schema v1.
+    /// Builds a query on a table that has `state`; its result columns have the names of schema v1.
     fn select_states(&self, table: &'static str, columns: &[&'static str]) -> SelectStatement {
         let mut select = select(&self.shape.table(table), &self.selection);
         for column in columns {
@@ -239,7 +239,7 @@ impl<S: Shape> Reader<S> {
         Expr::col(Alias::new(self.shape.column(table, column)))
     }
 
-    /// A state column as text, or why it is none; without the value.
+    /// Returns a state column as text, or why it is not a state. The reason does not contain the value.
     fn state(&self, table: &'static str, row: &QueryResult, name: &str) -> Result<String, Refused> {
         let refused = |reason: &str| Refused { row: name.to_owned(), reason: reason.to_owned() };
         let text: String = row.try_get("", "state").map_err(|_| refused("the state is not text"))?;
@@ -284,7 +284,7 @@ impl<S: Shape> Reader<S> {
             .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a time that can be read") })
     }
 
-    /// Sends the sessions and their events, and answers how many of these there were.
+    /// Sends the sessions and their events, and returns the number of events.
     async fn sessions(&self) -> Result<u64, Stop> {
         let columns = ["app_name", "user_id", "id", "create_time", "update_time"];
         let (app, user, id) = (Expr::col("app_name"), Expr::col("user_id"), self.column("sessions", "id"));
@@ -297,7 +297,7 @@ impl<S: Shape> Reader<S> {
                     Condition::all().add(user.clone().eq(last_user.as_str())).add(id.clone().gt(last_id.as_str()));
                 let later_user = Condition::any().add(user.clone().gt(last_user.as_str())).add(later_id);
                 let same_app = Condition::all().add(app.clone().eq(last_app.as_str())).add(later_user);
-                // The first condition is what an index is searched by.
+                // The first condition lets the database search an index.
                 select.and_where(app.clone().gte(last_app.as_str()));
                 select.cond_where(Condition::any().add(app.clone().gt(last_app.as_str())).add(same_app));
             }
@@ -327,8 +327,8 @@ impl<S: Shape> Reader<S> {
         }
     }
 
-    /// Sends a session and its events, and answers how many these were. Where they get times of their own, so does the session, which
-    /// bears the time of its last event: it is read twice then.
+    /// Sends a session and its events, and returns the number of events. If the events get new times, so does the
+    /// session, whose time is that of its last event; the events are then read twice.
     async fn session(&self, mut session: sessions::Model) -> Result<u64, Stop> {
         if self.shape.spreads_times()
             && let (_, Some(last)) = self.events(&session, false).await?
@@ -339,7 +339,7 @@ impl<S: Shape> Reader<S> {
         self.events(&session, true).await.map(|(events, _)| events)
     }
 
-    /// Reads the events of a session, sends them if asked to, and answers how many there were, and the time of the last one.
+    /// Reads the events of a session, and sends them if `is_sent`. Returns their number and the time of the last one.
     async fn events(&self, session: &sessions::Model, is_sent: bool) -> Result<(u64, Option<DateTime>), Stop> {
         let mut select = Query::select();
         select.from(Alias::new(self.shape.table("events"))).columns(["id", "app_name", "user_id", "session_id"]);
@@ -368,7 +368,7 @@ impl<S: Shape> Reader<S> {
                         event.timestamp = last + Duration::from_micros(1);
                     }
                     last = Some(event.timestamp);
-                    // Collations may have taken another spelling for this session's.
+                    // A collation may have matched another spelling of the session's key.
                     event.app_name.clone_from(&session.app_name);
                     event.user_id.clone_from(&session.user_id);
                     event.session_id.clone_from(&session.id);

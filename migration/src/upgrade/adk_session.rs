@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::object::{Object, base64_url};
 use crate::transfer::{Shape, event_of};
 
-/// Tables of adk-session. Its times have nanoseconds, and events of one time no order of their own.
+/// The tables of adk-session. Its times have nanoseconds, and events with equal times have no defined order.
 pub(super) struct AdkSession;
 
 type Fields = BTreeMap<String, Json>;
@@ -35,7 +35,7 @@ impl Shape for AdkSession {
         parse_time(&text).ok_or_else(|| DbErr::Custom(format!("{column} is no time")))
     }
 
-    /// The session's state there holds copies of app and user state, of the time of its last change.
+    /// In adk-session, the session's state contains copies of the app and user state as of the session's last change.
     fn state(&self, table: &'static str, state: State) -> State {
         if table != "sessions" {
             return state;
@@ -56,7 +56,7 @@ impl Shape for AdkSession {
         ]
     }
 
-    /// Streamed fragments are stored there, and nowhere in google-adk's tables.
+    /// adk-session stores streamed fragments; google-adk's tables never contain any.
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
         let told = |error: DbErr| error.to_string();
         let text = |column: &str| row.try_get::<String>("", column).map_err(told);
@@ -79,7 +79,7 @@ impl Shape for AdkSession {
             data.value("long_running_tool_ids", &long_running);
         }
         let actions: Fields = parse(&text("actions")?, "actions")?;
-        // What google-adk has no field for is kept where it looks for nothing.
+        // Data without a field in google-adk is kept where google-adk does not look for anything.
         let mut custom = Object::default();
         data.json("actions", &write_actions(&actions, &mut custom)?);
         write_response(&response, &mut data, &mut custom)?;
@@ -105,7 +105,7 @@ fn parse_time(text: &str) -> Option<DateTime> {
     Some(Timestamp::from_naive_utc(moment.naive_utc()).to_naive_utc())
 }
 
-/// The fields that are set; adk-session writes `null` for others.
+/// Returns the fields that are set; adk-session writes `null` for the others.
 fn set<'a>(fields: &'a Fields, names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, &'a Json)> {
     names.iter().filter_map(|name| fields.get(*name).filter(|json| !json.is_null()).map(|json| (*name, json)))
 }
@@ -255,7 +255,7 @@ fn write_content(json: &Json) -> Result<String, String> {
     let content: Content = parse(json.as_str(), "content")?;
     let mut written = Object::default();
     if let Some(role) = content.role {
-        // google-adk answers function calls as the user.
+        // google-adk answers function calls in the role of the user.
         written.text("role", if matches!(role.as_str(), "function" | "tool") { "user" } else { &role });
     }
     let parts: Result<Vec<Json>, String> = content
@@ -267,7 +267,7 @@ fn write_content(json: &Json) -> Result<String, String> {
     Ok(written.finish())
 }
 
-/// Parts there are told apart by their keys alone.
+/// Parts have no type field; only their keys distinguish them.
 fn write_part(part: &Fields) -> Result<String, String> {
     let mut written = Object::default();
     let signature = |written: &mut Object, name: &str| -> Result<(), String> {
@@ -300,7 +300,7 @@ fn write_part(part: &Fields) -> Result<String, String> {
     } else if let Some(response) = part.get("functionResponse") {
         written.json("function_response", &write_function_response(part, response)?);
     } else {
-        // What google-adk has no part for.
+        // A part that has no equivalent in google-adk.
         written.text("text", "");
         written.value("part_metadata", part);
     }
@@ -335,7 +335,7 @@ fn write_function_response(part: &Fields, response: &Json) -> Result<String, Str
     Ok(written.finish())
 }
 
-/// Bytes are a list of numbers there.
+/// In adk-session, bytes are a list of numbers.
 fn write_blob(part: &Fields) -> Result<String, String> {
     let mut blob = Object::default();
     for (name, json) in set(part, &["mime_type"]) {
@@ -356,7 +356,7 @@ fn write_file(part: &Fields) -> String {
     file.finish()
 }
 
-/// An object as it is, and any other value under a key: google-adk takes objects only.
+/// Returns an object unchanged, and wraps any other value in an object under `key`: google-adk accepts only objects.
 fn as_object(json: &Json, key: &str) -> String {
     if json.as_str().trim_start().starts_with('{') {
         return json.as_str().to_owned();

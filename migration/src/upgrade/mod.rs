@@ -1,4 +1,4 @@
-//! Bringing older and other stores to google-adk's schema v1.
+//! Upgrades older and other stores to google-adk's schema v1.
 
 mod adk_session;
 mod numbers;
@@ -17,24 +17,24 @@ use crate::schema::{self, Flavor};
 use crate::transfer::{Progress, Selection, Shape, Source, Summary, compare, read, store, transfer_error};
 use crate::{lock, migration_error};
 
-/// The JSON of pickled actions, for fuzzing.
+/// Decodes pickled actions to JSON, for fuzzing.
 ///
 /// # Errors
-/// For what is refused.
+/// For pickles that are rejected.
 #[cfg(fuzzing)]
 pub fn decode_actions(pickle: &[u8]) -> std::result::Result<String, impl std::error::Error> {
     pickle::decode_actions(pickle)
 }
 
-/// What tables of schema v0 are called once they have made room for those of v1.
+/// The prefix under which the tables of schema v0 are kept once the tables of v1 replace them.
 const KEPT: &str = "seabed_v0_";
 
-/// How [`upgrade_into`] and [`upgrade_in_place`] read what they find.
+/// How [`upgrade_into`] and [`upgrade_in_place`] interpret the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpgradeOptions {
-    /// Where the agents that wrote a database of schema v0 ran: google-adk stored the times of events there as their clocks
-    /// showed them. UTC by default.
+    /// The time zone of the agents that wrote a database of schema v0, in which google-adk stored the times of events
+    /// in local time. UTC by default.
     pub time_zone: Tz,
 }
 
@@ -44,9 +44,9 @@ impl Default for UpgradeOptions {
     }
 }
 
-/// Copies a database of google-adk's schema v0, of its `SqliteSessionService`, or of the Rust crate adk-session into another
-/// database, which must have the tables of schema v1. The source is not changed. Like [`copy`](crate::copy) in all else; no pickle
-/// is executed, and a row that cannot be read is left out and named.
+/// Copies a database of google-adk's schema v0, of its `SqliteSessionService`, or of the Rust crate adk-session into
+/// another database, which must have the tables of schema v1. The source is not changed. Otherwise like
+/// [`copy`](crate::copy). No pickle is executed, and a row that cannot be read is skipped and named.
 ///
 /// # Errors
 /// Those of [`copy`](crate::copy); of kind [`Schema`](BackendErrorKind::Schema) for a source of another kind.
@@ -68,9 +68,9 @@ pub async fn upgrade_into(
     store(source, to, progress).await
 }
 
-/// Upgrades a database of google-adk's schema v0 in its place: its tables are renamed to `seabed_v0_…`, those of v1 made, and all
-/// rows copied. Called again after an interruption it goes on. The renamed tables stay until [`finish_upgrade`]. Stop all agents
-/// before: what they write meanwhile may be lost.
+/// Upgrades a database of google-adk's schema v0 in place: renames its tables to `seabed_v0_…`, creates those of v1,
+/// and copies all rows. Call it again after an interruption to continue. The renamed tables stay until
+/// [`finish_upgrade`]. Stop all agents first: what they write during the upgrade may be lost.
 ///
 /// # Errors
 /// Those of [`upgrade_into`].
@@ -84,11 +84,12 @@ pub async fn upgrade_in_place(
     store(source, connection, progress).await
 }
 
-/// Drops the tables that [`upgrade_in_place`] has kept, once all of their rows are found in those of v1. Writes nothing to these.
+/// Drops the tables that [`upgrade_in_place`] has kept, once all of their rows are found in those of v1. Writes nothing
+/// to the tables of v1.
 ///
 /// # Errors
-/// Those of [`upgrade_in_place`]. With a summary that [is not complete](Summary::is_complete), because rows could not be upgraded, or
-/// were changed or deleted since, nothing is dropped, unless `leave_rows`.
+/// Those of [`upgrade_in_place`]. If the summary [is not complete](Summary::is_complete), because rows could not be
+/// upgraded or were changed or deleted since, nothing is dropped, unless `leave_rows` is set.
 pub async fn finish_upgrade(
     connection: &DatabaseConnection,
     options: UpgradeOptions,
@@ -103,7 +104,7 @@ pub async fn finish_upgrade(
     if summary.is_complete() || leave_rows {
         let flavor = Flavor::of(connection).await.map_err(migration_error)?;
         let kept = kept_tables().map(|(_, kept)| flavor.quote(&kept));
-        // Together where a statement can, so that no part of them is left.
+        // One statement where possible, so that no table is left behind.
         let drop = match flavor {
             Flavor::Sqlite => kept.map(|table| format!("DROP TABLE IF EXISTS {table}")).into(),
             _ => vec![format!("DROP TABLE IF EXISTS {}", kept.join(", "))],
@@ -116,7 +117,7 @@ pub async fn finish_upgrade(
     Ok(summary)
 }
 
-/// The tables of schema v0, dependents first, and what they are called when they are kept.
+/// Returns the tables of schema v0, dependents first, and the names under which they are kept.
 fn kept_tables() -> [(&'static str, String); 4] {
     [
         events::Entity.table_name(),
@@ -132,7 +133,7 @@ async fn has_kept_tables(connection: &DatabaseConnection) -> Result<bool> {
     Ok(!columns_of_tables(connection, &[&kept]).await.map_err(migration_error)?.is_empty())
 }
 
-/// Renames the tables of schema v0 and makes those of v1, or finishes that.
+/// Renames the tables of schema v0 and creates those of v1, or finishes an interrupted attempt.
 async fn make_room(connection: &DatabaseConnection) -> Result<()> {
     let layout = Layout::of(connection).await.map_err(migration_error)?;
     let is_kept = has_kept_tables(connection).await?;
@@ -148,7 +149,7 @@ async fn make_room(connection: &DatabaseConnection) -> Result<()> {
     let flavor = Flavor::of(connection).await.map_err(migration_error)?;
     lock::run_locked(connection, move |transaction| {
         Box::pin(async move {
-            // Somebody else may have been here first.
+            // Another process may have done this already.
             if Layout::of(transaction).await.map_err(migration_error)? != Layout::V0 {
                 return Ok(());
             }
@@ -160,7 +161,7 @@ async fn make_room(connection: &DatabaseConnection) -> Result<()> {
                 tables.map(|(table, kept)| (flavor.quote(table), flavor.quote(&kept))).collect();
             let mut statements = schema::drop_events_index(flavor);
             if matches!(flavor, Flavor::MySql | Flavor::MariaDb) {
-                // One statement, so that all are renamed or none.
+                // One statement, so that all tables are renamed or none.
                 let renamed: Vec<String> = tables.iter().map(|(table, kept)| format!("{table} TO {kept}")).collect();
                 statements.push(format!("RENAME TABLE {}", renamed.join(", ")));
             } else {

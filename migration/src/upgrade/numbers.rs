@@ -1,4 +1,4 @@
-//! google-adk's `SqliteSessionService`: schema v1 with times as numbers, in a database of its own.
+//! google-adk's `SqliteSessionService`: schema v1 with times as numbers, in its own database.
 
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
@@ -7,11 +7,12 @@ use seabed_core::entity::events;
 
 use crate::transfer::{Shape, event_of};
 
-/// Tables of the `SqliteSessionService`. Events of one time are in the order in which they were stored there.
+/// The tables of `SqliteSessionService`. Events with equal times are ordered by insertion.
 pub(super) struct Numbers;
 
 impl Shape for Numbers {
-    /// A number of seconds; or text, where a `DatabaseSessionService` has taken the file for its own and written to it.
+    /// Reads a number of seconds, or text if a `DatabaseSessionService` has opened the file as its own and written to
+    /// it.
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
         let Ok(seconds) = row.try_get::<f64>("", column) else { return row.try_get("", column) };
         let moment =

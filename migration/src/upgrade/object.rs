@@ -1,9 +1,9 @@
-//! Writing JSON without rounding or reading what goes into it.
+//! Writes JSON objects from parts that are neither rounded nor parsed.
 
 use seabed_core::Json;
 use serde::Serialize;
 
-/// A JSON object that is being written.
+/// A JSON object under construction.
 #[derive(Default)]
 pub(super) struct Object(String);
 
@@ -38,7 +38,7 @@ impl Object {
     }
 }
 
-/// Bytes as pydantic writes them: base64 with the alphabet for URLs, padded.
+/// Encodes bytes as pydantic does: base64 with the URL-safe alphabet, padded.
 pub(super) fn base64_url(bytes: &[u8]) -> String {
     base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, bytes)
 }

@@ -12,7 +12,7 @@ use super::object::Object;
 use super::pickle::decode_actions;
 use crate::transfer::{Shape, event_of};
 
-/// Fields of an event that v0 has as JSON columns; releases before 1.17 lack some of them.
+/// Event fields that v0 stores in JSON columns; releases before 1.17 lack some of them.
 const JSON_FIELDS: [&str; 7] = [
     "content",
     "grounding_metadata",
@@ -24,19 +24,19 @@ const JSON_FIELDS: [&str; 7] = [
 ];
 const TEXT_FIELDS: [&str; 3] = ["branch", "error_code", "error_message"];
 const BOOLEAN_FIELDS: [&str; 3] = ["partial", "turn_complete", "interrupted"];
-/// A list as text, also where other JSON is `jsonb`.
+/// A list stored as text, even where other JSON is `jsonb`.
 const LONG_RUNNING: &str = "long_running_tool_ids_json";
 
 const EMPTY_ACTIONS: &str =
     r#"{"state_delta":{},"artifact_delta":{},"requested_auth_configs":{},"requested_tool_confirmations":{}}"#;
 
-/// Tables of schema v0.
+/// The tables of schema v0.
 pub(super) struct V0 {
-    /// What stands before the names of the tables.
+    /// The prefix of the table names.
     pub(super) prefix: &'static str,
     /// The columns that `events` has.
     pub(super) columns: Vec<String>,
-    /// Where the agents ran: google-adk stored the times of events as their clocks showed them.
+    /// The time zone of the agents: google-adk stored the times of events in local time.
     pub(super) zone: Tz,
 }
 
@@ -45,8 +45,8 @@ impl V0 {
         self.columns.iter().any(|found| found == column)
     }
 
-    /// The moment at which a clock of the zone shows `shown`. Where it does twice, the earlier; in a gap, what it would have shown
-    /// without.
+    /// Converts a local time of the zone to UTC. Picks the earlier of two possible moments; for a time in a gap, uses
+    /// the offset that would apply without the gap.
     fn moment(&self, shown: DateTime) -> DateTime {
         match self.zone.from_local_datetime(&shown).earliest() {
             Some(moment) => moment.naive_utc(),
@@ -72,7 +72,7 @@ impl V0 {
             }
         }
         for column in JSON_FIELDS.into_iter().filter(|column| self.has(column)) {
-            // SQLAlchemy writes Python's None as JSON's null.
+            // SQLAlchemy writes Python's `None` as JSON's `null`.
             if let Some(text) = text(column)?.filter(|text| text != "null") {
                 let json: &RawValue = serde_json::from_str(&text).map_err(|_| format!("{column} is no JSON"))?;
                 data.json(column, json.get());
@@ -111,8 +111,8 @@ impl Shape for V0 {
         others.filter(|column| !keys.contains(column)).map(|column| (column, JSON_FIELDS.contains(&column))).collect()
     }
 
-    /// The times of sessions are of another clock than those of events where a time zone is told; a session then bears the time of
-    /// its last event.
+    /// With a time zone set, session times come from a different clock than event times; a session then gets the time
+    /// of its last event.
     fn spreads_times(&self) -> bool {
         self.zone != Tz::UTC
     }

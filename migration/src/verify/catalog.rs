@@ -16,7 +16,7 @@ struct IndexColumn {
     column_name: String,
 }
 
-/// The columns of all indexes of Seabed's tables, in their order.
+/// Returns the query for the columns of all indexes on Seabed's tables, in index order.
 fn index_query(flavor: Flavor) -> String {
     let names = schema::tables().map(|table| format!("'{table}'")).join(", ");
     match flavor {
@@ -42,11 +42,11 @@ fn index_query(flavor: Flavor) -> String {
     }
 }
 
-/// The foreign key of `events` on `sessions`.
+/// The foreign key from `events` to `sessions`.
 pub(super) struct SessionKey {
     /// Its name; empty on SQLite.
     pub(super) name: String,
-    /// Whether the events of a session go with it.
+    /// Whether deleting a session deletes its events.
     pub(super) cascades: bool,
 }
 
@@ -63,7 +63,7 @@ impl SessionKey {
                 "SELECT '' AS name, on_delete = 'CASCADE' AS cascades FROM pragma_foreign_key_list('events') \
                  WHERE \"table\" = 'sessions'"
             }
-            // The catalog shows constraints only to accounts with more rights than a service needs.
+            // The catalog shows constraints only to accounts with more privileges than a service needs.
             Flavor::MySql | Flavor::MariaDb => "SHOW CREATE TABLE events",
         };
         let row = connection.query_one_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
@@ -80,7 +80,8 @@ impl SessionKey {
         }))
     }
 
-    /// `changes`, with the key taken away before and made again after them: MySQL and MariaDB change no column of a key.
+    /// Wraps `changes` in statements that drop the key before and add it again after: MySQL and MariaDB cannot change a
+    /// column that is part of a key.
     pub(super) fn around(key: Option<&Self>, flavor: Flavor, changes: Vec<String>) -> Vec<String> {
         let Some(Self { name, .. }) = key else { return changes };
         let name = flavor.quote(name);
@@ -145,7 +146,7 @@ pub(super) async fn keys_and_indexes(
             "google-adk's delete_session leaves events behind, which the next session of that id would have",
             match flavor {
                 Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
-                // As after a repair that was interrupted between taking the key away and making it again.
+                // For example after a repair that was interrupted between dropping the key and adding it again.
                 _ if key.is_none() && !has_orphans => {
                     Mend::Safe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")])
                 }

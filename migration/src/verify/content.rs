@@ -1,4 +1,4 @@
-//! What rows tell that others have written.
+//! Findings about rows that other programs have written.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,10 +10,11 @@ use super::catalog::SessionKey;
 use super::{Finding, Mend};
 use crate::schema::{self, Flavor};
 
-/// How many ids are named at most.
+/// The maximum number of ids named.
 const NAMED: usize = 10;
 
-/// One finding for all columns whose collation takes different ids for one: they are mended together or not at all.
+/// Returns one finding for all columns whose collation treats different ids as equal: they are repaired together or not
+/// at all.
 pub(super) async fn inexact_ids(
     connection: &DatabaseConnection,
     flavor: Flavor,
@@ -52,7 +53,7 @@ pub(super) async fn inexact_ids(
     Ok(Finding::error(&columns.join(", "), problem, Weakness::InexactIds.consequence(), mend))
 }
 
-/// Ids that are stored in several spellings, which a collation takes for one, on MySQL and MariaDB.
+/// Returns ids that are stored in several spellings that a collation treats as equal, on MySQL and MariaDB.
 pub(crate) async fn collisions(connection: &DatabaseConnection, unfit: &[Unfit]) -> Result<BTreeSet<String>, DbErr> {
     let weak = unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
     let folding = weak.filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
@@ -91,10 +92,10 @@ async fn collisions_under(connection: &DatabaseConnection, collation: &str) -> R
     Ok(found)
 }
 
-/// The tables of shared state, and their keys.
+/// The tables of shared state and their keys.
 const STATE_TABLES: [(&str, &str); 2] = [("app_states", "app_name"), ("user_states", "app_name, user_id")];
 
-/// The sessions that have no row in a table of shared state.
+/// Selects the sessions that have no row in a table of shared state.
 fn without_state(table: &str) -> String {
     let same_user = if table == "user_states" { " AND states.user_id = sessions.user_id" } else { "" };
     format!(
@@ -110,7 +111,7 @@ fn insert_states(flavor: Flavor, table: &str, key: &str) -> String {
     )
 }
 
-/// The statements that add the rows of shared state which sessions want for.
+/// Returns the statements that add the rows of shared state that sessions lack.
 #[cfg(feature = "transfer")]
 pub(crate) async fn missing_states(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<String>, DbErr> {
     let mut statements = Vec::new();
@@ -125,7 +126,7 @@ pub(crate) async fn missing_states(connection: &DatabaseConnection, flavor: Flav
 const BELONGS: &str =
     "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
 
-/// The events that have no session.
+/// Selects the events that have no session.
 fn orphans() -> String {
     format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {BELONGS})")
 }
@@ -135,7 +136,7 @@ pub(super) async fn has_orphans(connection: &DatabaseConnection) -> Result<bool,
     Ok(count(connection, &orphans()).await? > 0)
 }
 
-/// Rows that must not be, whoever wrote them.
+/// Returns findings about rows that must not exist, whoever wrote them.
 pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
     let mut findings = Vec::new();
     for (table, key) in STATE_TABLES {

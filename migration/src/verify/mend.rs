@@ -1,4 +1,4 @@
-//! What mends a column.
+//! The repair of a column.
 
 use seabed_core::sql::{Objection, Unfit, Weakness};
 
@@ -6,7 +6,8 @@ use super::catalog::SessionKey;
 use super::{Finding, Mend};
 use crate::schema::Flavor;
 
-/// The finding of a column that does not do; [`Weakness::InexactIds`] is one finding for all columns, and not made here.
+/// Returns the finding for an unsuitable column. Excludes [`Weakness::InexactIds`], which is one finding for all
+/// columns.
 pub(super) fn column(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit) -> Option<Finding> {
     let wanted = match unfit.objection {
         Objection::Unusable { wanted } => wanted,
@@ -46,7 +47,7 @@ fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &
                 _ => String::new(),
             };
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
-            // A column of MySQL's type `timestamp` is shown in the session's time zone, and that of a migrator is UTC.
+            // MySQL shows a `timestamp` column in the session's time zone, and a migrator's session uses UTC.
             let key = key.filter(|_| wanted.starts_with("varchar"));
             let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "json"];
             keeping(&kept, found, SessionKey::around(key, flavor, vec![change]))
@@ -54,7 +55,7 @@ fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &
     }
 }
 
-/// `changes` of a column, which are safe if its type is one of `kept`, whose values they keep.
+/// `changes` to a column are safe if its type is one of `kept`, whose values they preserve.
 fn keeping(kept: &[&str], found: &str, changes: Vec<String>) -> Mend {
     if kept.iter().any(|name| found.starts_with(name)) { Mend::Safe(changes) } else { Mend::Unsafe(changes) }
 }

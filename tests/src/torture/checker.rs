@@ -1,4 +1,4 @@
-//! Decides, from what workers wrote down and what the database holds afterwards, whether the laws were kept.
+//! Decides whether the laws were kept, from the workers' histories and the final contents of the database.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 use super::history::{Action, Fate, History, Operation, scope_of};
 
-/// What the database holds.
+/// The contents of the database.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Contents {
     pub(crate) sessions: BTreeMap<String, StoredSession>,
-    /// By session, in the order of their stored times.
+    /// By session, ordered by stored time.
     pub(crate) events: BTreeMap<String, Vec<StoredEvent>>,
     /// App and user states, by `app` and `app/user`.
     pub(crate) shared: BTreeMap<String, Map<String, Value>>,
@@ -32,27 +32,27 @@ pub(crate) struct StoredEvent {
 
 /// The key of session state that only creates write.
 pub(crate) const INCARNATION: &str = "incarnation";
-/// The key of session state that appends at an exact revision count up.
+/// The key of session state that appends at an exact revision increment.
 pub(crate) const COUNTER: &str = "counter";
 
-/// What a history and a database say together.
+/// The counts that history and database yield together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Creates, appends and deletes that were acknowledged.
+    /// Acknowledged creates, appends and deletes.
     pub acknowledged: usize,
-    /// Operations that were refused, or never happened, says the service.
+    /// Operations that the service reports as rejected or not executed.
     pub refused: usize,
-    /// Operations of which nobody learned what became.
+    /// Operations whose outcome is unknown.
     pub unknown: usize,
-    /// Of these, creates and appends that are stored.
+    /// Creates and appends among these that are stored.
     pub unknown_and_stored: usize,
-    /// Events that are stored.
+    /// Stored events.
     pub events: usize,
-    /// Sessions that are stored.
+    /// Stored sessions.
     pub sessions: usize,
 }
 
-/// Objections, none if every law was kept.
+/// Returns objections; none if every law was kept.
 pub(crate) fn check(history: &History, contents: &Contents) -> (Counts, Vec<String>) {
     let mut checker = Checker { history, contents, objections: history.objections.clone(), deletes: HashMap::new() };
     for operation in history.operations.values().filter(|operation| operation.fate != Fate::Refused) {
@@ -76,7 +76,7 @@ struct Checker<'a> {
     history: &'a History,
     contents: &'a Contents,
     objections: Vec<String>,
-    /// Deletes that happened or may have, by session.
+    /// Deletes that happened or may have happened, by session.
     deletes: HashMap<&'a str, Vec<&'a Operation>>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Checker<'a> {
         self.objections.push(objection);
     }
 
-    /// The operation that wrote an event or a value, if it was one that may have.
+    /// Returns the operation that wrote an event or a value. Objects if that operation cannot have written it.
     fn writer(&mut self, op: &str, what: &str) -> Option<&'a Operation> {
         let operation = self.history.operations.get(op);
         match operation {
@@ -164,7 +164,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// An event that was acknowledged before another was sent comes before it.
+    /// An event acknowledged before another was sent must be stored before it.
     fn check_order(&mut self, name: &str) {
         let mut earliest_end = (i64::MAX, "");
         for event in self.events(name).iter().rev() {
@@ -178,7 +178,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether a delete of the session may have taken what had begun then.
+    /// Whether a delete of the session may have removed an operation that began at `began`.
     fn may_be_deleted(&self, session: &str, began: i64) -> bool {
         self.deletes.get(session).is_some_and(|deletes| deletes.iter().any(|delete| delete.ended >= began))
     }
@@ -216,7 +216,7 @@ impl<'a> Checker<'a> {
         for (session, mut creations) in creations {
             creations.sort_by_key(|creation| creation.ended);
             let deletes = self.deletes.get(session).map_or(&[][..], Vec::as_slice);
-            // Whichever of two came first, a delete came between them.
+            // Whichever of the two came first, a delete must have come between them.
             let twice = creations.windows(2).any(|pair| {
                 let (first, last) = (pair[0].began.min(pair[1].began), pair[0].ended.max(pair[1].ended));
                 !deletes.iter().any(|delete| delete.ended >= first && delete.began <= last)
@@ -227,9 +227,9 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The value of a key is that of its last writer, or of one that overlapped it.
+    /// The value of a key must be that of its last writer, or of a writer that overlapped it.
     fn check_shared_state(&mut self) {
-        // By scope and key: when the last writer began that surely wrote.
+        // By scope and key: when the last acknowledged writer began.
         let mut last: BTreeMap<(String, &str), (i64, &str)> = BTreeMap::new();
         for (op, operation) in self.history.operations.iter().filter(|(_, o)| o.fate == Fate::Acknowledged) {
             let (Action::Create { session, keys } | Action::Append { session, keys, .. }) = &operation.action else {
@@ -260,7 +260,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A value comes from an operation that wrote this key and was not torn.
+    /// A value must come from an operation that wrote this key and that was not torn.
     fn check_value(&mut self, scope: &str, key: &str, value: &Value) {
         let what = format!("key {key} of {scope}");
         let op = value.as_str().unwrap_or_default();
@@ -281,7 +281,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// A read that shows an event shows its state, or that of a later writer.
+    /// A read that shows an event must show its state, or that of a later writer.
     fn check_reads(&mut self) {
         for [event, scope, key, value] in &self.history.seen {
             let operations = &self.history.operations;

@@ -1,4 +1,4 @@
-//! The checker objects to every kind of broken history, and to no sound one.
+//! The checker objects to every kind of broken history, and to no correct one.
 
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,7 @@ fn event(id: &str, timestamp: i64, delta: Value) -> StoredEvent {
     StoredEvent { id: id.to_owned(), timestamp, delta: object(delta) }
 }
 
-/// A session with three appends, two of which count, a conflict and a killed worker.
+/// A session with three appends, two of which increment the counter, a conflict, and a killed worker.
 fn records() -> Vec<Record> {
     let create = Action::Create { session: SESSION.to_owned(), keys: vec!["user:a".to_owned()] };
     let (one, two) = (append(&["k", "app:a"], None), append(&[], Some(1)));
@@ -74,7 +74,7 @@ fn objections(records: Vec<Record>, contents: &Contents) -> Vec<String> {
     check(&history, contents).1
 }
 
-/// Asserts that the checker objects once `change` was made, in words that hold `expected`.
+/// Asserts that after `change` the checker raises an objection that contains `expected`.
 fn objects(expected: &str, change: impl FnOnce(&mut Vec<Record>, &mut Contents)) {
     let (mut records, mut contents) = (records(), contents());
     change(&mut records, &mut contents);

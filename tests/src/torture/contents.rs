@@ -1,4 +1,4 @@
-//! Reads everything that a database holds, without Seabed's own reading.
+//! Reads the entire database without using Seabed's reading code.
 
 use futures_util::TryStreamExt;
 use seabed::sea_orm::prelude::DateTime;

@@ -1,4 +1,4 @@
-//! What goes wrong during a torture.
+//! The faults injected during a torture run.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const CUT: &str = "connections cut";
 const STALLED: &str = "stalls";
 const LOCKED: &str = "foreign locks";
 
-/// Injects some fault, and waits until it is over; killing a worker is left to the caller.
+/// Injects a random fault, and waits until it is over. Killing a worker is left to the caller.
 pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Result<&'static str> {
     let admin_url = place.admin_url()?;
     let account = place.database().map(|database| database.account().to_owned());
@@ -60,7 +60,7 @@ pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Resul
         }
         _ => {
             let admin = seabed::open(&admin_url).await?;
-            // In the order that deadlocks with appends, so one of them or this ends in an error.
+            // Locks in the order that deadlocks with appends, so either an append or this transaction fails.
             let _: anyhow::Result<()> = lock_in_wrong_order(&admin, random).await;
             admin.close().await?;
             Ok(LOCKED)
@@ -93,7 +93,7 @@ async fn terminate(admin: &DatabaseConnection, account: &str) -> anyhow::Result<
             let victims = Statement::from_string(admin.get_database_backend(), victims);
             for victim in admin.query_all_raw(victims).await? {
                 let id: i64 = victim.try_get("", "id")?;
-                // It may be gone by now.
+                // The connection may already be gone.
                 let _ = admin.execute_unprepared(&format!("KILL {id}")).await;
             }
         }

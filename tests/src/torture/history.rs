@@ -1,4 +1,4 @@
-//! What workers write down: a line before each call, and one after it.
+//! The history that workers write: one line before each call, and one after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// A moment on the clock that all processes of a machine share and nobody sets, in microseconds.
+/// Returns the time in microseconds on the monotonic clock, which all processes of a machine share and nobody sets.
 pub(crate) fn now() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
@@ -19,7 +19,7 @@ pub(crate) fn now() -> i64 {
 /// The session `app/user/id`.
 pub(crate) type SessionName = String;
 
-/// What a call is to do. The values of its state keys are the operation's own name, so that each tells who wrote it.
+/// What a call does. The values of its state keys are the operation's own name, so each value shows who wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Action {
     Create {
@@ -29,10 +29,10 @@ pub(crate) enum Action {
     Append {
         session: SessionName,
         keys: Vec<String>,
-        /// Appended at the revision at which the session's counter was one less.
+        /// Set if the append is made at the revision at which the session's counter was one less.
         counter: Option<u64>,
     },
-    /// The same event id with other content, which must be refused.
+    /// Appends an event with a used id and different content, which must be rejected.
     Reuse {
         session: SessionName,
     },
@@ -46,11 +46,11 @@ pub(crate) enum Action {
 pub(crate) enum Outcome {
     /// Acknowledged, at a revision in microseconds; zero for a delete.
     Stored(i64),
-    /// Acknowledged as stored before.
+    /// Acknowledged as already stored.
     Replayed(i64),
-    /// Nothing was stored, says the service.
+    /// The service reports that nothing was stored.
     Refused(Refusal),
-    /// Stored as a whole or not at all.
+    /// Stored entirely or not at all.
     Unknown,
     /// Anything that must not happen.
     Wrong(String),
@@ -69,7 +69,7 @@ pub(crate) enum Refusal {
 /// A line of a history.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Record {
-    /// A call of the operation `op`; the same operation may be called again.
+    /// A call of operation `op` began. The same operation may be called again.
     Began {
         op: String,
         at: i64,
@@ -80,18 +80,18 @@ pub(crate) enum Record {
         at: i64,
         outcome: Outcome,
     },
-    /// One read showed the event of `event`, which writes `key`, and `value` under that key.
+    /// One read returned the event `event`, which writes `key`, and `value` as the value of that key.
     Saw {
         event: String,
         scope: String,
         key: String,
         value: String,
     },
-    /// What a worker found wrong by itself.
+    /// A violation that a worker detected itself.
     Objection(String),
 }
 
-/// A history being written. Each line goes to the operating system at once, so a killed worker loses none.
+/// A history being written. Each line goes to the operating system immediately, so a killed worker loses none.
 pub(crate) struct Journal(Mutex<File>);
 
 impl Journal {
@@ -107,16 +107,16 @@ impl Journal {
     }
 }
 
-/// An operation, and what came of its calls.
+/// An operation, and the outcome of its calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) action: Action,
     /// When its first call began.
     pub(crate) began: i64,
     pub(crate) fate: Fate,
-    /// When it was certain that it had happened; never, if it is not.
+    /// When it had certainly happened; never, if that is uncertain.
     pub(crate) ended: i64,
-    /// The revision of its acknowledgement.
+    /// The revision that was acknowledged.
     pub(crate) revision: Option<i64>,
 }
 
@@ -127,11 +127,11 @@ pub(crate) enum Fate {
     Unknown,
 }
 
-/// Everything that all workers wrote down.
+/// Everything that all workers wrote.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) operations: BTreeMap<String, Operation>,
-    /// Event, scope (`app` or `user/app`), key and value that one read showed together.
+    /// Event, scope (`app` or `user/app`), key and value that one read returned together.
     pub(crate) seen: Vec<[String; 4]>,
     pub(crate) objections: Vec<String>,
     /// Calls that have begun and not ended.
@@ -139,7 +139,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Reads all files of a folder. The last line of a file may be torn: its worker was killed.
+    /// Reads all files in a folder. The last line of a file may be incomplete if its worker was killed.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let mut history = Self::default();
         for entry in std::fs::read_dir(folder)? {
@@ -201,7 +201,7 @@ impl History {
         }
     }
 
-    /// Whoever was killed during a call never learned what came of it.
+    /// A worker killed during a call never learned its outcome.
     pub(crate) fn finish(&mut self) {
         for op in std::mem::take(&mut self.open) {
             if let Some(operation) = self.operations.get_mut(&op).filter(|operation| operation.fate == Fate::Refused) {
@@ -211,7 +211,7 @@ impl History {
     }
 }
 
-/// The table row that a state key belongs to, and its name there.
+/// Returns the table row that a state key belongs to, and the key's name there.
 pub(crate) fn scope_of<'a>(session: &str, key: &'a str) -> (String, &'a str) {
     let mut parts = session.split('/');
     let (app, user) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

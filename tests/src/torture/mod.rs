@@ -1,5 +1,5 @@
-//! Several processes make random calls while servers, workers and connections are killed; a checker reads afterwards what
-//! they wrote down and what the database holds, and says whether the laws were kept.
+//! Several processes make random calls while servers, workers and connections are killed. Afterwards a checker reads
+//! the histories and the database, and reports whether the laws were kept.
 
 mod checker;
 #[cfg(test)]
@@ -34,30 +34,30 @@ use worker::{Orders, Store};
 /// The shortest pause between two faults.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server, or SQLite in a file.
+    /// The server, or `None` for SQLite in a file.
     pub kind: Option<Kind>,
-    /// For how long at least.
+    /// The minimum duration.
     pub length: Duration,
-    /// How many acknowledged writes at least.
+    /// The minimum number of acknowledged writes.
     pub writes: u64,
-    /// How many kills of the server, and of workers, at least.
+    /// The minimum number of kills, both of the server and of workers.
     pub kills: usize,
-    /// What all that is random follows from.
+    /// The seed of everything random.
     pub seed: u64,
-    /// How many processes work at once.
+    /// The number of concurrent processes.
     pub processes: usize,
-    /// How many calls each of them makes at once.
+    /// The number of concurrent calls per process.
     pub tasks: usize,
-    /// The longest pause before something is killed, cut, stalled or locked again; `None` where nothing is.
+    /// The longest pause before the next fault; `None` for no faults.
     pub pause: Option<Duration>,
     /// Whether the services use their fast paths.
     pub fast: bool,
 }
 
-/// What came of it.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// The database's version.
@@ -66,11 +66,11 @@ pub struct Outcome {
     pub counts: Counts,
     /// How often each fault was injected.
     pub faults: BTreeMap<&'static str, usize>,
-    /// Laws that were broken.
+    /// Violations of the laws.
     pub objections: Vec<String>,
-    /// How long the workers worked.
+    /// How long the workers ran.
     pub took: Duration,
-    /// Where the histories are, if there are objections.
+    /// Where the histories are kept if there are objections.
     pub kept: Option<PathBuf>,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A service with or without its fast paths.
+/// Connects a service with or without its fast paths.
 async fn connect(url: &str, fast: bool) -> seabed::Result<Arc<dyn Store>> {
     Ok(match url.split(':').next().unwrap_or_default() {
         "sqlite" => Arc::new(SqliteSessionService::connect(url).await?.with_fast_paths(fast)),
@@ -102,7 +102,7 @@ async fn connect(url: &str, fast: bool) -> seabed::Result<Arc<dyn Store>> {
     })
 }
 
-/// Where the torture takes place.
+/// Where a run takes place.
 enum Place {
     Server { server: Box<Server>, proxy: Proxy, service_url: String },
     File(TempDir),
@@ -160,11 +160,11 @@ impl Place {
     }
 }
 
-/// A worker process, and what it has told.
+/// A worker process, and the number of writes that it has reported.
 struct Worker {
     orders: Orders,
     process: Child,
-    /// The worker ends when it is closed.
+    /// Closing it ends the worker.
     input: Option<ChildStdin>,
     done: Arc<AtomicU64>,
 }
@@ -201,7 +201,7 @@ impl Worker {
 /// Runs a plan.
 ///
 /// # Errors
-/// When it cannot be carried out; what the checker objects to is part of the outcome.
+/// If the plan cannot be carried out. The checker's objections are part of the outcome.
 pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
     let mut place = Place::make(plan.kind).await?;
     let outcome = run_at(plan, &mut place).await;
@@ -222,7 +222,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let mut workers = start_workers(plan, place, folder.path())?;
     let mut random = Rng::with_seed(plan.seed);
     let mut faults: BTreeMap<&'static str, usize> = BTreeMap::new();
-    // What killed workers had done.
+    // The number of writes that killed workers had made.
     let mut before = 0;
     let mut told = started;
     loop {

@@ -1,4 +1,4 @@
-//! A process that makes random calls and writes down what came of them.
+//! A process that makes random calls and records their outcomes.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -21,23 +21,23 @@ use tokio::task::JoinSet;
 use super::checker::{COUNTER, INCARNATION};
 use super::history::{Action, Journal, Outcome, Record, Refusal, now, scope_of};
 
-/// The environment's variable that makes a process a worker, and tells it what to do.
+/// The environment variable that makes a process a worker, and contains its orders.
 const VARIABLE: &str = "SEABED_TORTURE_WORKER";
 pub(crate) const APPS: usize = 6;
 pub(crate) const USERS: usize = 3;
-/// Sessions that are never deleted, and ids that come and go, of each user.
+/// Per user: sessions that are never deleted, and ids of sessions that are created and deleted.
 pub(crate) const LASTING: usize = 6;
 const MORTAL: usize = 2;
-/// Keys of each scope that all tasks write.
+/// The number of keys per scope that all tasks write.
 const HOT_KEYS: usize = 4;
 
-/// What a worker is to do.
+/// What a worker does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Orders {
     pub(crate) url: String,
     pub(crate) journal: PathBuf,
     pub(crate) process: usize,
-    /// How many workers had this place before.
+    /// How many workers had this slot before.
     pub(crate) generation: usize,
     pub(crate) tasks: usize,
     pub(crate) seed: u64,
@@ -45,7 +45,7 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// The command that makes the current program such a worker.
+    /// Returns the command that starts the current program as this worker.
     pub(crate) fn command(&self) -> anyhow::Result<tokio::process::Command> {
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.env(VARIABLE, serde_json::to_string(self)?);
@@ -53,10 +53,10 @@ impl Orders {
     }
 }
 
-/// Works, if this process was started as a worker; ends when its standard input is closed.
+/// Works, if this process was started as a worker. Ends when its standard input closes.
 ///
 /// # Errors
-/// When it cannot write down what it does, or never reaches the database.
+/// If it cannot record its calls, or never reaches the database.
 pub async fn work_if_told() -> Option<anyhow::Result<()>> {
     let orders = std::env::var(VARIABLE).ok()?;
     Some(match serde_json::from_str(&orders) {
@@ -91,7 +91,7 @@ async fn work(orders: Orders) -> anyhow::Result<()> {
             anyhow::Ok(())
         });
     }
-    // A line for the number of acknowledged writes, now and then, until nobody wants to know.
+    // Prints the number of acknowledged writes on a line from time to time, until standard input closes.
     let told = tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin()));
     while !told.is_finished() {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -106,7 +106,7 @@ async fn work(orders: Orders) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The server may be down at the moment.
+/// Retries, because the server may be down at the moment.
 async fn connect(orders: &Orders) -> anyhow::Result<Arc<dyn Store>> {
     let started = Instant::now();
     loop {
@@ -127,7 +127,7 @@ struct Task {
     generation: usize,
     calls: u64,
     random: Rng,
-    /// Its latest acknowledged appends to lasting sessions, to replay.
+    /// The latest acknowledged appends to lasting sessions, for replays.
     recent: VecDeque<(Event, Action)>,
     done: Arc<AtomicU64>,
 }
@@ -144,7 +144,7 @@ fn name_of(key: &SessionKey) -> String {
     format!("{}/{}/{}", key.app_name.as_str(), key.user_id.as_str(), key.session_id.as_str())
 }
 
-/// The create of a session with `keys`, as operation `op`.
+/// Builds the create of a session with `keys`, as operation `op`.
 pub(crate) fn create(key: &SessionKey, op: &str, keys: Vec<String>) -> (CreateSession, Action) {
     let state = keys.iter().fold(State::new().with(INCARNATION, op), |state, key| state.with(key, op));
     let request = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
@@ -171,7 +171,7 @@ impl Task {
         Ok(self.user()?.session(id))
     }
 
-    /// Some of the keys that all tasks write, and of its own, in any scope.
+    /// Picks some of the keys that all tasks write, and some of its own, in any scope.
     fn keys(&mut self) -> Vec<String> {
         let mut keys = Vec::new();
         for (scope, one_in) in [("", 2), ("user:", 4), ("app:", 6)] {
@@ -215,8 +215,8 @@ impl Task {
         }
     }
 
-    /// Writes down a call, makes it, writes down how it ended, and makes it again while the outcome is unknown or the
-    /// database cannot be reached.
+    /// Records a call, makes it, and records its outcome. Repeats it while the outcome is unknown or the database
+    /// cannot be reached.
     async fn call(&mut self, op: &str, action: &Action, request: Request) -> anyhow::Result<Outcome> {
         for attempt in 0.. {
             self.journal.write(&Record::Began { op: op.to_owned(), at: now(), action: action.clone() })?;
@@ -241,7 +241,7 @@ impl Task {
         self.call(&op, &action, Request::Create(request)).await.map(drop)
     }
 
-    /// An append, now and then in a transaction of the caller's.
+    /// Builds an append, from time to time in the caller's own transaction.
     fn append_somehow(&mut self, request: AppendEvent) -> Request {
         let request = Box::new(request);
         if self.random.usize(..8) == 0 { Request::AppendInTransaction(request) } else { Request::Append(request) }
@@ -264,12 +264,13 @@ impl Task {
         Ok(())
     }
 
-    /// Sessions, one of which is wanted by all, so that processes meet.
+    /// Picks a session; half of the time the same one for all tasks, so that processes collide.
     fn wanted_by_all(&mut self) -> anyhow::Result<SessionKey> {
         if self.random.bool() { lasting(&user(0, 0)?, 0) } else { self.lasting() }
     }
 
-    /// Appends at a revision that was read, without session state: nothing is looked at before the event is stored.
+    /// Appends at a revision that was read, without session state: the service then reads nothing before it stores the
+    /// event.
     async fn append_without_look(&mut self) -> anyhow::Result<()> {
         let key = self.wanted_by_all()?;
         let Some(session) = self.look(&key, Some(0)).await? else { return Ok(()) };
@@ -282,7 +283,8 @@ impl Task {
         self.call(&op, &action, request).await.map(drop)
     }
 
-    /// Reads a counter in session state and appends one more, at the revision that was read; again after a conflict.
+    /// Reads a counter in session state and appends its increment, at the revision that was read. Retries after a
+    /// conflict.
     async fn count_up(&mut self) -> anyhow::Result<()> {
         let key = self.wanted_by_all()?;
         for _ in 0..3 {
@@ -306,7 +308,7 @@ impl Task {
         self.call(&op, &action, Request::Delete(key)).await.map(drop)
     }
 
-    /// An event of its own that was acknowledged before, as it was or changed, and the action that wrote it.
+    /// Returns one of its own acknowledged events, unchanged or changed, and the action that wrote it.
     fn again(&mut self, change: impl Fn(&mut Event)) -> anyhow::Result<Option<(String, AppendEvent, Action)>> {
         let Some((mut event, action)) = self.random.choice(&self.recent).cloned() else { return Ok(None) };
         let Action::Append { session, .. } = &action else { return Ok(None) };
@@ -331,7 +333,7 @@ impl Task {
         self.call(&op, &Action::Reuse { session }, Request::Append(Box::new(request))).await.map(drop)
     }
 
-    /// A session, after a look whether it is of one moment.
+    /// Reads a session, and checks that it is of one instant.
     async fn look(&mut self, key: &SessionKey, recent: Option<u32>) -> anyhow::Result<Option<Session>> {
         let request = GetSession::new(key.clone());
         let request = match recent {
@@ -357,7 +359,7 @@ impl Task {
             if stored == Some(value) {
                 continue;
             }
-            // What sessions share, others may have written since.
+            // Others may have written shared state since.
             let Some(stored) = stored.filter(|_| name.contains(':')).and_then(|json| json.decode::<String>().ok())
             else {
                 let what = format!("a read of {} shows event {event} without its {name}", name_of(key));
@@ -389,7 +391,7 @@ impl Task {
     }
 }
 
-/// A write, as it is sent.
+/// A write as it is sent.
 #[derive(Clone)]
 enum Request {
     Create(CreateSession),
@@ -398,7 +400,7 @@ enum Request {
     Delete(SessionKey),
 }
 
-/// A service that can append in transactions of its caller's, whatever its database.
+/// A service that can append in its caller's transactions, whatever the database.
 pub(crate) trait Store: SessionService {
     fn append_in_transaction(&self, request: AppendEvent) -> BoxFuture<'_, Outcome>;
 }
@@ -414,7 +416,7 @@ impl<D: Dialect> Store for SqlSessionService<D> {
                     Err(_) => Outcome::Unknown,
                 },
                 refused => {
-                    // A connection that cannot is closed.
+                    // A connection that cannot roll back is closed.
                     let _ = transaction.rollback().await;
                     refused
                 }
@@ -475,7 +477,7 @@ fn outcome_of(error: &Error) -> Outcome {
     })
 }
 
-/// Creates what is never deleted.
+/// Creates the sessions that are never deleted.
 pub(crate) async fn create_lasting(service: &dyn SessionService, journal: &Journal) -> anyhow::Result<()> {
     for number in 0..APPS * USERS * LASTING {
         let user = user(number % APPS, number / APPS % USERS)?;

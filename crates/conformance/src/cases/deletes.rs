@@ -1,4 +1,4 @@
-//! Deleting: idempotent, complete, and nobody else's.
+//! Deletes are idempotent, complete, and affect no other session.
 
 use anyhow::ensure;
 use seabed_core::{AppendEvent, Error, Event, ExpectedRevision, State};
@@ -72,7 +72,8 @@ async fn a_stale_writer_of_a_recreated_id_is_told_so(context: Context) -> anyhow
     Ok(())
 }
 
-/// Writers append, delete and create one session at once; then it is deleted and created, and must be empty.
+/// Tasks append to, delete and create one session concurrently. Then it is deleted and created again, and must be
+/// empty.
 async fn deletes_and_appends_leave_no_orphans(context: Context) -> anyhow::Result<()> {
     let key = context.create(&context.key("alice", "s")?, State::new()).await?.key;
     let outcomes = at_once(24, |n| {

@@ -124,7 +124,7 @@ async fn numbers_survive_unrounded(context: Context) -> anyhow::Result<()> {
     }
     let event = Event::new("user").with_state_delta(state.clone());
     context.append(&key, event.clone()).await?;
-    // Another delta makes the merge read and write the numbers once more.
+    // A second delta makes the merge read and write the numbers once more.
     context.append(&key, Event::new("user").with_state_delta(State::new().with("x", 1).with("app:x", 1))).await?;
     let session = context.get(&key).await?;
     ensure!(session.events[0] == event);

@@ -90,7 +90,7 @@ async fn a_refreshed_session_that_was_recreated_is_read_anew(context: Context) -
     Ok(())
 }
 
-/// The first reply is lost, another agent appends, and the call is repeated with the session as it was.
+/// The first reply is lost, another agent appends, and the call is repeated with the session unchanged.
 async fn a_replay_through_a_session_misses_nothing_of_others(context: Context) -> anyhow::Result<()> {
     let mut session = context.session("alice").await?;
     let event = Event::new("user").with_state_delta(State::new().with("temp:t", 1));

@@ -16,7 +16,7 @@ super::case_list![
     ids_that_do_not_fit_are_refused_before_any_io,
 ];
 
-/// Ids that some collation takes for one: by case, accent, trailing blank, Unicode form, width, ligature.
+/// Ids that some collation treats as equal: by case, accent, trailing blank, Unicode form, width, ligature.
 const LOOK_ALIKES: [&str; 16] = [
     "Alice",
     "alice",
@@ -62,7 +62,7 @@ async fn app_names_that_look_alike_are_different(context: Context) -> anyhow::Re
     Ok(())
 }
 
-/// Each key has a session of its own, with its own state.
+/// Checks that each key has its own session with its own state.
 async fn expect_separate(context: &Context, keys: Vec<SessionKey>) -> anyhow::Result<()> {
     for (key, id) in keys.iter().zip(LOOK_ALIKES) {
         let state = State::new().with("of", id).with("user:of", id).with("app:of", id);

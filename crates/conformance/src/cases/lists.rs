@@ -1,4 +1,4 @@
-//! Listings: every row once, in order, also while rows come and go.
+//! Listings return every row once, in order, even while rows are inserted and deleted.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ async fn make_sessions(context: &Context, user: &str) -> anyhow::Result<Vec<Sess
     Ok(keys)
 }
 
-/// All pages of a listing; `between` runs after each.
+/// Reads all pages of a listing; `between` runs after each.
 async fn all_pages(
     context: &Context,
     mut request: ListSessions,
@@ -114,7 +114,7 @@ async fn a_listing_meets_every_session_while_others_are_inserted(context: Contex
         let request = ListSessions::new(SessionScope::User(context.user(&user)?)).with_order(order).with_limit(4);
         let mut inserted = 0;
         let listed = all_pages(&context, request, async || {
-            // A bound, for ascending order meets what is inserted.
+            // Bounded, because an ascending listing returns the inserted sessions too.
             if inserted < 10 {
                 inserted += 1;
                 context.session(&user).await?;

@@ -1,4 +1,4 @@
-//! The cases, by the law they belong to.
+//! The cases, grouped by law.
 
 mod deletes;
 mod events;
@@ -16,7 +16,7 @@ use libtest_mimic::{Completion, Failed};
 
 use crate::{Context, Opened, Target};
 
-/// A law, or a part of one, and how it is checked.
+/// A law, or part of one, and the function that checks it.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The law as a sentence in snake case.
@@ -28,7 +28,7 @@ impl Case {
     /// Checks the law on `target`, in an app of its own.
     ///
     /// # Errors
-    /// When the law does not hold, or the target cannot be opened. Some cases panic instead.
+    /// If the law does not hold, or the target cannot be opened. Some cases panic instead.
     pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
         match target.open().await.map_err(|error| failed(&error))? {
             Opened::Ignored(reason) => Ok(Completion::ignored_with(reason)),
@@ -40,12 +40,12 @@ impl Case {
     }
 }
 
-/// The whole chain of causes, unlike an error's own `Display`.
+/// Includes the whole chain of causes, unlike the error's own `Display`.
 fn failed(error: &anyhow::Error) -> Failed {
     Failed::from(format!("{error:?}"))
 }
 
-/// Makes a list of cases out of functions of the same names.
+/// Builds a list of cases from functions with the same names.
 macro_rules! case_list {
     ($($case:ident),* $(,)?) => {
         pub(super) const CASES: &[$crate::Case] =
@@ -54,7 +54,7 @@ macro_rules! case_list {
 }
 pub(crate) use case_list;
 
-/// Every case.
+/// Returns every case.
 pub fn cases() -> impl Iterator<Item = Case> {
     [
         races::CASES,

@@ -1,4 +1,4 @@
-//! Law 1 and law 3 under concurrency: creating never loses a race, and no key is lost.
+//! Laws 1 and 3 under concurrency: creating never loses a race, and no key is lost.
 
 use std::sync::Arc;
 
@@ -28,10 +28,11 @@ super::case_list![
 ];
 
 const TASKS: usize = 50;
-/// A race is run several times: who meets whom is up to chance.
+/// Each race runs several times, because which calls collide is up to chance.
 const ROUNDS: usize = 5;
 
-/// Has the service open its connections, so that what follows starts at once and does not queue for them.
+/// Makes the service open its connections, so that the calls that follow start at once instead of queuing for
+/// connections.
 async fn warm_up(context: &Context) -> anyhow::Result<()> {
     let app_name = context.app_name()?;
     let reads = at_once(TASKS, |_| {
@@ -41,7 +42,7 @@ async fn warm_up(context: &Context) -> anyhow::Result<()> {
     Ok(reads.await.into_iter().try_for_each(|read| read.map(drop))?)
 }
 
-/// The reproduction of google/adk-python issue 4954: nothing of the app exists yet.
+/// Reproduces google/adk-python issue 4954: nothing of the app exists yet.
 async fn concurrent_creates_of_a_new_app_all_succeed(context: Context) -> anyhow::Result<()> {
     warm_up(&context).await?;
     for round in 0..ROUNDS {
@@ -64,7 +65,7 @@ async fn concurrent_creates_of_one_new_user_all_succeed(context: Context) -> any
     Ok(())
 }
 
-/// Creates sessions at once, each with a key of its own in the state that they share. All must succeed.
+/// Creates sessions concurrently, each with its own key in their shared state. All creates must succeed.
 async fn create_at_once(
     context: &Context,
     user: impl Fn(usize) -> seabed_core::Result<UserKey>,
@@ -155,7 +156,7 @@ async fn no_session_key_is_lost_by_concurrent_appends(context: Context) -> anyho
 const WRITERS: usize = 16;
 const KEYS_PER_WRITER: usize = 20;
 
-/// 16 writers with a session each set 20 keys each.
+/// 16 writers set 20 keys each, each writer in its own session.
 async fn append_distinct_keys(context: &Context, prefix: &'static str) -> anyhow::Result<()> {
     let mut sessions = Vec::new();
     for _ in 0..WRITERS {
@@ -214,7 +215,7 @@ async fn no_app_key_is_lost_between_creates_and_appends(context: Context) -> any
 const SESSION_WRITERS: usize = 8;
 const EVENTS_PER_WRITER: usize = 10;
 
-/// A counter that each writer reads, raises and writes back: one unnoticed stale write would lose a step.
+/// Each writer reads, increments and writes back a counter: an undetected stale write would lose an increment.
 async fn exact_writers_that_reload_lose_no_event(context: Context) -> anyhow::Result<()> {
     let key = context.create(&context.key("alice", "counter")?, State::new().with("count", 0)).await?.key;
     let outcomes = at_once(SESSION_WRITERS, |_| count_up(context.service.clone(), key.clone())).await;
@@ -284,7 +285,7 @@ async fn concurrent_replays_store_one_event(context: Context) -> anyhow::Result<
     Ok(())
 }
 
-/// Law 7, in short: calls are dropped after a moment; what is stored is whole, and the service goes on.
+/// Law 7, in short: calls are dropped after a moment; what is stored is complete, and the service continues to work.
 async fn dropped_calls_store_all_or_nothing(context: Context) -> anyhow::Result<()> {
     let key = context.session("alice").await?.key;
     for number in 0..40_u64 {
@@ -294,7 +295,8 @@ async fn dropped_calls_store_all_or_nothing(context: Context) -> anyhow::Result<
         let moment = std::time::Duration::from_micros(number * 100);
         let _dropped = tokio::time::timeout(moment, append).await;
     }
-    // A last append is stored after all that go on in the background, for they hold the session or come after it.
+    // The last append is stored after all appends that continue in the background: those either hold the session's lock
+    // or come after it.
     let last = Event::new("user").with_id("last");
     context.append(&key, last.clone()).await?;
     for _ in 0..100 {

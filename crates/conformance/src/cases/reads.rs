@@ -1,4 +1,4 @@
-//! Law 5: one read is one snapshot; and what `get_session` can be asked for.
+//! Law 5: one read is one snapshot. Also the options of `get_session`.
 
 use anyhow::{Context as _, ensure};
 use seabed_core::{AppendEvent, Event, ExpectedRevision, GetSession, State};
@@ -14,7 +14,7 @@ super::case_list![
     recent_and_after_combine,
 ];
 
-/// Each append writes its number into all three scopes: a read that mixes two instants shows unequal numbers.
+/// Each append writes its number into all three scopes: a read that mixes two instants returns different numbers.
 async fn one_read_is_one_snapshot(context: Context) -> anyhow::Result<()> {
     const APPENDS: u64 = 100;
     let key = context.session("alice").await?.key;

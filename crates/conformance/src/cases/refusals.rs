@@ -1,4 +1,4 @@
-//! Bad input: a typed error, and nothing written.
+//! Invalid input: a typed error, and nothing written.
 
 use anyhow::ensure;
 use seabed_core::{Error, Event, Json, State};

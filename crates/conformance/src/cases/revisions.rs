@@ -1,4 +1,4 @@
-//! Law 4: a stale writer is told so, and nothing of a refused append is stored.
+//! Law 4: a stale writer gets an error, and nothing of a rejected append is stored.
 
 use anyhow::{Context as _, ensure};
 use seabed_core::{Error, Event, State};
@@ -29,7 +29,7 @@ async fn a_refused_append_stores_nothing(context: Context) -> anyhow::Result<()>
     let event = Event::new("second").with_state_delta(delta);
     ensure!(context.append_at(&session.key, event.clone(), session.revision).await.is_err());
     ensure!(context.get(&session.key).await? == before);
-    // Nor is its event id taken.
+    // Its event id is not taken either.
     ensure!(!context.append_at(&session.key, event, before.revision).await?.is_replayed());
     Ok(())
 }
@@ -55,7 +55,7 @@ async fn a_new_session_has_a_revision_to_append_at(context: Context) -> anyhow::
     Ok(())
 }
 
-/// Events at the very time of the creation, before it, and at each other's times.
+/// Events at exactly the creation time, before it, and at each other's times.
 async fn revisions_never_repeat_when_times_do(context: Context) -> anyhow::Result<()> {
     for knows_revision in [false, true] {
         let session = context.session("alice").await?;

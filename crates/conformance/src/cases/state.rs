@@ -82,7 +82,7 @@ async fn odd_keys_are_kept_apart(context: Context) -> anyhow::Result<()> {
         }
     }
     ensure!(context.get(&key).await?.state == expected);
-    // All at once, and as initial state.
+    // All values together, and as initial state.
     let at_once = context.create(&context.key("bob", "s")?, expected.clone()).await?;
     ensure!(at_once.state == expected && context.get(&at_once.key).await?.state == expected);
     Ok(())

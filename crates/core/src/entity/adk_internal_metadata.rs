@@ -2,9 +2,9 @@
 
 use sea_orm::entity::prelude::*;
 
-/// The key under which the version of the schema is stored.
+/// The key of the schema version.
 pub const SCHEMA_VERSION_KEY: &str = "schema_version";
-/// The version that Seabed knows: google-adk's v1.
+/// The schema version that Seabed supports: google-adk's v1.
 pub const SCHEMA_VERSION: &str = "1";
 
 /// A fact about the schema.

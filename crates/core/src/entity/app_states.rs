@@ -9,7 +9,7 @@ pub struct Model {
     /// The app.
     #[sea_orm(primary_key, auto_increment = false, column_type = "String(StringLen::N(128))")]
     pub app_name: String,
-    /// A JSON object; keys are without the prefix `app:`.
+    /// A JSON object. Keys have no `app:` prefix.
     #[sea_orm(column_type = "Text")]
     pub state: String,
     /// When it last changed.

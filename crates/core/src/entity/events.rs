@@ -1,4 +1,4 @@
-//! `events`: one row an event, in the order of `timestamp`.
+//! `events`: one row per event, ordered by `timestamp`.
 
 use sea_orm::entity::prelude::*;
 
@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 #[derive(Debug, Clone, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "events")]
 pub struct Model {
-    /// The event; unique within its session.
+    /// The event id, unique within its session.
     #[sea_orm(primary_key, auto_increment = false, column_type = "String(StringLen::N(128))")]
     pub id: String,
     /// The app.
@@ -21,7 +21,7 @@ pub struct Model {
     /// The invocation; may be empty.
     #[sea_orm(column_type = "String(StringLen::N(256))")]
     pub invocation_id: String,
-    /// Its place in the session: strictly increasing in append order.
+    /// The position in the session: strictly increasing in append order.
     pub timestamp: DateTime,
     /// The whole event as google-adk's JSON.
     #[sea_orm(column_type = "Text", nullable)]
@@ -31,7 +31,7 @@ pub struct Model {
 /// Relations of this table.
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {
-    /// An event belongs to a session, and goes with it.
+    /// An event belongs to a session, and is deleted with it.
     #[sea_orm(
         belongs_to = "super::sessions::Entity",
         from = "(Column::AppName, Column::UserId, Column::SessionId)",

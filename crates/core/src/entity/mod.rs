@@ -1,9 +1,9 @@
-//! The tables of google-adk's schema v1 as sea-orm entities: the only place in Seabed, with the migrations, that names a
-//! column.
+//! The tables of google-adk's schema v1 as sea-orm entities. Apart from the migrations, this is the only place in
+//! Seabed that names a column.
 //!
-//! JSON columns (`state`, `event_data`) are `jsonb` on PostgreSQL and text elsewhere, and `DATETIME` columns are text on
-//! SQLite. The entities declare the types that all backends read and write them as: text and a time without zone; see
-//! [`Dialect`](crate::sql::Dialect) for how each backend gets there.
+//! JSON columns (`state`, `event_data`) are `jsonb` on PostgreSQL and text elsewhere, and `DATETIME` columns are text
+//! on SQLite. The entities declare the types that all backends read and write: text, and a time without zone. See
+//! [`Dialect`](crate::sql::Dialect) for how each backend converts them.
 
 pub mod adk_internal_metadata;
 pub mod app_states;

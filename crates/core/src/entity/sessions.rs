@@ -1,4 +1,4 @@
-//! `sessions`: one row a session.
+//! `sessions`: one row per session.
 
 use sea_orm::entity::prelude::*;
 
@@ -15,12 +15,12 @@ pub struct Model {
     /// The session.
     #[sea_orm(primary_key, auto_increment = false, column_type = "String(StringLen::N(128))")]
     pub id: String,
-    /// A JSON object: the session's own keys.
+    /// A JSON object with the session's own keys.
     #[sea_orm(column_type = "Text")]
     pub state: String,
     /// When it was created.
     pub create_time: DateTime,
-    /// The stored time of its newest event; `create_time` as long as it has none.
+    /// The stored time of its newest event; equal to `create_time` while it has none.
     pub update_time: DateTime,
 }
 

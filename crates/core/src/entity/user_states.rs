@@ -12,7 +12,7 @@ pub struct Model {
     /// The user.
     #[sea_orm(primary_key, auto_increment = false, column_type = "String(StringLen::N(128))")]
     pub user_id: String,
-    /// A JSON object; keys are without the prefix `user:`.
+    /// A JSON object. Keys have no `user:` prefix.
     #[sea_orm(column_type = "Text")]
     pub state: String,
     /// When it last changed.

@@ -1,7 +1,8 @@
-//! Writes actions the way google-adk's `migrate_from_sqlalchemy_pickle` does.
+//! Writes actions as google-adk's `migrate_from_sqlalchemy_pickle` does.
 //!
-//! That is `EventActions().model_validate(actions.model_dump())`, written by the event's `model_dump(mode="json",
-//! exclude_none=True)`. So the rules here are those of pydantic for the types that google-adk declares.
+//! That function validates with `EventActions().model_validate(actions.model_dump())` and writes with the event's
+//! `model_dump(mode="json", exclude_none=True)`. The rules here are therefore pydantic's, for the types that google-adk
+//! declares.
 
 use super::text::{decimal, duration, path, python_float};
 use super::types::{Kind, part_of_state};
@@ -13,26 +14,26 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 
-/// Writes the `EventActions` that `root` is to be.
+/// Writes `root`, which must be an `EventActions`.
 pub(super) fn actions(nodes: &[Node<'_>], root: Id) -> Result<String> {
     let mut writer = Writer { nodes, json: String::new(), left: MAX_WRITTEN };
     writer.actions(root)?;
     Ok(writer.json)
 }
 
-/// Where in the actions a value stands, which decides how pydantic writes it.
+/// The position of a value in the actions, which determines how pydantic writes it.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    /// In a field of type `Any`, where the migration has made a plain dict of every model before it writes.
+    /// In a field of type `Any`, where the migration converts every model to a plain dict before it writes.
     Any,
-    /// In a field of a model, where fields that are `None` are left out.
+    /// In a field of a model, where fields that are `None` are omitted.
     Field,
     /// In a field of an `AuthConfig`.
     Auth,
 }
 
-/// Fields that the migration adds to an auth config as defaults that older versions did not have. An `APIKey` gets one
-/// that was not meant for it: google-adk reads every scheme without a scheme of its own back as `HTTPBearer`.
+/// Fields that the migration adds to an auth config as defaults that older versions lacked. An `APIKey` gets one that
+/// was not meant for it: google-adk reads every scheme without its own `scheme` back as `HTTPBearer`.
 const AUTH_DEFAULTS: [(&str, &str, &str); 3] = [
     ("OAuth2Auth", "token_endpoint_auth_method", r#""client_secret_basic""#),
     ("ServiceAccount", "use_id_token", "false"),
@@ -43,7 +44,7 @@ const AUTH_DEFAULTS: [(&str, &str, &str); 3] = [
 struct Writer<'a> {
     nodes: &'a [Node<'a>],
     json: String,
-    /// What is left of [`MAX_WRITTEN`].
+    /// The remainder of [`MAX_WRITTEN`].
     left: usize,
 }
 
@@ -59,7 +60,7 @@ impl<'a> Writer<'a> {
         }
         for (name, id) in fields {
             let node = &self.nodes[id];
-            // Every field that may be `None` has that as its default; the others are checked below.
+            // For every field that may be `None`, that is the default; the others are checked below.
             let required = name.ends_with("_delta") || name.starts_with("requested_");
             if matches!(node, Node::None) && !required {
                 continue;
@@ -107,7 +108,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// A dict of which every key is a string, as the fields of `EventActions` are.
+    /// Writes a dict whose keys must all be strings, as in the fields of `EventActions`.
     fn map(
         &mut self,
         name: &str,
@@ -146,13 +147,13 @@ impl<'a> Writer<'a> {
                 let digits = self.text(id)?;
                 self.json.push_str(&digits);
             }
-            // `{:?}` is the shortest text that reads back as the same double.
+            // `{:?}` writes the shortest text that parses back to the same double.
             Node::Float(value) if value.is_finite() => {
                 let _ = write!(self.json, "{value:?}");
             }
             Node::Float(_) if place == Place::Any => self.json.push_str("null"),
             Node::Float(value) => return Err(PickleError::Value(format!("{value} in a field"))),
-            // As such, these are text of a different kind in an auth config than everywhere else.
+            // In an auth config, bytes have a different text than everywhere else.
             Node::Bytes(_) if place == Place::Auth => return Err(PickleError::Value("bytes in an auth config".into())),
             Node::Str(_) | Node::Bytes(_) | Node::Text(_) | Node::Delta(_) | Node::Path(_) => {
                 let text = self.text(id)?;
@@ -199,7 +200,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The fields of a model, extra ones last: `__pydantic_private__` is never written.
+    /// Returns the fields of a model, extra ones last. `__pydantic_private__` is never written.
     fn fields(&mut self, id: Id, class: &str) -> Result<Vec<(Cow<'a, str>, Id)>> {
         let Node::Object(Kind::Model, name, Some(state)) = self.nodes[id] else {
             return Err(PickleError::Value(format!("what is no {class}")));
@@ -219,7 +220,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The members of an object. Keys that differ in Python may be the same in JSON; there as here the last one wins.
+    /// Returns the members of an object. Keys that differ in Python may be equal in JSON; the last one wins, as in
+    /// google-adk's migration.
     fn entries(&mut self, pairs: &'a [(Id, Id)], more: &'a [(Id, Id)]) -> Result<Vec<(Cow<'a, str>, Id)>> {
         self.spend(VALUE * (pairs.len() + more.len()))?;
         let mut entries: Vec<(Cow<'a, str>, Id)> = Vec::with_capacity(pairs.len());
@@ -237,17 +239,17 @@ impl<'a> Writer<'a> {
         Ok(entries)
     }
 
-    /// The text of a value that can be the key of an object.
+    /// Returns the text of a value that can be an object key.
     fn text(&mut self, id: Id) -> Result<Cow<'a, str>> {
         let text: Cow<'a, str> = match &self.nodes[id] {
             Node::Str(text) => (*text).into(),
             Node::Text(text) => text.into(),
-            // The alphabet for URLs is pydantic's for bytes.
+            // pydantic writes bytes with the URL-safe alphabet.
             Node::Bytes(bytes) => URL_SAFE.encode(bytes).into(),
             Node::Delta(delta) => duration(*delta).into(),
             Node::Int(value) => value.to_string().into(),
             Node::Long(bytes) => {
-                // Its digits take time by the square of its length.
+                // Converting to decimal takes time quadratic in the length.
                 self.spend(bytes.len() * bytes.len() / 16)?;
                 decimal(bytes).into()
             }

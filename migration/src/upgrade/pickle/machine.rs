@@ -1,13 +1,13 @@
 //! The stack machine of the pickle format, as Python's `pickletools` describes its opcodes.
 //!
-//! Protocols 2 to 5 are read, less what no data needs: persistent ids, the extension registry, `INST`, `OBJ`,
-//! `NEWOBJ_EX`, out-of-band buffers, and the opcodes of text that protocol 0 had.
+//! Reads protocols 2 to 5, except for what plain data never needs: persistent ids, the extension registry, `INST`,
+//! `OBJ`, `NEWOBJ_EX`, out-of-band buffers, and protocol 0's text opcodes.
 
 use super::types::{built, called, global, new_object};
 use super::{Id, MAX_INT, MAX_VALUES, Node, PickleError, Result};
 use std::collections::HashMap;
 
-/// Runs a pickle: the values it makes, and which of them it stands for.
+/// Runs a pickle. Returns the values that it creates, and the id of its result.
 pub(super) fn run(pickle: &[u8]) -> Result<(Vec<Node<'_>>, Id)> {
     let mut machine = Machine { input: pickle, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
     let root = machine.run()?;
@@ -87,10 +87,10 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The opcodes that make no value of their own.
+    /// Runs the opcodes that create no value themselves.
     fn act(&mut self, opcode: u8, at: usize) -> Result<()> {
         match opcode {
-            // A frame is a hint for reading from a stream: the opcodes within stand by themselves.
+            // A frame is only a hint for reading from a stream; the opcodes inside work without it.
             0x95 => {
                 let length = self.number(8)?;
                 if length <= self.input.len() - self.at { Ok(()) } else { Err(self.truncated()) }
@@ -162,14 +162,14 @@ impl<'a> Machine<'a> {
         usize::try_from(number).map_err(|_| self.truncated())
     }
 
-    /// Bytes preceded by their number, itself of `width` bytes.
+    /// Reads bytes preceded by their count, which is itself `width` bytes long.
     fn counted(&mut self, width: usize) -> Result<&'a [u8]> {
         let length = self.number(width)?;
         self.take(length)
     }
 
     fn text(&mut self, width: usize) -> Result<Node<'a>> {
-        // Python writes a lone surrogate as if it were a character; neither JSON nor UTF-8 has it.
+        // Python encodes a lone surrogate like a character; neither JSON nor UTF-8 can represent it.
         let text = std::str::from_utf8(self.counted(width)?);
         text.map(Node::Str).map_err(|_| PickleError::Value("a string with a lone surrogate".into()))
     }

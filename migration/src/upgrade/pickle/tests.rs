@@ -4,15 +4,15 @@ use serde_json::value::RawValue;
 
 use super::{PickleError, decode_actions};
 
-/// Actions that a version of google-adk pickled, and what google-adk 2.13.0's migration makes of them.
+/// Actions pickled by some version of google-adk, and what google-adk 2.13.0's migration turns them into.
 #[derive(Deserialize)]
 struct Sample<'a> {
     version: &'a str,
     name: &'a str,
     /// In hexadecimal.
     pickle: &'a str,
-    /// `None` where the pickle is refused. Either the migration fails on it, too, or what it stores instead is defaults
-    /// or a text that says no more what it was.
+    /// `None` if the pickle is rejected. In those cases the migration either fails too, or stores defaults or a text
+    /// from which the original can no longer be recovered.
     #[serde(borrow)]
     expected: Option<&'a RawValue>,
 }
@@ -58,7 +58,7 @@ fn rounds_no_integer() {
     assert!(json.contains(r#"{"k":-18446744073709551616}"#), "{json}");
 }
 
-/// Sets have no order that a sample could fix, unless they are made by hand.
+/// Sets have no order that a sample could pin down, unless they are built by hand.
 #[test]
 fn writes_sets_as_lists() {
     for set in [&b"\x8f(K\x01K\x02\x90"[..], b"(K\x01K\x02\x91", b"cbuiltins\nset\n](K\x01K\x02e\x85R"] {
@@ -67,7 +67,7 @@ fn writes_sets_as_lists() {
     }
 }
 
-/// Beyond 256 memo entries, which no sample is large enough for.
+/// More than 256 memo entries; no sample is large enough for that.
 #[test]
 fn recalls_by_long_indexes() {
     for put in [&b"r\x00\x01\x00\x00"[..], &b"\x94".repeat(257)] {
@@ -97,7 +97,7 @@ fn bounds_what_it_reads_and_writes() {
     assert!(nested(100).is_ok());
     assert_eq!(nested(100_000), Err(PickleError::Limit("nesting")));
     assert_eq!(decode_actions(&state_of(b"]\x94h\x00a")), Err(PickleError::Limit("nesting")));
-    // A hundred lists, each of which holds the one before four times.
+    // A hundred lists, each containing the previous one four times.
     let lists: Vec<u8> = (0..100)
         .flat_map(|list| [b']', b'q', list + 1, b'(', b'h', list, b'h', list, b'h', list, b'h', list, b'e'])
         .collect();
@@ -114,8 +114,8 @@ fn refuses_what_is_cut_short() {
     }
 }
 
-/// Bytes of the samples changed, left out, added and copied, always the same ones: nothing panics, and nothing but JSON
-/// comes of them. The fuzz target `decode_actions` goes on from here.
+/// Changes, removes, adds and copies bytes of the samples, always the same ones: nothing panics, and the only output is
+/// JSON. The fuzz target `decode_actions` continues from here.
 #[test]
 fn survives_mutations() {
     const OPCODES: &[u8] =

@@ -1,9 +1,9 @@
-//! How Python and pydantic write values whose text takes more than a line to find.
+//! How Python and pydantic write values whose text takes more than one line to compute.
 
 use super::{Id, MAX_TEXT, Node};
 use std::fmt::Write as _;
 
-/// An ISO 8601 duration the way pydantic writes it: a year is 365 days.
+/// Writes an ISO 8601 duration as pydantic does: a year is 365 days.
 pub(super) fn duration([days, seconds, micros]: [i64; 3]) -> String {
     let total = (i128::from(days) * 86_400 + i128::from(seconds)) * 1_000_000 + i128::from(micros);
     let (sign, total) = (if total < 0 { "-" } else { "" }, total.unsigned_abs());
@@ -25,7 +25,7 @@ pub(super) fn duration([days, seconds, micros]: [i64; 3]) -> String {
     }
 }
 
-/// A number as Python's `repr` writes it: with an exponent of two digits at least, below 1e-4 and from 1e16.
+/// Writes a number as Python's `repr` does: below 1e-4 and from 1e16 on, with an exponent of at least two digits.
 pub(super) fn python_float(float: f64) -> String {
     let scientific = format!("{float:e}");
     let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
@@ -40,7 +40,8 @@ pub(super) fn python_float(float: f64) -> String {
     }
 }
 
-/// A POSIX path the way Python writes it: up to 3.12 the parts are those of the path, since 3.13 those it was made of.
+/// Writes a POSIX path as Python does: up to 3.12 the pickled parts are those of the path, since 3.13 those it was
+/// built from.
 pub(super) fn path(nodes: &[Node<'_>], parts: Id) -> Option<String> {
     let Node::Tuple(parts) = &nodes[parts] else { return None };
     if parts.len() > MAX_TEXT {
@@ -68,7 +69,7 @@ pub(super) fn path(nodes: &[Node<'_>], parts: Id) -> Option<String> {
     Some(if root.is_empty() && names.is_empty() { ".".into() } else { format!("{root}{}", names.join("/")) })
 }
 
-/// The decimal digits of an integer in two's complement, little endian.
+/// Writes the decimal digits of an integer in two's complement, little endian.
 pub(super) fn decimal(bytes: &[u8]) -> String {
     let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
     let mut carry = negative;

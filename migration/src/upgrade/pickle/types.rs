@@ -1,19 +1,19 @@
-//! The Python types that a pickle may name, and what they make of the arguments and states that Python pickles.
+//! The Python types that a pickle may name, and what they do with the arguments and states that Python pickles.
 //!
-//! These are what `__reduce_ex__` yields in the modules `datetime`, `decimal`, `uuid`, `pathlib` and `collections`, and
-//! what pydantic's `BaseModel.__getstate__` yields for the models of google-adk and google-genai.
+//! These are the results of `__reduce_ex__` in the modules `datetime`, `decimal`, `uuid`, `pathlib` and `collections`,
+//! and of pydantic's `BaseModel.__getstate__` for the models of google-adk and google-genai.
 
 use super::{Id, MAX_TEXT, Node, PickleError, Result};
 use std::fmt::Write as _;
 
-/// What is done with a Python type that a pickle names.
+/// How a Python type that a pickle names is handled.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
-    /// A pydantic model or a string enum: inert data either way.
+    /// A pydantic model or a string enum: inert data in both cases.
     Model,
     OrderedDict,
     DefaultDict,
-    /// Accepted only as the factory of a `defaultdict`, and for `set` as what protocol 3 makes of a list.
+    /// Accepted only as the factory of a `defaultdict`, and for `set` as what protocol 3 builds from a list.
     Builtin,
     ByteArray,
     Date,
@@ -29,7 +29,7 @@ pub(super) enum Kind {
 impl Kind {
     fn of(module: &str, name: &str) -> Option<Self> {
         Some(match (module, name) {
-            // These modules hold nothing but data; a version of google-adk or google-genai that adds a type adds data.
+            // These modules contain only data; a type that a later google-adk or google-genai adds to them is data too.
             (
                 "fastapi.openapi.models"
                 | "google.adk.auth.auth_credential"
@@ -60,13 +60,13 @@ impl Kind {
     }
 }
 
-/// The type of a name, if it is one that is decoded.
+/// Returns the type with this name, if it is one that is decoded.
 pub(super) fn global<'a>(module: &str, name: &'a str) -> Result<Node<'a>> {
     let kind = Kind::of(module, name).ok_or_else(|| PickleError::Type(format!("{module}.{name}")))?;
     Ok(Node::Class(kind, name))
 }
 
-/// An object without its state, which [`built`] adds.
+/// Creates an object without its state, which [`built`] adds.
 pub(super) fn new_object<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result<Node<'a>> {
     match (&nodes[class], &nodes[arguments]) {
         (Node::Class(kind @ (Kind::Model | Kind::Uuid), name), Node::Tuple(items)) if items.is_empty() => {
@@ -77,7 +77,7 @@ pub(super) fn new_object<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Re
     }
 }
 
-/// An object that is given its state: a model keeps it, and of a UUID's only `int` matters.
+/// Gives an object its state: a model keeps it; of a UUID's state only `int` matters.
 pub(super) fn built<'a>(nodes: &[Node<'a>], object: Id, state: Id) -> Result<Node<'a>> {
     Ok(match &nodes[object] {
         Node::Object(Kind::Model, name, None) => Node::Object(Kind::Model, name, Some(state)),
@@ -90,12 +90,12 @@ pub(super) fn built<'a>(nodes: &[Node<'a>], object: Id, state: Id) -> Result<Nod
     })
 }
 
-/// What a call of a type would make of its arguments, for the calls that Python pickles.
+/// Returns the result of calling a type with the arguments that Python pickles.
 pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result<Node<'a>> {
     let (Node::Class(kind, name), Node::Tuple(ids)) = (&nodes[class], &nodes[arguments]) else {
         return Err(PickleError::Malformed("what is called is no type"));
     };
-    // No type but a path is given more than three.
+    // Only a path takes more than three arguments.
     let given: Vec<&Node<'a>> = ids.iter().take(4).map(|id| &nodes[*id]).collect();
     let made = match (kind, &given[..]) {
         (Kind::Model, [Node::Str(value)]) => Some(Node::Str(value)),
@@ -127,7 +127,8 @@ pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result
     made.ok_or_else(|| PickleError::Type(format!("{name} of these arguments")))
 }
 
-/// A part of an object's state. No state has more than four; a search in more of them would not be paid for.
+/// Returns a part of an object's state. No state has more than four parts; searching more would not be charged to the
+/// budget.
 pub(super) fn part_of_state(nodes: &[Node<'_>], state: Id, key: &str) -> Option<Id> {
     let Node::Dict(pairs) = &nodes[state] else { return None };
     let found = pairs
@@ -137,11 +138,11 @@ pub(super) fn part_of_state(nodes: &[Node<'_>], state: Id, key: &str) -> Option<
     found.map(|(_, value)| *value)
 }
 
-/// A UUID, of which Python pickles the number.
+/// Formats a UUID, which Python pickles as a number.
 fn uuid(node: &Node<'_>) -> Option<String> {
     let value = match node {
         Node::Int(value) => u128::try_from(*value).ok()?,
-        // The sign takes a seventeenth byte where the first bit is set.
+        // A UUID whose first bit is set needs a seventeenth byte for the sign.
         Node::Long(bytes) => {
             let (low, high) = bytes.split_at_checked(16).unwrap_or((bytes, &[]));
             if !matches!(high, [] | [0]) || (high.is_empty() && low.last()? & 0x80 != 0) {
@@ -158,7 +159,7 @@ fn uuid(node: &Node<'_>) -> Option<String> {
     Some(text)
 }
 
-/// ISO 8601 for the bytes that a `datetime.date` pickles: two of its year, one each of its month and day.
+/// Returns the ISO 8601 text for a pickled `datetime.date`: two bytes for the year, one each for month and day.
 fn date(bytes: &[u8]) -> Option<String> {
     let &[high, low, month @ 1..=12, day @ 1..=31] = bytes else { return None };
     let year = u16::from_be_bytes([high, low]);
@@ -171,11 +172,12 @@ fn date(bytes: &[u8]) -> Option<String> {
     ((1..=9999).contains(&year) && day <= days).then(|| format!("{year:04}-{month:02}-{day:02}"))
 }
 
-/// ISO 8601 for the bytes that a `datetime.time` pickles: one each of hour, minute and second, three of microseconds.
+/// Returns the ISO 8601 text for a pickled `datetime.time`: one byte each for hour, minute and second, three for
+/// microseconds.
 fn time(bytes: &[u8]) -> Option<String> {
     let &[hour, minute @ 0..60, second @ 0..60, high, middle, low] = bytes else { return None };
     let micros = u32::from_be_bytes([0, high, middle, low]);
-    // The first bit (`fold`) tells the second of two equal hours from the first; ISO 8601 cannot.
+    // The first bit (`fold`) distinguishes the second of two equal hours from the first; ISO 8601 cannot express it.
     let hour = hour & 0x7f;
     if hour >= 24 || micros >= 1_000_000 {
         return None;
@@ -184,14 +186,14 @@ fn time(bytes: &[u8]) -> Option<String> {
     Some(format!("{hour:02}:{minute:02}:{second:02}{fraction}"))
 }
 
-/// A `datetime.datetime` pickles the bytes of its date and of its time; the first bit of its month is `fold`.
+/// A pickled `datetime.datetime` contains the bytes of its date and of its time; the first bit of the month is `fold`.
 fn date_time(bytes: &[u8]) -> Option<String> {
     let &[high, low, month, ref rest @ ..] = bytes else { return None };
     let (day, clock) = rest.split_first()?;
     Some(format!("{}T{}", date(&[high, low, month & 0x7f, *day])?, time(clock)?))
 }
 
-/// A time with the offset of its zone, the way pydantic writes it: `Z` where there is none.
+/// Appends the offset of a time's zone as pydantic does: `Z` for an offset of zero, nothing without a zone.
 fn with_zone<'a>(text: Option<String>, zone: &[&Node<'_>]) -> Option<Node<'a>> {
     let mut text = text?;
     match zone {
@@ -206,7 +208,7 @@ fn with_zone<'a>(text: Option<String>, zone: &[&Node<'_>]) -> Option<Node<'a>> {
     Some(Node::Text(text))
 }
 
-/// Whether Python writes a `Decimal` so; others it would write differently from how they are pickled.
+/// Whether Python writes a `Decimal` in this form; it would write any other form differently from how it is pickled.
 fn is_decimal(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let number = text.len() <= MAX_TEXT
