@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::schema::{columns, dialect_of};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, QueryFilter};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::entity::events;
-use seabed_core::sql::{Column, Objection, columns, unfit_columns};
+use seabed_core::sql::{Column, ColumnProblem, SchemaDialect, unsuitable_columns};
 
 /// The column of `events` that only google-adk's schema v0 has: actions pickled by Python.
 const V0_COLUMN: &str = "actions";
@@ -72,15 +73,15 @@ impl Layout {
         } else if keeps_times_as_numbers(connection.get_database_backend(), &columns) {
             Self::SqliteSessionService
         } else {
-            Self::without_version(connection.get_database_backend(), &columns, &tables)
+            Self::without_version(dialect_of(connection)?, &columns, &tables)
         })
     }
 
     /// Classifies tables without a version. If they have all their columns, an interrupted migration left them.
-    fn without_version(backend: DbBackend, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
-        let missing = unfit_columns(backend, columns)
+    fn without_version(dialect: &dyn SchemaDialect, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
+        let missing = unsuitable_columns(dialect, columns)
             .into_iter()
-            .find(|unfit| unfit.objection == Objection::Missing && tables.contains(unfit.table));
+            .find(|unfit| unfit.problem == ColumnProblem::Missing && tables.contains(unfit.table));
         missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}: it is not google-adk's schema v1")))
     }
 }

@@ -10,6 +10,7 @@ use sea_orm::{
 use sea_orm_migration::SchemaManager;
 use seabed_core::entity::adk_internal_metadata::{SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+use seabed_core::sql::{self, Column, SchemaDialect, Tables};
 
 const EVENTS_INDEX: &str = "idx_events_app_user_session_ts_id";
 const UPDATE_TIME_INDEX: &str = "seabed_sessions_update_time";
@@ -21,6 +22,42 @@ pub(crate) enum Flavor {
     MySql,
     MariaDb,
     Sqlite,
+}
+
+/// How the database of `connection` describes and spells its schema.
+///
+/// # Errors
+/// For a database whose feature is not enabled.
+pub(crate) fn dialect_of(connection: &impl ConnectionTrait) -> Result<&'static dyn SchemaDialect, DbErr> {
+    match connection.get_database_backend() {
+        #[cfg(feature = "postgres")]
+        DbBackend::Postgres => Ok(<seabed_postgres::Postgres as seabed_core::sql::Dialect>::SCHEMA),
+        #[cfg(feature = "mysql")]
+        DbBackend::MySql => Ok(<seabed_mysql::MySql as seabed_core::sql::Dialect>::SCHEMA),
+        #[cfg(feature = "sqlite")]
+        DbBackend::Sqlite => Ok(<seabed_sqlite::Sqlite as seabed_core::sql::Dialect>::SCHEMA),
+        other => {
+            let message = format!("{other:?} is not among the databases that this build of seabed-migration supports");
+            Err(DbErr::Migration(message))
+        }
+    }
+}
+
+/// The columns of those of the tables that exist.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn columns(connection: &impl ConnectionTrait) -> Result<Vec<Column>, DbErr> {
+    sql::columns(connection, dialect_of(connection)?, &Tables::new()).await
+}
+
+/// Like [`columns`], for tables of other names.
+///
+/// # Errors
+/// Those of the database.
+#[cfg(feature = "transfer")]
+pub(crate) async fn columns_of_tables(connection: &impl ConnectionTrait, names: &[&str]) -> Result<Vec<Column>, DbErr> {
+    sql::columns_of_tables(connection, dialect_of(connection)?, &Tables::new(), names).await
 }
 
 impl Flavor {

@@ -4,9 +4,10 @@ mod catalog;
 mod content;
 mod mend;
 
+use crate::schema::{columns, dialect_of};
 use sea_orm::DatabaseConnection;
 use seabed_core::Result;
-use seabed_core::sql::{Objection, Unfit, Weakness, columns, unfit_columns};
+use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn, unsuitable_columns};
 use serde::Serialize;
 
 use crate::layout::Layout;
@@ -101,8 +102,8 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
     }
     let flavor = Flavor::of(connection).await.map_err(migration_error)?;
     let columns = columns(connection).await.map_err(migration_error)?;
-    let unfit = unfit_columns(connection.get_database_backend(), &columns);
-    let is_missing = |unfit: &&Unfit| unfit.objection == Objection::Missing;
+    let unfit = unsuitable_columns(dialect_of(connection).map_err(migration_error)?, &columns);
+    let is_missing = |unfit: &&UnsuitableColumn| unfit.problem == ColumnProblem::Missing;
     if let Some(missing) = unfit.iter().find(is_missing) {
         let is_table_there = columns.iter().any(|column| column.table_name == missing.table);
         let advice = if is_table_there {
@@ -118,7 +119,7 @@ pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
             mend,
         )]);
     }
-    let inexact = unfit.iter().any(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+    let inexact = unfit.iter().any(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
     let key = catalog::SessionKey::find(connection, flavor).await.map_err(migration_error)?;
     let key = key.as_ref();
     let mut findings = Vec::new();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
-use seabed::sql::Weakness;
+use seabed::sql::SchemaRisk;
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, Json, Session,
     SessionKey, SessionServiceExt as _, State, Timestamp,
@@ -250,8 +250,8 @@ async fn tables_that_google_adk_made_serve_both(fixture: &Fixture) -> anyhow::Re
     adk.append(&theirs, &event("first")?).await?;
     if fixture.kind.map(Kind::family) == Some(Family::MySql) {
         let refused = fixture.service().await.err().context("connected to columns that take ids for one")?;
-        ensure!(format!("{refused:#}").contains("Weakness::InexactIds"), "{refused:#}");
-        let service = seabed::from_connection_accepting(fixture.admin.clone(), &[Weakness::InexactIds]).await?;
+        ensure!(format!("{refused:#}").contains("SchemaRisk::InexactIds"), "{refused:#}");
+        let service = seabed::from_connection_accepting(fixture.admin.clone(), &[SchemaRisk::InexactIds]).await?;
         append(&service, &theirs, "accepted").await?;
         expect_same(&service, &adk, &theirs).await?;
         let left = seabed::migration::repair(&fixture.admin).await?;

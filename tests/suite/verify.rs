@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Finding, Mend, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
-use seabed::sql::Weakness;
+use seabed::sql::SchemaRisk;
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession,
     SessionId, SessionKey, State, UserKey,
@@ -316,13 +316,13 @@ async fn a_weakness_that_is_accepted_is_lived_with(fixture: &Fixture) -> anyhow:
     fold_ids(fixture).await?;
     let refused = fixture.service().await.err().context("connected to columns that fold case")?;
     let told = format!("{refused:#}");
-    ensure!(told.contains("Weakness::InexactIds") && told.contains("verify"), "{told}");
+    ensure!(told.contains("SchemaRisk::InexactIds") && told.contains("verify"), "{told}");
     let refused = seabed::from_connection(fixture.admin.clone()).await.err().context("connected")?;
     ensure!(refused.backend_kind() == Some(BackendErrorKind::Schema), "{refused:?}");
     let accept: DatabaseConnection = fixture.admin.clone();
-    let other = seabed::from_connection_accepting(accept.clone(), &[Weakness::CoarseTimes]).await;
+    let other = seabed::from_connection_accepting(accept.clone(), &[SchemaRisk::CoarseTimes]).await;
     ensure!(other.is_err(), "accepting one weakness accepted another");
-    let service = seabed::from_connection_accepting(accept, &[Weakness::InexactIds]).await?;
+    let service = seabed::from_connection_accepting(accept, &[SchemaRisk::InexactIds]).await?;
     exercise(&service, "s").await?;
     ensure!(service.get_app_state(&AppName::try_new("APP")?).await?.len() == 1, "the collation does not fold case");
     let user = UserKey::try_new("app", "alice")?;

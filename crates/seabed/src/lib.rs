@@ -72,7 +72,14 @@
 
 use std::sync::Arc;
 
-pub use seabed_core::*;
+pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
+pub use seabed_core::{
+    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventActions,
+    EventCursor, ExpectedRevision, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
+    MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionId,
+    SessionKey, SessionScope, SessionService, SessionServiceExt, State, StateService, StateTarget, StateUpdated,
+    SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
+};
 
 /// The migrations, with more options than [`migrate`].
 #[cfg(feature = "migrate")]
@@ -92,7 +99,12 @@ pub use sea_orm;
 use sea_orm::{DatabaseConnection, DbBackend};
 
 /// A session service with any backend.
-pub type DynSessionService = Arc<dyn SessionService>;
+pub type DynSessionService = Arc<dyn DatabaseSessionService>;
+
+/// Every trait that the session services on databases implement.
+pub trait DatabaseSessionService: StateService + TransactionalService {}
+
+impl<S: StateService + TransactionalService + ?Sized> DatabaseSessionService for S {}
 
 /// Connects to the database at `url`, and checks its schema. URLs are `postgres://…`, `mysql://…`, `mariadb://…` or
 /// `sqlite://path`.
@@ -112,15 +124,15 @@ pub async fn connect(url: &str) -> Result<DynSessionService> {
 /// Those of [`connect`], except for the schema.
 pub async fn open(url: &str) -> Result<DatabaseConnection> {
     #[cfg(feature = "postgres")]
-    if <seabed_postgres::Postgres as sql::Dialect>::is_url(url) {
+    if PostgresOptions::is_url(url) {
         return url.parse::<PostgresOptions>()?.open().await;
     }
     #[cfg(feature = "mysql")]
-    if <seabed_mysql::MySql as sql::Dialect>::is_url(url) {
+    if MySqlOptions::is_url(url) {
         return url.parse::<MySqlOptions>()?.open().await;
     }
     #[cfg(feature = "sqlite")]
-    if <seabed_sqlite::Sqlite as sql::Dialect>::is_url(url) {
+    if SqliteOptions::is_url(url) {
         return url.parse::<SqliteOptions>()?.open().await;
     }
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -134,35 +146,33 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
 }
 
 /// Creates a service on an existing pool; see
-/// [`SqlSessionService::from_connection`](sql::SqlSessionService::from_connection).
+/// [`SqlSessionService::from_connection`].
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a database whose feature is not enabled; [`Schema`](BackendErrorKind::Schema) for
 /// tables that are missing, unknown, or unable to keep the laws.
 pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessionService> {
-    from_connection_accepting(connection, &[]).await
+    from_connection_with(connection, ServiceOptions::new()).await
 }
 
-/// Like [`from_connection`], but accepts tables that it would reject because they cannot keep a law.
+/// Like [`from_connection`], with options: other tables, risks of their schema that you accept, another statement timeout.
 ///
 /// # Errors
-/// Those of [`from_connection`].
-pub async fn from_connection_accepting(
+/// Those of [`from_connection`], and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a plain word.
+pub async fn from_connection_with(
     connection: DatabaseConnection,
-    accepted: &[sql::Weakness],
+    options: ServiceOptions,
 ) -> Result<DynSessionService> {
     match connection.get_database_backend() {
         #[cfg(feature = "postgres")]
-        DbBackend::Postgres => {
-            Ok(Arc::new(PostgresSessionService::from_connection_accepting(connection, accepted).await?))
-        }
+        DbBackend::Postgres => Ok(Arc::new(PostgresSessionService::from_connection_with(connection, options).await?)),
         #[cfg(feature = "mysql")]
-        DbBackend::MySql => Ok(Arc::new(MySqlSessionService::from_connection_accepting(connection, accepted).await?)),
+        DbBackend::MySql => Ok(Arc::new(MySqlSessionService::from_connection_with(connection, options).await?)),
         #[cfg(feature = "sqlite")]
-        DbBackend::Sqlite => Ok(Arc::new(SqliteSessionService::from_connection_accepting(connection, accepted).await?)),
+        DbBackend::Sqlite => Ok(Arc::new(SqliteSessionService::from_connection_with(connection, options).await?)),
         other => Err(Error::Invalid {
             field: "connection",
-            reason: format!("is one to {other:?}, whose feature of the crate seabed is not enabled"),
+            reason: format!("is to {other:?}; enable its feature of the crate seabed"),
         }),
     }
 }

@@ -2,7 +2,7 @@
 
 use sea_orm::DatabaseConnection;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-use seabed_core::sql::{ConnectOptions, Dialect};
+use seabed_core::sql::ConnectOptions;
 
 /// What to do if the file of an SQLite database does not exist.
 #[derive(Clone, Copy)]
@@ -18,15 +18,15 @@ pub(crate) enum MissingFile {
 /// Opens the database at `url`.
 pub(crate) async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
     #[cfg(feature = "postgres")]
-    if seabed_postgres::Postgres::is_url(url) {
+    if seabed_postgres::PostgresOptions::is_url(url) {
         return Ok(url.parse::<seabed_postgres::PostgresOptions>()?.open().await?);
     }
     #[cfg(feature = "mysql")]
-    if seabed_mysql::MySql::is_url(url) {
+    if seabed_mysql::MySqlOptions::is_url(url) {
         return Ok(url.parse::<seabed_mysql::MySqlOptions>()?.open().await?);
     }
     #[cfg(feature = "sqlite")]
-    if seabed_sqlite::Sqlite::is_url(url) {
+    if seabed_sqlite::SqliteOptions::is_url(url) {
         let options: ConnectOptions<seabed_sqlite::Sqlite> = url.parse()?;
         let options = match missing_file {
             MissingFile::Create => options.with_driver(|driver| driver.create_if_missing(true)),

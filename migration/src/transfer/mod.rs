@@ -10,8 +10,9 @@ mod tables;
 
 use std::io::{BufRead, Write};
 
+use crate::schema::{columns, dialect_of};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr};
-use seabed_core::sql::{columns, unfit_columns};
+use seabed_core::sql::unsuitable_columns;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
@@ -128,7 +129,8 @@ pub async fn import(
 async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Source> {
     expect_v1(from, "the source").await?;
     let backend = from.get_database_backend();
-    let unfit = unfit_columns(backend, &columns(from).await.map_err(migration_error)?);
+    let unfit =
+        unsuitable_columns(dialect_of(from).map_err(migration_error)?, &columns(from).await.map_err(migration_error)?);
     let mut split = Vec::new();
     if backend == DbBackend::MySql {
         // The shared state is stored under one spelling, and is copied with that spelling.
@@ -143,7 +145,7 @@ async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Sourc
 pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
     expect_v1(to, "the target").await?;
     let columns = columns(to).await.map_err(migration_error)?;
-    if let Some(unfit) = unfit_columns(to.get_database_backend(), &columns).first() {
+    if let Some(unfit) = unsuitable_columns(dialect_of(to).map_err(migration_error)?, &columns).first() {
         let message = format!("the target does not fit: {unfit}; `seabed-migrate verify` says how to mend it");
         return Err(BackendError::new(BackendErrorKind::Schema, message).into());
     }

@@ -6,10 +6,10 @@ mod object;
 mod pickle;
 mod v0;
 
+use crate::schema::columns_of_tables;
 use chrono_tz::Tz;
 use sea_orm::{DatabaseConnection, EntityName as _};
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::sql::columns_of_tables;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 use crate::layout::Layout;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
-use seabed_core::sql::{Objection, Unfit, Weakness};
+use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
 use super::{Finding, Mend};
@@ -19,9 +19,9 @@ pub(super) async fn inexact_ids(
     connection: &DatabaseConnection,
     flavor: Flavor,
     key: Option<&SessionKey>,
-    unfit: &[Unfit],
+    unfit: &[UnsuitableColumn],
 ) -> Result<Finding, DbErr> {
-    let weak = || unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+    let weak = || unfit.iter().filter(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
     let columns: Vec<String> = weak().map(|unfit| format!("{}.{}", unfit.table, unfit.column)).collect();
     let first = weak().next().map(ToString::to_string).unwrap_or_default();
     let mut problem = format!("{first} ({} such columns)", columns.len());
@@ -50,12 +50,15 @@ pub(super) async fn inexact_ids(
             }
         }
     };
-    Ok(Finding::error(&columns.join(", "), problem, Weakness::InexactIds.consequence(), mend))
+    Ok(Finding::error(&columns.join(", "), problem, SchemaRisk::InexactIds.consequence(), mend))
 }
 
 /// Returns ids that are stored in several spellings that a collation treats as equal, on MySQL and MariaDB.
-pub(crate) async fn collisions(connection: &DatabaseConnection, unfit: &[Unfit]) -> Result<BTreeSet<String>, DbErr> {
-    let weak = unfit.iter().filter(|unfit| unfit.objection == Objection::Weak(Weakness::InexactIds));
+pub(crate) async fn collisions(
+    connection: &DatabaseConnection,
+    unfit: &[UnsuitableColumn],
+) -> Result<BTreeSet<String>, DbErr> {
+    let weak = unfit.iter().filter(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
     let folding = weak.filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
     let folding = folding.map(|name| if name.starts_with("utf8mb4") { name } else { "utf8mb4_general_ci" });
     let mut collisions = BTreeSet::new();

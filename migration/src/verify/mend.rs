@@ -1,22 +1,22 @@
 //! The repair of a column.
 
-use seabed_core::sql::{Objection, Unfit, Weakness};
+use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
 use super::{Finding, Mend};
 use crate::schema::Flavor;
 
-/// Returns the finding for an unsuitable column. Excludes [`Weakness::InexactIds`], which is one finding for all
+/// Returns the finding for an unsuitable column. Excludes [`SchemaRisk::InexactIds`], which is one finding for all
 /// columns.
-pub(super) fn column(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit) -> Option<Finding> {
-    let wanted = match unfit.objection {
-        Objection::Unusable { wanted } => wanted,
-        Objection::Weak(Weakness::CoarseTimes) => flavor.timestamp_type(),
-        Objection::Weak(Weakness::ShortText) => flavor.json_type(),
+pub(super) fn column(flavor: Flavor, key: Option<&SessionKey>, unfit: &UnsuitableColumn) -> Option<Finding> {
+    let wanted = match unfit.problem {
+        ColumnProblem::WrongType { wanted } => wanted,
+        ColumnProblem::Risk(SchemaRisk::CoarseTimes) => flavor.timestamp_type(),
+        ColumnProblem::Risk(SchemaRisk::ShortText) => flavor.json_type(),
         _ => return None,
     };
-    let consequence = match unfit.objection {
-        Objection::Weak(weakness) => weakness.consequence(),
+    let consequence = match unfit.problem {
+        ColumnProblem::Risk(weakness) => weakness.consequence(),
         _ => "no service of Seabed's starts on this database",
     };
     let subject = format!("{}.{}", unfit.table, unfit.column);
@@ -24,7 +24,7 @@ pub(super) fn column(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit) ->
     Some(Finding::error(&subject, unfit.to_string(), consequence, change_type(flavor, key, unfit, found, wanted)))
 }
 
-fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &Unfit, found: &str, wanted: &str) -> Mend {
+fn change_type(flavor: Flavor, key: Option<&SessionKey>, unfit: &UnsuitableColumn, found: &str, wanted: &str) -> Mend {
     let (table, column) = (flavor.quote(unfit.table), flavor.quote(unfit.column));
     match flavor {
         Flavor::Sqlite => Mend::Advice(

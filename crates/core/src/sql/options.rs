@@ -117,6 +117,11 @@ impl<D: Dialect> fmt::Debug for ConnectOptions<D> {
 }
 
 impl<D: Dialect> ConnectOptions<D> {
+    /// Whether `url` is one of such a database, by its scheme.
+    pub fn is_url(url: &str) -> bool {
+        D::Driver::is_url(url)
+    }
+
     /// The same with other driver options.
     pub fn with_driver(
         mut self,
