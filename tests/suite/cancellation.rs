@@ -6,11 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListEvents,
-    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
+    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UserKey,
 };
+use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 
 use crate::fixture::{Fixture, with_dialect};
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
-use seabed::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
     GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService, SqliteOptions,
     SqliteSessionService, State, UserKey,
 };
+use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
 use tokio::task::JoinSet;
 
@@ -658,7 +658,7 @@ async fn an_append_that_a_trigger_refuses_leaves_nothing(fixture: &Fixture) -> a
 async fn closing_does_not_wait_for_ever(fixture: &Fixture) -> anyhow::Result<()> {
     async fn check<D: Dialect>(service: SqlSessionService<D>, _: &Fixture) -> anyhow::Result<()> {
         let service = service.with_statement_timeout(Duration::from_millis(300));
-        let kept = service.connection().begin().await?;
+        let kept = service.pool().begin().await?;
         let closed = tokio::time::timeout(Duration::from_secs(20), service.close()).await;
         let closed = closed.context("closing waits for ever")?;
         ensure!(matches!(&closed, Err(error) if error.is_retryable()), "{closed:?}");

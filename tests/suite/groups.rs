@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::{join_all, try_join_all};
-use seabed::entity::sessions::{self, Column};
-use seabed::sea_orm::sea_query::{IntoIden, Query, SqliteQueryBuilder};
-use seabed::sea_orm::{ConnectionTrait, Statement, TransactionTrait};
-use seabed::sql::{Dialect, SqlSessionService};
+use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
     GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Revision, SessionId,
@@ -16,7 +13,7 @@ use seabed::{
 };
 use seabed_tests::{Family, Kind};
 
-use crate::fixture::{Fixture, with_dialect};
+use crate::fixture::Fixture;
 
 crate::database_cases! {
     Everywhere: [
@@ -32,9 +29,6 @@ crate::database_cases! {
         writes_to_one_session_keep_their_order,
         a_create_tells_the_state_that_others_made_meanwhile,
         busy_readers_do_not_starve_a_writer,
-    ],
-    Sqlite: [
-        a_group_looks_each_session_up,
     ],
 }
 
@@ -166,24 +160,6 @@ async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) ->
     ensure!(order == ["first", "second", "third"], "{order:?}");
     ensure!(session.state == State::new().with("second", 1).with("third", 1), "{:?}", session.state);
     Ok(())
-}
-
-/// Even if ANALYZE has seen few sessions, and the planner prefers to read the whole table.
-async fn a_group_looks_each_session_up(fixture: &Fixture) -> anyhow::Result<()> {
-    async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
-        let key = [Column::AppName, Column::UserId, Column::Id];
-        let look = Query::select().columns(key.map(|column| (sessions::Entity, column))).take();
-        let look = D::select_many(look, sessions::Entity.into_iden(), key.map(IntoIden::into_iden));
-        let plan = format!("EXPLAIN QUERY PLAN {}", look.context("no look")?.to_string(SqliteQueryBuilder));
-        let plan = fixture.admin.query_all_raw(Statement::from_string(D::BACKEND, plan)).await?;
-        let steps: Vec<String> = plan.iter().map(|step| step.try_get("", "detail")).collect::<Result<_, _>>()?;
-        let is_whole = |step: &String| step.ends_with("(app_name=? AND user_id=? AND id=?)");
-        ensure!(steps.iter().any(is_whole), "{steps:?}");
-        Ok(())
-    }
-    create(&fixture.migrated().await?, "app", 20).await?;
-    fixture.execute("ANALYZE").await?;
-    with_dialect!(fixture, check)
 }
 
 /// Two services, coordinated only by the database, and appends that read nothing before they write.

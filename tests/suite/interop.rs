@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
-use seabed::sql::SchemaRisk;
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, Json, Session,
     SessionKey, SessionServiceExt as _, State, Timestamp,
 };
+use seabed::{SchemaRisk, ServiceOptions};
 use seabed_tests::{ADK_1_26, ADK_2_13, Acknowledged, Family, Kind, Peer};
 use serde_json::json;
 
@@ -251,7 +251,11 @@ async fn tables_that_google_adk_made_serve_both(fixture: &Fixture) -> anyhow::Re
     if fixture.kind.map(Kind::family) == Some(Family::MySql) {
         let refused = fixture.service().await.err().context("connected to columns that take ids for one")?;
         ensure!(format!("{refused:#}").contains("SchemaRisk::InexactIds"), "{refused:#}");
-        let service = seabed::from_connection_accepting(fixture.admin.clone(), &[SchemaRisk::InexactIds]).await?;
+        let service = seabed::from_connection_with(
+            fixture.admin.clone(),
+            ServiceOptions::new().accept_risk(SchemaRisk::InexactIds),
+        )
+        .await?;
         append(&service, &theirs, "accepted").await?;
         expect_same(&service, &adk, &theirs).await?;
         let left = seabed::migration::repair(&fixture.admin).await?;

@@ -7,12 +7,12 @@ use anyhow::{Context as _, ensure};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use seabed::sql::{Dialect, SqlSessionService};
 use seabed::{
-    AppName, AppendEvent, Clock, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    IdSource, Json, ListEvents, ListSessions, MemorySessionService, Order, Revision, SessionId, SessionScope, State,
-    Timestamp, UserKey,
+    AppName, AppendEvent, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource, Json, ListEvents,
+    ListSessions, MemorySessionService, Order, Revision, SessionId, SessionScope, State, StateService, StateTarget,
+    Timestamp, UpdateState, UserKey,
 };
+use seabed_core::sql::{Dialect, SqlSessionService};
 use tokio::runtime::Handle;
 
 use crate::fixture::{Fixture, with_dialect};
@@ -55,6 +55,7 @@ enum Step {
     ListSessions { user: Option<u8>, limit: u8, descending: bool },
     ListEvents { user: u8, id: u8, limit: u8, descending: bool },
     States { user: u8 },
+    UpdateState { user: u8, target: u8, event: u8, delta: Vec<(u8, u8)> },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (user.clone(), prop::option::of(id.clone()), state.clone())
             .prop_map(|(user, id, state)| Step::Create { user, id, state }),
-        8 => (user.clone(), id.clone(), 0..12_u8, any::<u8>(), expected, state, prop::bool::weighted(0.1)).prop_map(
+        8 => (user.clone(), id.clone(), 0..12_u8, any::<u8>(), expected, state.clone(), prop::bool::weighted(0.1)).prop_map(
             |(user, id, event, seconds, expected, delta, partial)| Step::Append {
                 user, id, event, seconds: seconds % 4, expected, delta, partial
             }
@@ -84,7 +85,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(user, limit, descending)| Step::ListSessions { user, limit, descending }),
         1 => (user.clone(), id, 1..4_u8, any::<bool>())
             .prop_map(|(user, id, limit, descending)| Step::ListEvents { user, id, limit, descending }),
-        1 => user.prop_map(|user| Step::States { user }),
+        1 => user.clone().prop_map(|user| Step::States { user }),
+        2 => (user, 0..5_u8, 0..12_u8, state).prop_map(|(user, target, event, delta)| Step::UpdateState { user, target, event, delta }),
     ]
 }
 
@@ -103,7 +105,7 @@ fn state(entries: &[(u8, u8)]) -> State {
 
 /// A service, and the last revision that it returned.
 struct Subject {
-    service: DynSessionService,
+    service: Arc<dyn StateService>,
     last: Option<Revision>,
 }
 
@@ -171,6 +173,17 @@ impl Subject {
             Step::ListEvents { user, id, limit, descending } => {
                 let request = ListEvents::new(key(*user, *id)?).with_limit(u32::from(*limit));
                 told(service.list_events(request.with_order(order(*descending))).await)
+            }
+            Step::UpdateState { user: name, target, event, delta } => {
+                let target = match target {
+                    3 => StateTarget::App(AppName::try_new(app)?),
+                    4 => StateTarget::User(user(*name)?),
+                    id => StateTarget::Session(key(*name, *id)?),
+                };
+                let update = UpdateState::new(target, state(delta)).with_event_id(format!("event{event}"));
+                let updated = service.update_state(update.with_timestamp(1_767_225_600.0)).await;
+                self.last = updated.as_ref().ok().and_then(|updated| updated.revision()).or(self.last);
+                told(updated)
             }
             Step::States { user: name } => {
                 let user = user(*name)?;

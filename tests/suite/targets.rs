@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use seabed::{
-    DynSessionService, MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService,
-};
-use seabed_conformance::{Opened, Target};
+use seabed::{MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService, StateService};
+use seabed_conformance::{Opened, Services, Target};
 use seabed_tests::{Database, Family, Kind, Report, Servers, Unavailable};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -62,7 +60,7 @@ impl Stores {
             async move {
                 let stores = stores.context("the run is over")?;
                 match stores.open(store, fast).await {
-                    Ok(service) => Ok(Opened::Service(service)),
+                    Ok(services) => Ok(Opened::Service(services)),
                     Err(error) => match error.downcast::<Ignored>() {
                         Ok(Ignored(reason)) => Ok(Opened::Ignored(reason)),
                         Err(error) => Err(error),
@@ -72,16 +70,16 @@ impl Stores {
         })
     }
 
-    async fn open(&self, store: Store, fast: bool) -> anyhow::Result<DynSessionService> {
-        match store {
-            Store::Memory => Ok(Arc::new(self.memory.clone())),
+    async fn open(&self, store: Store, fast: bool) -> anyhow::Result<Services> {
+        let service: Arc<dyn StateService> = match store {
+            Store::Memory => Arc::new(self.memory.clone()),
             Store::SqliteMemory => {
                 let service = self.sqlite_memory.get_or_try_init(|| async {
                     let database = seabed::open("sqlite::memory:").await?;
                     seabed::migrate(&database).await?;
                     anyhow::Ok(SqliteSessionService::from_connection(database).await?)
                 });
-                Ok(Arc::new(service.await?.clone().with_fast_paths(fast)))
+                Arc::new(service.await?.clone().with_fast_paths(fast))
             }
             Store::SqliteFile => {
                 let file = self.sqlite_file.get_or_try_init(|| async {
@@ -93,7 +91,7 @@ impl Stores {
                     anyhow::Ok((folder, url))
                 });
                 let service = SqliteSessionService::connect(&file.await?.1).await?;
-                Ok(Arc::new(service.with_fast_paths(fast)))
+                Arc::new(service.with_fast_paths(fast))
             }
             Store::Server(kind) => {
                 let index = Kind::ALL.iter().position(|other| *other == kind).unwrap_or_default();
@@ -104,12 +102,13 @@ impl Stores {
                 });
                 // The account that may only read and write rows, and that needs TLS on MySQL.
                 let url = database.await?.service_url()?;
-                Ok(match kind.family() {
+                match kind.family() {
                     Family::Postgres => Arc::new(PostgresSessionService::connect(&url).await?.with_fast_paths(fast)),
                     Family::MySql => Arc::new(MySqlSessionService::connect(&url).await?.with_fast_paths(fast)),
-                })
+                }
             }
-        }
+        };
+        Ok(Services::with_state(service))
     }
 
     /// Creates a new database on `store`, without tables.

@@ -2,11 +2,12 @@
 
 use anyhow::ensure;
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
-use seabed::sql::{Dialect, SqlSessionService};
 use seabed::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource,
-    Revision, SessionKey, SessionService, State, SystemClock, Timestamp, UserKey,
+    ListEvents, ListSessions, Revision, SessionKey, SessionScope, SessionService, State, StateUpdated, SystemClock,
+    Timestamp, TransactionalService, UpdateState, UserKey,
 };
+use seabed_core::sql::{Dialect, SqlSessionService};
 use seabed_tests::{Family, Kind};
 use tokio::task::JoinSet;
 
@@ -20,6 +21,9 @@ crate::database_cases! {
     Everywhere: [
         an_event_is_stored_with_the_transaction_of_its_caller,
         a_refused_event_leaves_the_transaction_of_its_caller_usable,
+        every_write_is_stored_with_the_transaction_of_its_caller,
+        reads_see_what_the_transaction_of_their_caller_has_written,
+        a_taken_id_leaves_the_transaction_of_its_caller_usable,
         a_pool_of_the_users_own_loses_no_race,
         a_pool_of_another_database_is_refused,
         an_injected_clock_and_id_source_are_used,
@@ -99,6 +103,82 @@ async fn a_refused_event_leaves_the_transaction_of_its_caller_usable(fixture: &F
     }
     seabed::migrate(&fixture.admin).await?;
     with_dialect!(fixture, check)
+}
+
+/// A session is created, written and another is deleted in one transaction: all of it, or nothing.
+async fn every_write_is_stored_with_the_transaction_of_its_caller(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    for commit in [false, true] {
+        let app = format!("app-{commit}");
+        let user = UserKey::try_new(&app, "alice")?;
+        let old = service.create_session(CreateSession::new(user.clone())).await?.key;
+        service.append_event(append(&old, Event::new("user"))).await?;
+        let transaction = fixture.admin.begin_with_options(service.transaction_options()).await?;
+        let create = CreateSession::new(user.clone()).with_state(State::new().with("app:a", 1).with("k", 1));
+        let created = service.create_session_in(&transaction, create).await?;
+        ensure!(created.state == State::new().with("app:a", 1).with("k", 1), "{:?}", created.state);
+        let event = Event::new("user").with_state_delta(State::new().with("user:b", 1));
+        service.append_event_in(&transaction, append(&created.key, event)).await?;
+        let delta = || State::new().with("c", 1);
+        let update = UpdateState::new(user.app_name.clone(), delta());
+        let updated = service.update_state_in(&transaction, update).await?;
+        ensure!(updated == StateUpdated::Shared(State::new().with("a", 1).with("c", 1)), "{updated:?}");
+        service.update_state_in(&transaction, UpdateState::new(user.clone(), delta())).await?;
+        let update = UpdateState::new(created.key.clone(), delta());
+        ensure!(service.update_state_in(&transaction, update).await?.revision() > Some(created.revision));
+        service.delete_session_in(&transaction, &old).await?;
+        if commit {
+            transaction.commit().await?;
+        } else {
+            transaction.rollback().await?;
+        }
+        let created = service.get_session(GetSession::new(created.key)).await?;
+        let events = created.as_ref().map_or(0, |session| session.events.len());
+        let old = service.get_session(GetSession::new(old)).await?;
+        let (app_state, user_state) =
+            (service.get_app_state(&user.app_name).await?, service.get_user_state(&user).await?);
+        let stored = (created.is_some(), events, old.is_none(), app_state.len(), user_state.len());
+        ensure!(stored == if commit { (true, 2, true, 2, 2) } else { (false, 0, false, 0, 0) }, "{stored:?}");
+    }
+    Ok(())
+}
+
+async fn reads_see_what_the_transaction_of_their_caller_has_written(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let user = UserKey::try_new("app", "alice")?;
+    let transaction = fixture.admin.begin_with_options(service.transaction_options()).await?;
+    let create = CreateSession::new(user.clone()).with_state(State::new().with("app:a", 1).with("user:b", 1));
+    let key = service.create_session_in(&transaction, create).await?.key;
+    service.append_event_in(&transaction, append(&key, Event::new("user").with_id("e"))).await?;
+    let read = service.get_session_in(&transaction, GetSession::new(key.clone())).await?;
+    ensure!(read.is_some_and(|session| session.events.len() == 1 && session.state.len() == 2));
+    let sessions = ListSessions::new(SessionScope::User(user.clone()));
+    ensure!(service.list_sessions_in(&transaction, sessions.clone()).await?.items.len() == 1);
+    ensure!(service.list_events_in(&transaction, ListEvents::new(key.clone())).await?.items.len() == 1);
+    ensure!(service.get_app_state_in(&transaction, &user.app_name).await?.len() == 1);
+    ensure!(service.get_user_state_in(&transaction, &user).await?.len() == 1);
+    transaction.rollback().await?;
+    ensure!(service.get_session(GetSession::new(key)).await?.is_none());
+    ensure!(service.list_sessions(sessions).await?.items.is_empty());
+    Ok(())
+}
+
+async fn a_taken_id_leaves_the_transaction_of_its_caller_usable(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = SessionKey::try_new("app", "alice", "taken")?;
+    let create = || CreateSession::new(key.user()).with_session_id(key.session_id.clone());
+    service.create_session(create()).await?;
+    let transaction = fixture.admin.begin_with_options(service.transaction_options()).await?;
+    let refused = service.create_session_in(&transaction, create().with_state(State::new().with("app:k", 1))).await;
+    ensure!(matches!(refused, Err(Error::AlreadyExists { .. })), "{refused:?}");
+    let nowhere = UpdateState::new(SessionKey::try_new("app", "alice", "nothing")?, State::new().with("app:k", 1));
+    let refused = service.update_state_in(&transaction, nowhere).await;
+    ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    service.append_event_in(&transaction, append(&key, Event::new("user"))).await?;
+    transaction.commit().await?;
+    let session = service.get_session(GetSession::new(key)).await?;
+    ensure!(session.is_some_and(|session| session.events.len() == 1 && session.state.is_empty()));
+    Ok(())
 }
 
 /// REPEATABLE READ is MySQL's default: an event is stored even if the transaction's snapshot does not show it.

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Finding, Mend, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
-use seabed::sql::SchemaRisk;
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession,
     SessionId, SessionKey, State, UserKey,
 };
+use seabed::{SchemaRisk, ServiceOptions};
 use seabed_tests::{Family, Kind};
 use url::Url;
 
@@ -320,9 +320,11 @@ async fn a_weakness_that_is_accepted_is_lived_with(fixture: &Fixture) -> anyhow:
     let refused = seabed::from_connection(fixture.admin.clone()).await.err().context("connected")?;
     ensure!(refused.backend_kind() == Some(BackendErrorKind::Schema), "{refused:?}");
     let accept: DatabaseConnection = fixture.admin.clone();
-    let other = seabed::from_connection_accepting(accept.clone(), &[SchemaRisk::CoarseTimes]).await;
+    let other =
+        seabed::from_connection_with(accept.clone(), ServiceOptions::new().accept_risk(SchemaRisk::CoarseTimes)).await;
     ensure!(other.is_err(), "accepting one weakness accepted another");
-    let service = seabed::from_connection_accepting(accept, &[SchemaRisk::InexactIds]).await?;
+    let service =
+        seabed::from_connection_with(accept, ServiceOptions::new().accept_risk(SchemaRisk::InexactIds)).await?;
     exercise(&service, "s").await?;
     ensure!(service.get_app_state(&AppName::try_new("APP")?).await?.len() == 1, "the collation does not fold case");
     let user = UserKey::try_new("app", "alice")?;

@@ -5,33 +5,39 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use seabed_core::{
     AppName, AppendEvent, Appended, CreateSession, Event, ExpectedRevision, GetSession, Revision, Session, SessionId,
-    SessionKey, SessionService, State, UserKey,
+    SessionKey, SessionService, State, StateService, UserKey,
 };
 use tokio::task::JoinSet;
 
-use crate::{Opened, Target};
+use crate::{Opened, Services, Target};
 
 /// A target, an app that no other case uses, and helpers that many cases need.
 pub(crate) struct Context {
     target: Target,
     /// A service on the target.
     pub(crate) service: Arc<dyn SessionService>,
+    state: Option<Arc<dyn StateService>>,
     /// The name of this case's app.
     pub(crate) app: String,
 }
 
 impl Context {
-    pub(crate) fn new(target: Target, service: Arc<dyn SessionService>) -> Self {
+    pub(crate) fn new(target: Target, services: Services) -> Self {
         let app = format!("app-{:016x}", fastrand::u64(..));
-        Self { target, service, app }
+        Self { target, service: services.sessions, state: services.state, app }
     }
 
     /// Another service on the same store.
     pub(crate) async fn another_service(&self) -> anyhow::Result<Arc<dyn SessionService>> {
         match self.target.open().await? {
-            Opened::Service(service) => Ok(service),
+            Opened::Service(services) => Ok(services.sessions),
             Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
         }
+    }
+
+    /// The service as a [`StateService`]. Cases that call this need [`Capability::State`](crate::cases::Capability).
+    pub(crate) fn state(&self) -> anyhow::Result<&Arc<dyn StateService>> {
+        self.state.as_ref().context("the service implements no StateService")
     }
 
     /// This case's app.

@@ -7,14 +7,14 @@
 //! ```no_run
 //! use std::sync::Arc;
 //!
-//! use seabed_conformance::{Opened, Target};
+//! use seabed_conformance::{Opened, Services, Target};
 //! use seabed_core::MemorySessionService;
 //!
 //! fn main() -> std::process::ExitCode {
 //!     let service = MemorySessionService::new();
 //!     seabed_conformance::run([Target::new("my_store", move || {
 //!         let service = service.clone();
-//!         async move { Ok(Opened::Service(Arc::new(service))) }
+//!         async move { Ok(Opened::Service(Services::new(Arc::new(service)))) }
 //!     })])
 //! }
 //! ```
@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 
 pub use cases::{Case, cases};
 use context::Context;
-pub use target::{Opened, Target};
+pub use target::{Opened, Services, Target};
 
 /// Runs every case on every target, according to the command line arguments (those of `cargo test`).
 ///

@@ -3,14 +3,34 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use seabed_core::SessionService;
+use seabed_core::{SessionService, StateService};
 
 /// The result of opening a target.
 pub enum Opened {
     /// A service on the target's one store.
-    Service(Arc<dyn SessionService>),
+    Service(Services),
     /// The target is not available here, for this reason. Its cases are reported as ignored.
     Ignored(String),
+}
+
+/// A service, and the further traits that it implements.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Services {
+    pub(crate) sessions: Arc<dyn SessionService>,
+    pub(crate) state: Option<Arc<dyn StateService>>,
+}
+
+impl Services {
+    /// A service of which only [`SessionService`] is tested. Cases of other traits are ignored.
+    pub fn new(sessions: Arc<dyn SessionService>) -> Self {
+        Self { sessions, state: None }
+    }
+
+    /// A service of which [`StateService`] is tested as well.
+    pub fn with_state(state: Arc<dyn StateService>) -> Self {
+        Self { sessions: state.clone(), state: Some(state) }
+    }
 }
 
 type Open = dyn Fn() -> BoxFuture<'static, anyhow::Result<Opened>> + Send + Sync;

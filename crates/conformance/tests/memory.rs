@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use seabed_conformance::{Opened, Target};
+use seabed_conformance::{Opened, Services, Target};
 use seabed_core::MemorySessionService;
 
 fn main() -> std::process::ExitCode {
     let service = MemorySessionService::new();
     seabed_conformance::run([Target::new("memory", move || {
         let service = service.clone();
-        async move { Ok(Opened::Service(Arc::new(service))) }
+        async move { Ok(Opened::Service(Services::with_state(Arc::new(service)))) }
     })])
 }

@@ -72,6 +72,8 @@
 
 use std::sync::Arc;
 
+/// The tables as sea-orm entities, for queries of your own.
+pub use seabed_core::entity;
 pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
 pub use seabed_core::{
     AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventActions,

@@ -10,11 +10,11 @@ use anyhow::Context as _;
 use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use seabed::sea_orm::TransactionTrait;
-use seabed::sql::{Dialect, SqlSessionService};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, ListSessions,
-    Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, UserKey,
+    Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UserKey,
 };
+use seabed_core::sql::{Dialect, SqlSessionService};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -408,7 +408,7 @@ pub(crate) trait Store: SessionService {
 impl<D: Dialect> Store for SqlSessionService<D> {
     fn append_in_transaction(&self, request: AppendEvent) -> BoxFuture<'_, Outcome> {
         Box::pin(async move {
-            let begun = self.connection().begin_with_options(D::transaction_options()).await;
+            let begun = self.pool().begin_with_options(D::transaction_options()).await;
             let Ok(transaction) = begun else { return Outcome::Refused(Refusal::Unavailable) };
             match outcome_of_append(self.append_event_in(&transaction, request).await) {
                 written @ (Outcome::Stored(_) | Outcome::Replayed(_)) => match transaction.commit().await {

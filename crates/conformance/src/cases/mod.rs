@@ -10,17 +10,19 @@ mod reads;
 mod refusals;
 mod revisions;
 mod state;
+mod state_updates;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Completion, Failed};
 
-use crate::{Context, Opened, Target};
+use crate::{Context, Opened, Services, Target};
 
 /// A law, or part of one, and the function that checks it.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     /// The law as a sentence in snake case.
     pub name: &'static str,
+    needs: Capability,
     check: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
 }
 
@@ -32,8 +34,11 @@ impl Case {
     pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
         match target.open().await.map_err(|error| failed(&error))? {
             Opened::Ignored(reason) => Ok(Completion::ignored_with(reason)),
-            Opened::Service(service) => {
-                (self.check)(Context::new(target.clone(), service)).await.map_err(|error| failed(&error))?;
+            Opened::Service(services) if !self.needs.is_met_by(&services) => {
+                Ok(Completion::ignored_with(format!("the service implements no {:?}Service", self.needs)))
+            }
+            Opened::Service(services) => {
+                (self.check)(Context::new(target.clone(), services)).await.map_err(|error| failed(&error))?;
                 Ok(Completion::Completed)
             }
         }
@@ -41,16 +46,36 @@ impl Case {
 }
 
 /// Includes the whole chain of causes, unlike the error's own `Display`.
+/// A trait that a case needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capability {
+    Session,
+    State,
+}
+
+impl Capability {
+    fn is_met_by(self, services: &Services) -> bool {
+        match self {
+            Self::Session => true,
+            Self::State => services.state.is_some(),
+        }
+    }
+}
+
 fn failed(error: &anyhow::Error) -> Failed {
     Failed::from(format!("{error:?}"))
 }
 
 /// Builds a list of cases from functions with the same names.
 macro_rules! case_list {
-    ($($case:ident),* $(,)?) => {
-        pub(super) const CASES: &[$crate::Case] =
-            &[$($crate::Case { name: stringify!($case), check: |context| Box::pin($case(context)) }),*];
+    (needs $needs:ident: $($case:ident),* $(,)?) => {
+        pub(super) const CASES: &[$crate::Case] = &[$($crate::Case {
+            name: stringify!($case),
+            needs: $crate::cases::Capability::$needs,
+            check: |context| Box::pin($case(context)),
+        }),*];
     };
+    ($($case:ident),* $(,)?) => { $crate::cases::case_list![needs Session: $($case),*]; };
 }
 pub(crate) use case_list;
 
@@ -61,6 +86,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         events::CASES,
         revisions::CASES,
         state::CASES,
+        state_updates::CASES,
         reads::CASES,
         ids::CASES,
         lists::CASES,
