@@ -66,9 +66,9 @@ async fn main() -> anyhow::Result<()> {
     }
     sessions.refresh(&mut second).await?;
     let stored = sessions.append(&mut second, late.clone()).await?;
-    println!("   after a refresh: {stored:?}, {} events", second.events.len());
+    println!("   after a refresh: {stored}, {} events", second.events.len());
     let again = sessions.append(&mut second, late).await?;
-    println!("   the same event once more, as after a lost reply: {again:?}, still {} events\n", second.events.len());
+    println!("   the same event once more, as after a lost reply: {again}, still {} events\n", second.events.len());
 
     println!("Next: README.md has the guarantees, and the tests on PostgreSQL, MySQL and MariaDB.");
     Ok(())

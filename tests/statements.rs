@@ -6,7 +6,12 @@ use seabed_core::sql::{Dialect, Tables, statements};
 
 /// Every statement under its name.
 fn readable<D: Dialect>(tables: &Tables) -> String {
-    let options = sqlformat::FormatOptions { max_inline_block: 100, max_inline_arguments: Some(120), max_inline_top_level: Some(120), ..Default::default() };
+    let options = sqlformat::FormatOptions {
+        max_inline_block: 100,
+        max_inline_arguments: Some(120),
+        max_inline_top_level: Some(120),
+        ..Default::default()
+    };
     let format = |(name, sql): (String, String)| {
         let sql = sqlformat::format(&sql, &sqlformat::QueryParams::None, &options);
         format!("-- {name}\n{sql}\n")

@@ -1,5 +1,8 @@
 //! Errors, and what the caller should do about each.
 
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
 use crate::{Revision, SessionKey};
 
 /// The result of every operation of this crate.
@@ -128,6 +131,22 @@ impl Error {
     }
 }
 
+impl Serialize for Error {
+    /// `kind` (the variant, or the [`BackendErrorKind`], in `snake_case`), `message`, `retryable`, and for a
+    /// [`RevisionConflict`](Self::RevisionConflict) the revisions `expected` and `actual`. The source stays out.
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("kind", self.outcome())?;
+        map.serialize_entry("message", &self.to_string())?;
+        map.serialize_entry("retryable", &self.is_retryable())?;
+        if let Self::RevisionConflict { expected, actual, .. } = self {
+            map.serialize_entry("expected", expected)?;
+            map.serialize_entry("actual", actual)?;
+        }
+        map.end()
+    }
+}
+
 /// The cause of an [`Error::Backend`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -205,5 +224,24 @@ impl BackendError {
     /// Creates the error for a row that cannot be decoded; `row` names it by its key.
     pub(crate) fn corrupt(table: &str, column: &str, row: &str, source: impl Into<Source>) -> Self {
         Self::new(BackendErrorKind::Corrupt, format!("{table}.{column} of {row} cannot be decoded")).with_source(source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Timestamp;
+
+    #[test]
+    fn errors_serialize_for_a_server_that_passes_them_on() {
+        let key = Box::new(SessionKey::try_new("app", "alice", "s").unwrap());
+        let revision = |micros| Revision::new(Timestamp::try_from_micros(micros).unwrap());
+        let conflict = Error::RevisionConflict { key, expected: revision(1), actual: revision(2) };
+        let json = serde_json::to_value(&conflict).unwrap();
+        assert_eq!((&json["kind"], &json["retryable"]), (&"revision_conflict".into(), &false.into()));
+        assert_eq!((&json["expected"], &json["actual"]), (&1.into(), &2.into()));
+        let error = Error::from(BackendError::new(BackendErrorKind::Contention, "m").with_source("secret"));
+        let text = serde_json::to_string(&error).unwrap();
+        assert_eq!(text, r#"{"kind":"contention","message":"contention: m","retryable":true}"#);
     }
 }

@@ -18,7 +18,7 @@ pub enum Order {
 ///
 /// A row that cannot be decoded appears in its place as an error that names it. It neither vanishes nor hides the other
 /// rows.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Page<T, C> {
     /// The rows, in the requested order.

@@ -1,5 +1,7 @@
 //! The requests of all operations: required parts in `new`, optional parts in `with_*`.
 
+use std::fmt;
+
 use crate::{
     AppName, Event, EventCursor, ExpectedRevision, Order, Revision, SessionCursor, SessionId, SessionKey, State,
     Timestamp, UserKey,
@@ -199,6 +201,16 @@ pub enum Appended {
     Replayed(Revision),
     /// The event is a streamed fragment, and is intentionally not stored.
     Partial,
+}
+
+impl fmt::Display for Appended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored(revision) => write!(f, "stored at {revision}"),
+            Self::Replayed(revision) => write!(f, "stored before, at {revision}"),
+            Self::Partial => f.write_str("partial, not stored"),
+        }
+    }
 }
 
 impl Appended {

@@ -1,12 +1,14 @@
 //! A session at one instant.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Event, Revision, SessionKey, State, Timestamp};
 
 /// A session as one read saw it: a plain value without a connection.
 ///
 /// [`SessionServiceExt::append`](crate::SessionServiceExt::append) appends through it, and updates it only after the
 /// event is stored.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Session {
     /// Application, user and session id.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sea_orm::{DatabaseConnection, QueryResult, Statement};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::driver::Driver;
 use super::error::{StatementError, commit_error, statement_error};
 use super::executor::{Executor, TransactionBody};

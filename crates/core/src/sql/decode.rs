@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use sea_orm::{ColIdx, QueryResult};
 use serde::de::DeserializeOwned;
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::driver::Driver;
 use crate::{BackendError, Event, Result, SessionKey, State, Timestamp};
 

@@ -2,7 +2,7 @@
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::driver::Driver;
 use crate::{BackendError, BackendErrorKind, Error};
 

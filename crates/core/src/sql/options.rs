@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sea_orm::DatabaseConnection;
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::driver::Driver;
 use super::error::classify;
 use super::schema::SchemaRisk;

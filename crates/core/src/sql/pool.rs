@@ -12,7 +12,7 @@ use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement}
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::driver::{Driver, DriverConnection};
 use super::error::{StatementError, leaves_connection_usable};
 use super::timeout::{StatementTimeout, answers};

@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, Transact
 use tracing::Instrument;
 
 use super::database::Database;
+use super::dialect::Dialect;
 use super::driver::{Driver, in_task};
 use super::error::StatementError;
 use super::executor::{CallerTransaction, Executor};
@@ -21,9 +22,9 @@ use super::op::list;
 use super::op::update_state::UpdateSharedStateOp;
 use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::{check_columns, check_version, columns, version_query};
+use super::statement::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{QueuePolicy, SharedKey, WriteOp, Writer, retry};
-use super::{Dialect, Tables};
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,

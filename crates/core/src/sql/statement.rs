@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use sea_orm::sea_query::{Alias, DynIden, Expr, ExprTrait, IntoIden, Query, SchemaName, TableName, TableRef};
 use sea_orm::{EntityName, Statement, StatementBuilder, Value};
 
-use super::Dialect;
+use super::dialect::Dialect;
 use super::error::StatementError;
 use crate::entity::{events, sessions};
 use crate::{Error, Result, SessionKey};

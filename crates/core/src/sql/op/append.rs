@@ -14,6 +14,7 @@ use super::shared_state::state_value;
 use crate::entity::{events, sessions};
 use crate::revision::stored_timestamp;
 use crate::sql::decode::{EventName, RowDecoder};
+use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
@@ -22,7 +23,6 @@ use crate::sql::statement::{
     session_key_predicate, session_key_values,
 };
 use crate::sql::write::{Applied, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
-use crate::sql::{BulkStatements, Dialect};
 use crate::validate::NewEvent;
 use crate::{
     Appended, BackendError, BackendErrorKind, Error, ExpectedRevision, Result, Revision, SessionKey, State, Timestamp,

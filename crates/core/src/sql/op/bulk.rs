@@ -4,8 +4,8 @@ use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbErr, QueryResult, Statement, Value};
 
 use super::shared_state::state_value;
-use crate::sql::Dialect;
 use crate::sql::database::Database;
+use crate::sql::dialect::Dialect;
 use crate::sql::error::autocommit_error;
 use crate::sql::executor::Executor;
 use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};

@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 
 use super::shared_state::SharedStateSql;
-use crate::sql::Dialect;
 use crate::sql::database::Database;
 use crate::sql::decode::RowDecoder;
+use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::{Executor, TransactionBody};
 use crate::sql::statement::{SqlText, Tables, select_create_time, session_key_values};

@@ -11,11 +11,11 @@ use super::context::Context;
 use super::shared_state::state_value;
 use crate::entity::sessions;
 use crate::sql::decode::RowDecoder;
+use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::{autocommit_error, statement_error};
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, Tables, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::write::{Applied, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp};
-use crate::sql::{BulkStatements, Dialect};
 use crate::validate::NewSession;
 use crate::{BackendError, BackendErrorKind, Error, Result, Session, State};
 

@@ -7,7 +7,7 @@ use sea_orm::sea_query::Query;
 
 use super::context::Context;
 use crate::entity::{events, sessions};
-use crate::sql::Dialect;
+use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, Tables, event_session_predicate, session_key_predicate, session_key_values};

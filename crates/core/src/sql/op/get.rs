@@ -6,8 +6,8 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Order, Query, SelectS
 use sea_orm::{EntityName, EntityTrait, QueryResult, Value};
 
 use crate::entity::{app_states, events, sessions, user_states};
-use crate::sql::Dialect;
 use crate::sql::decode::{RowDecoder, decode_event};
+use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{

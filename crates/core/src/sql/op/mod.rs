@@ -17,8 +17,8 @@ pub(crate) mod update_state;
 
 use std::sync::Arc;
 
-use super::Dialect;
-use super::statement::{SqlText, Tables};
+use crate::sql::dialect::Dialect;
+use crate::sql::statement::{SqlText, Tables};
 
 /// The statements of the operations, built once for a service.
 pub(crate) struct Sql<D> {

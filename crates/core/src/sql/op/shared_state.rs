@@ -6,8 +6,8 @@ use sea_orm::sea_query::{Alias, Expr, IntoIden, Query, SelectStatement, UnionTyp
 use sea_orm::{EntityTrait, QueryResult, Value};
 
 use crate::entity::{app_states, user_states};
-use crate::sql::Dialect;
 use crate::sql::decode::RowDecoder;
+use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, Tables, key_predicate, placeholder};

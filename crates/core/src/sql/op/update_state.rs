@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 
 use super::context::Context;
-use crate::sql::Dialect;
+use crate::sql::dialect::Dialect;
 use crate::sql::executor::Executor;
 use crate::sql::write::{Applied, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp};
 use crate::validate::{NewSharedState, SharedTarget};

@@ -7,10 +7,10 @@ use std::fmt;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{DbBackend, QueryResult, Statement};
 
-use super::Dialect;
 use super::error::{StatementError, classify, statement_error};
 use super::statement::Tables;
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
+use crate::sql::dialect::Dialect;
 use crate::{BackendError, BackendErrorKind, Result};
 
 pub use columns::{
