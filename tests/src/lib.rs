@@ -7,6 +7,8 @@
 //! 3. server programs on this machine, started on a data directory and a loopback port of their own;
 //! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` asks for it.
 //!
+//! `SEABED_SERVERS=docker` leaves out the third place, `SEABED_SERVERS=installed` the second.
+//!
 //! google-adk, which shares the tables, is installed with pip where there is Python, and its cases are ignored or failed in the
 //! same way otherwise.
 //!
@@ -22,6 +24,7 @@ mod program;
 mod proxy;
 mod report;
 mod server;
+mod source;
 pub mod torture;
 
 pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer};
@@ -30,3 +33,4 @@ pub use kind::{Family, Kind};
 pub use proxy::{Cut, Proxy, Traffic};
 pub use report::Report;
 pub use server::{Server, Servers, Unavailable};
+pub use source::Source;

@@ -13,6 +13,9 @@ mod installed;
 #[path = "../../../tests/src/kind.rs"]
 #[allow(dead_code, unreachable_pub, reason = "public in the harness, which uses all of it")]
 mod kind;
+#[path = "../../../tests/src/source.rs"]
+#[allow(unreachable_pub, reason = "public in the harness")]
+mod source;
 
 use std::process::ExitCode;
 
