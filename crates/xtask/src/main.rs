@@ -34,7 +34,7 @@ struct Cli {
 enum Command {
     /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
     Test {
-        /// Passed on to `cargo test --workspace`
+        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain that
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
