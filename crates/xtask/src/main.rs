@@ -47,6 +47,9 @@ enum Command {
     /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
     /// the better part of an hour
     Mutants {
+        /// Build nothing: only check that each guard is still where the list of mutants says
+        #[arg(long, conflicts_with = "only")]
+        check: bool,
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
@@ -65,7 +68,8 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => {
             measure::run(&["bench", "--package", "seabed-tests", "--bench", "bench"], &arguments)
         }
-        Command::Mutants { only } => mutants::run(&only),
+        Command::Mutants { check: true, .. } => mutants::check(),
+        Command::Mutants { check: false, only } => mutants::run(&only),
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
         }
