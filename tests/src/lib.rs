@@ -7,6 +7,8 @@
 //! 3. server programs on this machine, started on their own data directory and loopback port;
 //! 4. otherwise its cases are reported as ignored, with what to install, or as failed if `SEABED_REQUIRE` names it.
 //!
+//! `SEABED_SERVERS=docker` leaves out the third source, `SEABED_SERVERS=installed` the second.
+//!
 //! google-adk, which shares the tables, is installed with pip if there is Python. Otherwise its cases are ignored or
 //! fail in the same way.
 //!
@@ -22,6 +24,7 @@ mod program;
 mod proxy;
 mod report;
 mod server;
+mod source;
 pub mod torture;
 
 pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer};
@@ -30,3 +33,4 @@ pub use kind::{Family, Kind};
 pub use proxy::{Cut, Proxy, Traffic};
 pub use report::Report;
 pub use server::{Server, Servers, Unavailable};
+pub use source::Source;

@@ -92,7 +92,14 @@ impl Program {
             format!("--pid-file={}", folder.path().join("pid").display()),
             format!("--init-file={}", admin.display()),
         ];
-        let program = account.supervise("KILL", folder, server, arguments.into_iter().map(PathBuf::from))?;
+        // The server reads no configuration file, so this machine's does not matter, and without one MariaDB 10.11 makes
+        // latin1 tables. Debian's packages and the official image configure utf8mb4.
+        let character_set: &[&str] = match kind {
+            Kind::MariaDb => &["--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci"],
+            _ => &[],
+        };
+        let arguments = arguments.into_iter().chain(character_set.iter().map(|argument| (*argument).to_owned()));
+        let program = account.supervise("KILL", folder, server, arguments.map(PathBuf::from))?;
         Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
     }
 

@@ -10,7 +10,7 @@ use testcontainers::{ContainerAsync, GenericImage};
 use tokio::sync::OnceCell;
 
 use crate::program::Program;
-use crate::{Database, Kind, container};
+use crate::{Database, Kind, Source, container};
 
 /// The administrator's password on servers that the harness starts.
 pub(crate) const ADMIN_PASSWORD: &str = "harness-admin";
@@ -60,7 +60,9 @@ impl Servers {
     /// [`Unavailable`] if no such server is available.
     pub async fn database(&self, kind: Kind) -> Result<Arc<Database>, Unavailable> {
         let server = self.0[&kind].get_or_init(|| async {
-            Server::find(kind)
+            let source = Source::from_environment()
+                .map_err(|error| Unavailable { reason: format!("{error:#}"), required: true })?;
+            Server::find(kind, source)
                 .await
                 .map_err(|error| Unavailable { reason: format!("{error:#}"), required: required(kind) })
         });
@@ -105,7 +107,7 @@ impl Server {
     /// # Errors
     /// If none is available.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
-        Self::find(kind).await
+        Self::find(kind, Source::from_environment()?).await
     }
 
     /// Returns the database of this process.
@@ -148,19 +150,10 @@ impl Server {
         }
     }
 
-    async fn find(kind: Kind) -> anyhow::Result<Self> {
-        let (origin, url) = if let Ok(url) = std::env::var(kind.variable()) {
-            (Origin::Environment(kind.variable()), url)
-        } else {
-            match container::start(kind).await {
-                Ok((container, url)) => (Origin::Container(Box::new(container)), url),
-                Err(docker) => {
-                    let started = Program::start(kind).await;
-                    let no_docker = || format!("no container either ({docker:#}), and no {}", kind.variable());
-                    let (program, url) = started.with_context(no_docker)?;
-                    (Origin::Program(program), url)
-                }
-            }
+    async fn find(kind: Kind, source: Source) -> anyhow::Result<Self> {
+        let (origin, url) = match std::env::var(kind.variable()) {
+            Ok(url) => (Origin::Environment(kind.variable()), url),
+            Err(_) => Origin::start(kind, source).await?,
         };
         let version = wait_until_ready(&url).await.with_context(|| format!("{} did not start", kind.name()))?;
         let database = Arc::new(Database::create(kind.family(), &url).await?);
@@ -169,6 +162,25 @@ impl Server {
 }
 
 impl Origin {
+    /// Starts a server from where `source` allows it, and gives the URL of its administrator.
+    async fn start(kind: Kind, source: Source) -> anyhow::Result<(Self, String)> {
+        let docker = if source.allows_docker() {
+            match container::start(kind).await {
+                Ok((container, url)) => return Ok((Self::Container(Box::new(container)), url)),
+                Err(error) => format!("no container ({error:#})"),
+            }
+        } else {
+            "SEABED_SERVERS excludes Docker".to_owned()
+        };
+        let variable = kind.variable();
+        if !source.allows_installed() {
+            anyhow::bail!("{docker}, SEABED_SERVERS excludes installed servers, and there is no {variable}");
+        }
+        let started = Program::start(kind).await;
+        let (program, url) = started.with_context(|| format!("{docker}, and there is no {variable}"))?;
+        Ok((Self::Program(program), url))
+    }
+
     fn describe(&self, kind: Kind) -> String {
         match self {
             Self::Environment(variable) => format!("URL in {variable}"),

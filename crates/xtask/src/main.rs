@@ -13,6 +13,9 @@ mod installed;
 #[path = "../../../tests/src/kind.rs"]
 #[allow(dead_code, unreachable_pub, reason = "public in the harness, which uses all of it")]
 mod kind;
+#[path = "../../../tests/src/source.rs"]
+#[allow(unreachable_pub, reason = "public in the harness")]
+mod source;
 
 use std::process::ExitCode;
 
@@ -31,7 +34,7 @@ struct Cli {
 enum Command {
     /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
     Test {
-        /// Passed on to `cargo test --workspace`
+        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain that
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -44,6 +47,9 @@ enum Command {
     /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
     /// the better part of an hour
     Mutants {
+        /// Build nothing: only check that each guard is still where the list of mutants says
+        #[arg(long, conflicts_with = "only")]
+        check: bool,
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
@@ -62,7 +68,8 @@ fn main() -> ExitCode {
         Command::Bench { arguments } => {
             measure::run(&["bench", "--package", "seabed-tests", "--bench", "bench"], &arguments)
         }
-        Command::Mutants { only } => mutants::run(&only),
+        Command::Mutants { check: true, .. } => mutants::check(),
+        Command::Mutants { check: false, only } => mutants::run(&only),
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
         }

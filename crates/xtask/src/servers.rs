@@ -1,4 +1,4 @@
-//! Getting the servers: Docker where it answers, else the system's packages.
+//! Getting the servers: Docker where it answers, else the system's packages. `SEABED_SERVERS` may choose one of the two.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,35 +6,52 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 
 use crate::Kind;
+use crate::source::Source;
 
 /// The servers that this machine can have, after getting what is missing and can be installed.
 pub(crate) fn get() -> anyhow::Result<Vec<Kind>> {
-    let docker = docker_answers();
-    println!("Docker {}.", if docker { "answers" } else { "does not answer: using server programs of this machine" });
-    let mut available: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| can_have(*kind, docker)).collect();
-    let missing = |available: &[Kind], kind: Kind| !available.contains(&kind);
-    // The two that Debian and Ubuntu have packages of.
-    let from_packages = [(Kind::Postgres15, "postgresql"), (Kind::MariaDb, "mariadb-server")];
-    let packages: Vec<&str> =
-        from_packages.iter().filter(|(kind, _)| missing(&available, *kind)).map(|(_, package)| *package).collect();
-    if !packages.is_empty() {
-        if is_root() && Path::new("/etc/debian_version").exists() {
-            install(&packages)?;
-            available = Kind::ALL.into_iter().filter(|kind| can_have(*kind, docker)).collect();
-        } else {
-            println!("To test on them, start Docker or install: {}.", packages.join(", "));
-        }
+    let source = Source::from_environment()?;
+    let docker = source.allows_docker() && docker_answers();
+    let answer = match source {
+        Source::Installed => "is not asked",
+        Source::Any | Source::Docker if docker => "answers",
+        Source::Any | Source::Docker => "does not answer",
+    };
+    let instead = if docker || !source.allows_installed() { "" } else { ": using server programs of this machine" };
+    println!("Docker {answer}{instead}.");
+    let available = || -> Vec<Kind> { Kind::ALL.into_iter().filter(|kind| can_have(*kind, source, docker)).collect() };
+    let mut servers = available();
+    if source.allows_installed() && install_missing(&servers)? {
+        servers = available();
     }
-    for kind in Kind::ALL.into_iter().filter(|kind| missing(&available, *kind)) {
+    for kind in Kind::ALL.into_iter().filter(|kind| !servers.contains(kind)) {
         let (image, tag) = kind.image();
-        println!(
-            "{} will be ignored: needs Docker with the image {image}:{tag}, the package {}, or a URL in {}.",
-            kind.name(),
-            kind.package(),
-            kind.variable()
-        );
+        let mut needed = Vec::new();
+        if source.allows_docker() {
+            needed.push(format!("Docker with the image {image}:{tag}"));
+        }
+        if source.allows_installed() {
+            needed.push(format!("the package {}", kind.package()));
+        }
+        println!("{} will be ignored: needs {}, or a URL in {}.", kind.name(), needed.join(", "), kind.variable());
     }
-    Ok(available)
+    Ok(servers)
+}
+
+/// Installs those of the missing servers that Debian and Ubuntu have packages of, or says which; whether any was installed.
+fn install_missing(servers: &[Kind]) -> anyhow::Result<bool> {
+    let from_packages = [(Kind::Postgres15, "postgresql"), (Kind::MariaDb, "mariadb-server")];
+    let missing = from_packages.iter().filter(|(kind, _)| !servers.contains(kind));
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(false);
+    }
+    if !is_root() || !Path::new("/etc/debian_version").exists() {
+        println!("To test on them, start Docker or install: {}.", packages.join(", "));
+        return Ok(false);
+    }
+    install(&packages)?;
+    Ok(true)
 }
 
 /// The top of the checkout.
@@ -42,8 +59,10 @@ pub(crate) fn workspace() -> anyhow::Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("no workspace")
 }
 
-fn can_have(kind: Kind, docker: bool) -> bool {
-    std::env::var_os(kind.variable()).is_some() || docker && has_image(kind) || kind.program().is_some()
+fn can_have(kind: Kind, source: Source, docker: bool) -> bool {
+    std::env::var_os(kind.variable()).is_some()
+        || docker && has_image(kind)
+        || source.allows_installed() && kind.program().is_some()
 }
 
 fn docker_answers() -> bool {

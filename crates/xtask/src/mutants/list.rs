@@ -1,22 +1,14 @@
-//! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
-
-use std::path::Path;
-use std::process::Command;
-
-use anyhow::{Context as _, ensure};
-
-use crate::cargo::cargo;
-use crate::servers;
+//! The guards, each with the change that takes it away and a case that needs it.
 
 /// A guard, the change that takes it away, and a case that needs it.
-struct Mutant {
-    guard: &'static str,
-    file: &'static str,
-    /// Replaced by [`to`](Self::to) once; must be there.
-    from: &'static str,
-    to: &'static str,
+pub(super) struct Mutant {
+    pub(super) guard: &'static str,
+    pub(super) file: &'static str,
+    /// Replaced by [`to`](Self::to); must be in the file exactly once.
+    pub(super) from: &'static str,
+    pub(super) to: &'static str,
     /// What the names of the cases to run hold.
-    case: &'static str,
+    pub(super) case: &'static str,
 }
 
 const POSTGRES: &str = "crates/postgres/src/lib.rs";
@@ -30,7 +22,7 @@ const QUEUE: &str = "crates/core/src/sql/queue.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/shared_state.rs";
 const STORE: &str = "migration/src/transfer/store.rs";
 
-const MUTANTS: &[Mutant] = &[
+pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "insert-or-ignore of shared rows, PostgreSQL",
         file: POSTGRES,
@@ -404,56 +396,3 @@ const MUTANTS: &[Mutant] = &[
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
 ];
-
-/// Runs the cases of each guard without it, in a copy of what is committed; false when a guard can go unnoticed.
-pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
-    let workspace = servers::workspace()?;
-    let folder = workspace.join("target").join("mutants");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
-    let cloned = Command::new("git").args(["clone", "--quiet", "--shared"]).arg(workspace).arg(&folder).status()?;
-    ensure!(cloned.success(), "git clone failed");
-    let mut all_noticed = true;
-    println!("| guard | without it fails |\n|---|---|");
-    let is_chosen = |mutant: &&Mutant| {
-        only.is_empty() || only.iter().any(|only| mutant.guard.contains(only) || mutant.case.contains(only))
-    };
-    for mutant in MUTANTS.iter().filter(is_chosen) {
-        let told = match failing_cases(&folder, mutant) {
-            Ok(cases) if !cases.is_empty() => {
-                cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ")
-            }
-            unnoticed => {
-                all_noticed = false;
-                let why = unnoticed.err().map_or_else(String::new, |error| format!(": {error:#}"));
-                format!("**nothing** of `{}`{why}", mutant.case)
-            }
-        };
-        println!("| {} | {told} |", mutant.guard);
-    }
-    Ok(all_noticed)
-}
-
-fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> {
-    let file = folder.join(mutant.file);
-    let text = std::fs::read_to_string(&file)?;
-    ensure!(text.contains(mutant.from), "{}: {:?} is not in {}", mutant.guard, mutant.from, mutant.file);
-    std::fs::write(&file, text.replacen(mutant.from, mutant.to, 1))?;
-    let tested = cargo()
-        .args(["test", "--package", "seabed-tests", "--test", "suite", "--", mutant.case])
-        .current_dir(folder)
-        // Beside the copy, so that the next run need not build all again.
-        .env("CARGO_TARGET_DIR", folder.with_extension("build"))
-        .env("SEABED_REQUIRE", "all")
-        .env("RUSTFLAGS", "-A warnings")
-        .output()
-        .context("cargo cannot be run");
-    std::fs::write(&file, text)?;
-    let tested = tested?;
-    let output = String::from_utf8_lossy(&tested.stdout);
-    let ran = output.lines().any(|line| line.starts_with("test result") && !line.contains(" 0 passed; 0 failed"));
-    ensure!(ran, "{}: no case ran: {}", mutant.guard, String::from_utf8_lossy(&tested.stderr));
-    let failed = output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    Ok(failed.map(|name| name.trim().to_owned()).collect())
-}

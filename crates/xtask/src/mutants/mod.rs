@@ -1,0 +1,88 @@
+//! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
+
+mod list;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+use crate::cargo::cargo;
+use crate::servers;
+use list::{MUTANTS, Mutant};
+
+/// Whether the text that each mutant replaces is in its file exactly once. Prints those of which it is not.
+pub(crate) fn check() -> anyhow::Result<bool> {
+    let workspace = servers::workspace()?;
+    let mut stale = 0;
+    for mutant in MUTANTS {
+        if let Err(error) = mutated(workspace, mutant) {
+            println!("{error:#}");
+            stale += 1;
+        }
+    }
+    println!("{} mutants, {stale} of them do not fit the code.", MUTANTS.len());
+    Ok(stale == 0)
+}
+
+/// Runs the cases of each guard without it, in a copy of what is committed; false when a guard can go unnoticed.
+pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
+    let workspace = servers::workspace()?;
+    let folder = workspace.join("target").join("mutants");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    let cloned = Command::new("git").args(["clone", "--quiet", "--shared"]).arg(workspace).arg(&folder).status()?;
+    ensure!(cloned.success(), "git clone failed");
+    let mut all_noticed = true;
+    println!("| guard | without it fails |\n|---|---|");
+    let is_chosen = |mutant: &&Mutant| {
+        only.is_empty() || only.iter().any(|only| mutant.guard.contains(only) || mutant.case.contains(only))
+    };
+    for mutant in MUTANTS.iter().filter(is_chosen) {
+        let told = match failing_cases(&folder, mutant) {
+            Ok(cases) if !cases.is_empty() => {
+                cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ")
+            }
+            unnoticed => {
+                all_noticed = false;
+                let why = unnoticed.err().map_or_else(String::new, |error| format!(": {error:#}"));
+                format!("**nothing** of `{}`{why}", mutant.case)
+            }
+        };
+        println!("| {} | {told} |", mutant.guard);
+    }
+    Ok(all_noticed)
+}
+
+fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> {
+    let file = folder.join(mutant.file);
+    let (text, mutated) = mutated(folder, mutant)?;
+    std::fs::write(&file, mutated)?;
+    let tested = cargo()
+        .args(["test", "--package", "seabed-tests", "--test", "suite", "--", mutant.case])
+        .current_dir(folder)
+        // Beside the copy, so that the next run need not build all again.
+        .env("CARGO_TARGET_DIR", folder.with_extension("build"))
+        .env("SEABED_REQUIRE", "all")
+        .env("RUSTFLAGS", "-A warnings")
+        .output()
+        .context("cargo cannot be run");
+    std::fs::write(&file, text)?;
+    let tested = tested?;
+    let output = String::from_utf8_lossy(&tested.stdout);
+    let ran = output.lines().any(|line| line.starts_with("test result") && !line.contains(" 0 passed; 0 failed"));
+    ensure!(ran, "{}: no case ran: {}", mutant.guard, String::from_utf8_lossy(&tested.stderr));
+    let failed = output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+    Ok(failed.map(|name| name.trim().to_owned()).collect())
+}
+
+/// The file of a mutant in the checkout at `folder`: as it is, and without the guard.
+fn mutated(folder: &Path, mutant: &Mutant) -> anyhow::Result<(String, String)> {
+    let Mutant { guard, file, from, to, .. } = mutant;
+    let text = std::fs::read_to_string(folder.join(file)).with_context(|| format!("{guard}: {file}"))?;
+    let found = text.matches(from).count();
+    ensure!(found == 1, "{guard}: {file} holds {found} times, not once: {from:?}");
+    let mutated = text.replacen(from, to, 1);
+    Ok((text, mutated))
+}
