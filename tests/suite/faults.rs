@@ -11,7 +11,7 @@ use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
     GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService, SqliteOptions,
-    SqliteSessionService, State, UserKey,
+    SqliteSessionService, State, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -31,6 +31,7 @@ crate::database_cases! {
         a_cut_append_is_stored_once_and_told,
         a_cut_create_is_stored_once_and_told,
         a_cut_delete_is_carried_out_or_in_doubt,
+        a_cut_state_update_is_carried_out_or_in_doubt,
         a_cut_read_is_read_again,
         a_connection_that_falls_silent_is_replaced,
         a_connection_that_falls_silent_takes_no_place,
@@ -194,6 +195,23 @@ async fn a_cut_delete_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::R
                 ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}");
                 ensure!(stored.is_none_or(|session| session.events.len() == 1), "half of a session is there");
             }
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A repeated update could undo what others have set since, so the service looks whether the keys have their values.
+async fn a_cut_state_update_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, _) = behind_proxy(fixture).await?;
+    let user = alice()?;
+    sweep(&proxy, async |number| {
+        let (name, delta) = (format!("k{number}"), State::new().with(format!("k{number}"), number as u64));
+        let updated = service.update_state(UpdateState::new(user.clone(), delta)).await;
+        let stored = direct.get_user_state(&user).await?.get(&name).is_some();
+        match updated {
+            Ok(_) => ensure!(stored, "{name} is lost"),
+            Err(error) => ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}"),
         }
         Ok(())
     })

@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::{join_all, try_join_all};
-use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
+use seabed::entity::sessions::{self, Column};
+use seabed::sea_orm::sea_query::{IntoIden, Query, SqliteQueryBuilder};
+use seabed::sea_orm::{ConnectionTrait, Statement, TransactionTrait};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
     GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Revision, SessionId,
     SessionKey, State, UserKey,
 };
+use seabed_core::sql::{Dialect, SqlSessionService, Tables};
 use seabed_tests::{Family, Kind};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, with_dialect};
 
 crate::database_cases! {
     Everywhere: [
@@ -29,6 +32,9 @@ crate::database_cases! {
         writes_to_one_session_keep_their_order,
         a_create_tells_the_state_that_others_made_meanwhile,
         busy_readers_do_not_starve_a_writer,
+    ],
+    Sqlite: [
+        a_prefetch_looks_each_session_up,
     ],
 }
 
@@ -162,6 +168,25 @@ async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) ->
     Ok(())
 }
 
+/// Even if ANALYZE has seen few sessions, and the planner prefers to read the whole table.
+async fn a_prefetch_looks_each_session_up(fixture: &Fixture) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(_: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
+        let key = [Column::AppName, Column::UserId, Column::Id];
+        let select = Query::select().columns(key.map(|column| (sessions::Entity, column))).take();
+        let key = key.map(|column| (sessions::Entity.into_iden(), column.into_iden()));
+        let prefetch = D::select_by_keys(select, Tables::new().table(sessions::Entity), key);
+        let plan = format!("EXPLAIN QUERY PLAN {}", prefetch.context("no prefetch")?.to_string(SqliteQueryBuilder));
+        let plan = fixture.admin.query_all_raw(Statement::from_string(D::BACKEND, plan)).await?;
+        let steps: Vec<String> = plan.iter().map(|step| step.try_get("", "detail")).collect::<Result<_, _>>()?;
+        let is_whole = |step: &String| step.ends_with("(app_name=? AND user_id=? AND id=?)");
+        ensure!(steps.iter().any(is_whole), "{steps:?}");
+        Ok(())
+    }
+    create(&fixture.migrated().await?, "app", 20).await?;
+    fixture.execute("ANALYZE").await?;
+    with_dialect!(fixture, check)
+}
+
 /// Two services, coordinated only by the database, and appends that read nothing before they write.
 async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Result<()> {
     const WRITERS: usize = 6;
@@ -196,7 +221,8 @@ async fn of_writers_at_one_revision_one_wins(fixture: &Fixture) -> anyhow::Resul
 /// Another transaction holds a session. Writes that wait for it must not block others, neither in the same batch nor in
 /// the queue.
 async fn a_locked_session_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Result<()> {
-    /// As many as there may be concurrent batches: if batches waited for locks, no batch would be left for other writes.
+    /// As many as there may be concurrent batches: if batches waited for locks, no batch would be left for other
+    /// writes.
     const LOCKED: usize = 8;
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 40).await?;

@@ -114,7 +114,7 @@ const MYSQL: &[Change] = &[
     change(
         "ALTER TABLE user_states CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
         "user_states.app_name",
-        "takes different ids for one",
+        "treats different ids as equal",
     ),
 ];
 
@@ -293,21 +293,21 @@ async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Resul
     };
     fixture.execute(&format!("{};\n{}", row("Alice", "s1"), row("alice", "s2"))).await?;
     let findings = found(fixture).await?;
-    let finding = findings.iter().find(|finding| finding.problem.contains("takes different ids for one"));
+    let finding = findings.iter().find(|finding| finding.problem.contains("treats different ids as equal"));
     let finding = finding.with_context(|| format!("{findings:#?}"))?;
     if fixture.kind.map(Kind::family) == Some(Family::MySql) {
         ensure!(finding.problem.contains("alice, Alice") || finding.problem.contains("Alice, alice"), "{finding:#?}");
         ensure!(matches!(finding.mend, Mend::Unsafe(_)), "{finding:#?}");
     }
     let left = repair(&fixture.admin).await?;
-    ensure!(left.iter().any(|finding| finding.problem.contains("takes different ids for one")), "{left:#?}");
+    ensure!(left.iter().any(|finding| finding.problem.contains("treats different ids as equal")), "{left:#?}");
     // A copy reports these ids too, and refuses to copy into such tables.
     let other = Other::new().await?;
     let summary = copy(&fixture.admin, &other.pool, Selection::default(), &mut |_| {}).await?;
     let is_told = summary.refused.iter().any(|refused| refused.row.to_lowercase().contains("alice, alice"));
     ensure!(is_told == (fixture.kind.map(Kind::family) == Some(Family::MySql)), "{summary:?}");
     let refused = copy(&other.pool, &fixture.admin, Selection::default(), &mut |_| {}).await.err();
-    ensure!(refused.is_some_and(|error| error.to_string().contains("takes different ids for one")));
+    ensure!(refused.is_some_and(|error| error.to_string().contains("treats different ids as equal")));
     Ok(())
 }
 

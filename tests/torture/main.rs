@@ -7,8 +7,8 @@ use clap::Parser;
 use seabed_tests::Kind;
 use seabed_tests::torture::{Plan, run, work_if_told};
 
-/// Makes random calls from several processes while servers, workers and connections are killed, and checks that nothing was
-/// lost, doubled, reordered or torn. Exit status 0 if so.
+/// Makes random calls from several processes while servers, workers and connections are killed, and checks that nothing
+/// was lost, doubled, reordered or torn. Exit status 0 if so.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask torture")]
 struct Options {

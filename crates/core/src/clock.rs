@@ -122,6 +122,7 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one clock that is injected by default")]
     fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp::clamped(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
@@ -139,6 +140,7 @@ pub trait IdSource: Send + Sync + 'static {
 pub struct UuidV7;
 
 impl IdSource for UuidV7 {
+    #[allow(clippy::disallowed_methods, reason = "the one source of ids that is injected by default")]
     fn new_id(&self) -> String {
         uuid::Uuid::now_v7().to_string()
     }

@@ -43,7 +43,8 @@ impl From<SessionKey> for StateTarget {
 ///
 /// Keys of an app and of a user are named as [`get_app_state`](SessionService::get_app_state) and
 /// [`get_user_state`](SessionService::get_user_state) return them, without the prefixes `app:` and `user:`. Keys of a
-/// session are named as in an event's state delta, where these prefixes set the app's and the user's state along with it.
+/// session are named as in an event's state delta, where these prefixes set the app's and the user's state along with
+/// it.
 ///
 /// ```
 /// use seabed_core::{AppName, State, UpdateState};
@@ -68,14 +69,15 @@ impl UpdateState {
         Self { target: target.into(), event, expected: ExpectedRevision::Any, nul_policy: NulPolicy::default() }
     }
 
-    /// The same, only if the session is at `revision`. Without effect for an app and a user, whose state has no revision.
+    /// The same, only if the session is at `revision`. Without effect for an app and a user, whose state has no
+    /// revision.
     pub fn with_expected_revision(mut self, revision: Revision) -> Self {
         self.expected = ExpectedRevision::Exact(revision);
         self
     }
 
-    /// The same with another id of the session's event. Repeating an update under one id stores it once, if its event has
-    /// the same time as well: see [`with_timestamp`](Self::with_timestamp).
+    /// The same with another id of the session's event. Repeating an update under one id stores it once, if its event
+    /// has the same time as well: see [`with_timestamp`](Self::with_timestamp).
     pub fn with_event_id(mut self, id: impl Into<String>) -> Self {
         self.event.id = id.into();
         self.event.invocation_id = format!("p-{}", self.event.id);
@@ -126,8 +128,8 @@ pub trait StateService: SessionService {
     /// Sets keys of an app's, a user's or a session's state.
     ///
     /// For a session this appends an event of the author `user`, as google-adk's `PATCH` of a session does, so that the
-    /// session's history explains its state. For an app and a user no session is needed, and their row is created where it
-    /// is missing.
+    /// session's history explains its state. For an app and a user no session is needed, and their row is created where
+    /// it is missing.
     ///
     /// # Atomicity
     /// All keys are set or none is. Of concurrent updates no key is lost.
@@ -136,11 +138,11 @@ pub trait StateService: SessionService {
     /// As of [`append_event`](SessionService::append_event).
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for an empty delta, for keys of an app or a user with one of the prefixes `app:`,
-    /// `user:` and `temp:`, and for values that not every backend can hold. For a session also
+    /// [`Invalid`](crate::Error::Invalid) for an empty delta, for keys of an app or a user with one of the prefixes
+    /// `app:`, `user:` and `temp:`, and for values that not every backend can hold. For a session also
     /// [`NotFound`](crate::Error::NotFound), [`RevisionConflict`](crate::Error::RevisionConflict) and
-    /// [`EventIdReused`](crate::Error::EventIdReused). After an unknown commit, repeating the call for an app or a user sets
-    /// the keys again, also over what others have set since; for a session it is a replay.
+    /// [`EventIdReused`](crate::Error::EventIdReused). After an unknown commit, repeating the call for an app or a user
+    /// sets the keys again, also over what others have set since; for a session it is a replay.
     ///
     /// # Cancel safety
     /// All or nothing.

@@ -10,22 +10,23 @@ use crate::{
     Result, Session, SessionCursor, SessionKey, SessionService, State, StateUpdated, UpdateState, UserKey,
 };
 
-/// Operations inside a transaction of yours, together with what else the transaction writes: the same algorithms as those of
-/// [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their own.
+/// Operations inside a transaction of yours, together with what else the transaction writes: the same algorithms as
+/// those of [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their
+/// own.
 ///
 /// What they write is durable once you commit. Begin the transaction with
-/// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN IMMEDIATE`
-/// may fail as busy, whatever the timeout.
+/// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN
+/// IMMEDIATE` may fail as busy, whatever the timeout.
 ///
 /// # Errors
-/// Those of the operation of the same name. After a refusal nothing of the operation is in the transaction, which may go on.
-/// After a backend error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), do all
-/// of the transaction again.
+/// Those of the operation of the same name. After a refusal nothing of the operation is in the transaction, which may
+/// go on. After a backend error part of it may be: roll back, and if the error [is
+/// retryable](crate::Error::is_retryable), do all of the transaction again.
 ///
 /// # Cancel safety
 /// When a future is dropped, part of its operation may be in the transaction: roll it back. On MySQL and MariaDB do not
-/// drop it (run it in a task): sqlx 0.9 loses count of the server's answers when a statement is dropped while it is being
-/// prepared, and may then wait for an answer forever.
+/// drop it (run it in a task): sqlx 0.9 loses count of the server's answers when a statement is dropped while it is
+/// being prepared, and may then wait for an answer forever.
 #[async_trait]
 pub trait TransactionalService: SessionService {
     /// How to begin a transaction for these operations.

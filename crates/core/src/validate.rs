@@ -100,8 +100,8 @@ impl NewEvent {
         }
     }
 
-    /// The revision that is all there is to know about the session before it is stored: it changes none of its state, and the
-    /// time it has itself is the one that it is stored under.
+    /// The revision that is all there is to know about the session before it is stored: it changes none of its state,
+    /// and the time it has itself is the one that it is stored under.
     pub(crate) fn revision_for_blind_append(&self) -> Option<Revision> {
         match self.expected {
             ExpectedRevision::Exact(expected)
@@ -122,8 +122,8 @@ impl NewEvent {
     }
 }
 
-/// The JSON of `value`, and `value`, with NUL characters treated as `nul_policy` wants, once it is sure that every backend and reader can take
-/// them.
+/// The JSON of `value`, and `value`, with NUL characters treated as `nul_policy` wants, once it is sure that every
+/// backend and reader can take them.
 fn portable<T>(field: &'static str, mut value: T, nul_policy: NulPolicy) -> Result<(Json, T)>
 where
     T: Serialize + DeserializeOwned,

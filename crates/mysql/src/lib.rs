@@ -32,9 +32,9 @@ pub type MySqlOptions = ConnectOptions<MySql>;
 #[derive(Debug, Clone, Copy)]
 pub struct MySql;
 
-/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks, and
-/// each statement sees what was committed before it. A wait for a lock ends after 10 seconds, not 50. The driver has set the
-/// time zone to UTC and the character set to utf8mb4 before.
+/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks,
+/// and each statement sees what was committed before it. A wait for a lock ends after 10 seconds, not 50. The driver
+/// has set the time zone to UTC and the character set to utf8mb4 before.
 const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
                                 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                                 SET SESSION innodb_lock_wait_timeout = 10; \
@@ -47,12 +47,12 @@ impl Dialect for MySql {
     const SCHEMA: &'static dyn SchemaDialect = &Self;
     /// Enough that the server can write the logs of several commits at once, and fewer than a pool has connections.
     const MAX_CONCURRENT_BATCHES: usize = 8;
-    /// The driver always asks for found rows (`CLIENT_FOUND_ROWS`), and by those an ignored row counts as inserted. Only the
-    /// unique violation is exact.
+    /// The driver always asks for found rows (`CLIENT_FOUND_ROWS`), and by those an ignored row counts as inserted.
+    /// Only the unique violation is exact.
     const DUPLICATE_IS_ERROR: bool = true;
 
-    /// `ON DUPLICATE KEY UPDATE key = key`, because `INSERT IGNORE` would swallow truncation as well. Without the columns
-    /// sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.
+    /// `ON DUPLICATE KEY UPDATE key = key`, because `INSERT IGNORE` would swallow truncation as well. Without the
+    /// columns sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());
     }
@@ -98,8 +98,8 @@ impl SqlxBackend for MySql {
             1213 | 1205 | 1020 => BackendErrorKind::Contention,
             // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED, ER_SERVER_SHUTDOWN,
             // ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR
-            // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is no
-            // longer the primary)
+            // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is
+            // no longer the primary)
             1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
             // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR
             1146 | 1054 => BackendErrorKind::Schema,
@@ -107,7 +107,7 @@ impl SqlxBackend for MySql {
         }
     }
 
-    /// Not by ER_SERVER_SHUTDOWN and ER_CONNECTION_KILLED (MariaDB): the statement may have run.
+    /// `ER_SERVER_SHUTDOWN` and `ER_CONNECTION_KILLED` (MariaDB) are no such errors: the statement may have run.
     fn was_rejected(error: &dyn DatabaseError) -> bool {
         number(error).is_some_and(|number| !matches!(number, 1053 | 1927))
     }

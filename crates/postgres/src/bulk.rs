@@ -1,12 +1,13 @@
 //! `create_session` and `append_event` as one statement each.
 //!
-//! PostgreSQL runs the parts of a `WITH` that change tables on one snapshot and as one statement: all or nothing. Reading
-//! what another part wrote goes through its `RETURNING`; that also decides the order in which they run and lock: sessions,
-//! then app state, then user state.
+//! PostgreSQL runs the parts of a `WITH` that change tables on one snapshot and as one statement: all or nothing.
+//! Reading what another part wrote goes through its `RETURNING`; that also decides the order in which they run and
+//! lock: sessions, then app state, then user state.
 
 use sea_orm::sea_query::{
     CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
-    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef, WithClause, WithQuery,
+    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement,
+    WithClause, WithQuery,
 };
 use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
@@ -107,8 +108,9 @@ fn insert_from<C: IntoIden>(
     insert
 }
 
-/// A state, once it is sure to be an object, which is all that `||` merges as we mean it. Anything else ends the statement, and
-/// the portable algorithm then names the row; the message is what the server's log shows, and holds no value.
+/// A state, once it is sure to be an object, which is all that `||` merges as we mean it. Anything else ends the
+/// statement, and the portable algorithm then names the row; the message is what the server's log shows, and holds no
+/// value.
 fn object(state: impl Fn() -> Expr) -> Expr {
     let kind = || Expr::from(Func::cust("jsonb_typeof").arg(state()));
     let fail = Expr::cust_with_exprs("to_jsonb(CAST($1 || ' is no object' AS integer))", [kind()]);
@@ -121,12 +123,9 @@ fn a_microsecond_after(time: Expr) -> Expr {
 
 /// Appends events to the sessions that are free, at the expected revision, and without an event of that id.
 ///
-/// The insert itself finds the event that is there, by the primary key: a look for it, the planner took through the index on
-/// times, over all events of the session, as long as it expected few.
-///
-/// Sessions that somebody holds are left out, so that the writes of a group do not wait for each other's sessions.
+/// Sessions that another connection holds are left out, so that the writes of a batch do not wait for each other's
+/// sessions.
 pub(crate) fn append(tables: &Tables) -> WithQuery {
-    use {events::Column as Event, sessions::Column as Session};
     let input = input([
         (EVENT, Kind::Text),
         (INVOCATION, Kind::Text),
@@ -138,28 +137,60 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         (USER_DELTA, Kind::Json),
         (NOW, Kind::Time),
     ]);
-    let session_key = [Session::AppName, Session::UserId, Session::Id].map(|column| (sessions::Entity, column));
+    let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
+    let moved_time = Expr::col((MOVED, sessions::Column::UpdateTime));
+    WithClause::new()
+        .cte(input)
+        .cte(part(LOCKED, lock_sessions(tables)))
+        .cte(part(STORED, store_events(tables)))
+        .cte(part(MOVED, move_sessions(tables)))
+        .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED)))
+        .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED)))
+        .to_owned()
+        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time).from(MOVED).take())
+}
+
+/// The key of a session in its own table.
+fn session_key() -> [(sessions::Entity, sessions::Column); 3] {
+    use sessions::Column;
+    [Column::AppName, Column::UserId, Column::Id].map(|column| (sessions::Entity, column))
+}
+
+/// The columns of `events` that name a session.
+fn session_of_event() -> [events::Column; 3] {
+    use events::Column;
+    [Column::AppName, Column::UserId, Column::SessionId]
+}
+
+/// The writes whose sessions are free and at the expected revision. Locks the sessions, and runs the first half of the
+/// clock of a session (`stored_timestamp` in seabed-core).
+fn lock_sessions(tables: &Tables) -> SelectStatement {
+    use sessions::Column;
     let session = Query::select()
-        .columns([Session::CreateTime, Session::UpdateTime])
+        .columns([Column::CreateTime, Column::UpdateTime])
         .from(tables.aliased(sessions::Entity))
-        .and_where(is_of_session(session_key, INPUT))
+        .and_where(is_of_session(session_key(), INPUT))
         .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
         .take();
-    // The first half of the clock of a session (`stored_timestamp` in seabed-core).
-    let (created, updated) =
-        (|| Expr::col((SESSION, Session::CreateTime)), || Expr::col((SESSION, Session::UpdateTime)));
+    let (created, updated) = (|| Expr::col((SESSION, Column::CreateTime)), || Expr::col((SESSION, Column::UpdateTime)));
     let has_later_events = updated().ne(created()).and(of(INPUT, OWN_TIME).lte(updated()));
     let time = Expr::case(has_later_events, a_microsecond_after(updated())).finally(of(INPUT, OWN_TIME));
-    let locked = Query::select()
+    Query::select()
         .expr(Expr::cust("input.*"))
         .expr(created())
         .expr_as(time, TIME)
         .from(INPUT)
         .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
         .and_where(of(INPUT, EXPECTED).is_null().or(of(INPUT, EXPECTED).eq(updated())))
-        .take();
-    // The second half.
-    let created = || Expr::col((LOCKED, Session::CreateTime));
+        .take()
+}
+
+/// Inserts the events, unless their ids are taken, after the second half of the clock.
+///
+/// The insert itself finds an event that is there, by the primary key. For a separate look the planner would use the
+/// index on times, and read all events of the session, as long as it expects few.
+fn store_events(tables: &Tables) -> InsertStatement {
+    let created = || Expr::col((LOCKED, sessions::Column::CreateTime));
     let time = Expr::case(of(LOCKED, TIME).eq(created()), a_microsecond_after(created())).finally(of(LOCKED, TIME));
     let mut stored = insert_from(
         tables.table(events::Entity),
@@ -175,119 +206,114 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         Query::select().from(LOCKED).take(),
     );
     Postgres::insert_if_absent(&mut stored, event_key_columns());
-    let stored_session = [Event::AppName, Event::UserId, Event::SessionId];
-    stored.returning(Returning::new().columns(stored_session.into_iter().chain([Event::Timestamp])));
-    // A state that stays is not written again: it may be large, and then stored apart from the row.
-    let state = || Expr::col((sessions::Entity, Session::State));
+    stored
+        .returning(Returning::new().columns(session_of_event().into_iter().chain([events::Column::Timestamp])))
+        .to_owned()
+}
+
+/// Moves the clocks of the sessions on to their events, and merges their states. A state that stays is not written again:
+/// it may be large, and then stored apart from the row.
+fn move_sessions(tables: &Tables) -> UpdateStatement {
+    use sessions::Column;
+    let state = || Expr::col((sessions::Entity, Column::State));
     let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
         .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
-    let moved = Query::update()
+    Query::update()
         .table(tables.aliased(sessions::Entity))
-        .value(Session::UpdateTime, Expr::col((STORED, Event::Timestamp)))
-        .value(Session::State, state)
+        .value(Column::UpdateTime, Expr::col((STORED, events::Column::Timestamp)))
+        .value(Column::State, state)
         .from(LOCKED)
         .from(STORED)
-        .and_where(is_of_session(stored_session.map(|column| (STORED, column)), LOCKED))
-        .and_where(is_of_session(session_key, LOCKED))
-        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Session::UpdateTime))]))
-        .take();
-    let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
-    let moved_time = Expr::col((MOVED, Session::UpdateTime));
-    WithClause::new()
-        .cte(input)
-        .cte(part(LOCKED, locked))
-        .cte(part(STORED, stored))
-        .cte(part(MOVED, moved))
-        .cte(part(MERGED_APP, merge_app(tables, of_moved(), LOCKED)))
-        .cte(part(MERGED_USER, merge_user(tables, of_moved(), LOCKED, MERGED_APP)))
-        .to_owned()
-        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time).from(MOVED).take())
+        .and_where(is_of_session(session_of_event().map(|column| (STORED, column)), LOCKED))
+        .and_where(is_of_session(session_key(), LOCKED))
+        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Column::UpdateTime))]))
+        .take()
 }
 
 fn is_same_write(left: &'static str, right: &'static str) -> Expr {
     of(left, NUMBER).eq(of(right, NUMBER))
 }
 
-/// Merges the app deltas of `writes`, which selects rows of `part`, into the rows they are about; those without keys touch
-/// none.
-fn merge_app(tables: &Tables, writes: SelectStatement, part: &'static str) -> InsertStatement {
-    use app_states::Column;
-    let key = [(Column::AppName, APP)];
-    merge(tables, app_states::Entity, key, APP_DELTA, Column::State, Column::UpdateTime, writes, part)
+/// `writes`, once part `before` has locked the rows of apps.
+fn after(before: &str, mut writes: SelectStatement) -> SelectStatement {
+    writes.and_where(Expr::cust(format!("(SELECT count(*) FROM {before}) >= 0"))).take()
 }
 
-/// The same for user deltas, once part `before` has locked the rows of apps.
-fn merge_user(tables: &Tables, mut writes: SelectStatement, part: &'static str, before: &str) -> InsertStatement {
-    use user_states::Column;
-    let key = [(Column::AppName, APP), (Column::UserId, USER)];
-    writes.and_where(Expr::cust(format!("(SELECT count(*) FROM {before}) >= 0")));
-    merge(tables, user_states::Entity, key, USER_DELTA, Column::State, Column::UpdateTime, writes, part)
-}
-
-fn merge<E, C, const N: usize>(
-    tables: &Tables,
+/// A table of shared state, and where its columns are in a write.
+struct SharedState<'a, E, C, const N: usize> {
+    tables: &'a Tables,
     table: E,
     key: [(C, &'static str); N],
     delta: &'static str,
     state: C,
     update_time: C,
-    mut writes: SelectStatement,
-    part: &'static str,
-) -> InsertStatement
-where
-    E: EntityTrait,
-    C: IntoIden + Copy,
-{
-    // One change for each row, the later writes winning, and rows in one order everywhere.
-    writes.from_function(Func::cust("jsonb_each").arg(of(part, delta)), "pair");
-    for (_, written) in key {
-        writes.group_by_col((part, written)).order_by((part, written), Order::Asc);
-    }
-    let merged = Expr::cust(format!("jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
-    let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
-    let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
-    let mut insert = insert_from(tables.aliased(table), columns, writes);
-    insert.on_conflict(
-        OnConflict::columns(key.map(|(column, _)| column))
-            .value(
-                state,
-                Expr::cust_with_exprs(
-                    "$1 || $2",
-                    [object(|| Expr::col((table, state))), Expr::col(("excluded", state))],
-                ),
-            )
-            .update_column(update_time)
-            .to_owned(),
-    );
-    insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
 }
 
-/// Makes the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged` into.
-fn make<E, C, const N: usize>(
-    tables: &Tables,
-    table: E,
-    key: [(C, &'static str); N],
-    state: C,
-    update_time: C,
-    merged: &'static str,
-    mut writes: SelectStatement,
-) -> InsertStatement
-where
-    E: EntityTrait,
-    C: IntoIden + Copy,
-{
-    let mut is_merged = Query::select();
-    is_merged.expr(Expr::cust("1")).from(merged);
-    for (column, written) in key {
-        is_merged.and_where(Expr::col((merged, column)).eq(of(INPUT, written)));
-        writes.group_by_col((INPUT, written)).order_by((INPUT, written), Order::Asc);
+fn app_state(tables: &Tables) -> SharedState<'_, app_states::Entity, app_states::Column, 1> {
+    use app_states::Column;
+    SharedState {
+        tables,
+        table: app_states::Entity,
+        key: [(Column::AppName, APP)],
+        delta: APP_DELTA,
+        state: Column::State,
+        update_time: Column::UpdateTime,
     }
-    writes.and_where(Expr::exists(is_merged).not());
-    let columns = key.into_iter().map(|(column, written)| (column, of(INPUT, written)));
-    let columns = columns.chain([(state, Expr::cust("'{}'::jsonb")), (update_time, of(INPUT, NOW).max())]);
-    let mut insert = insert_from(tables.table(table), columns, writes);
-    Postgres::insert_or_ignore(&mut insert, key.map(|(column, _)| column.into_iden()).into());
-    insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
+}
+
+fn user_state(tables: &Tables) -> SharedState<'_, user_states::Entity, user_states::Column, 2> {
+    use user_states::Column;
+    SharedState {
+        tables,
+        table: user_states::Entity,
+        key: [(Column::AppName, APP), (Column::UserId, USER)],
+        delta: USER_DELTA,
+        state: Column::State,
+        update_time: Column::UpdateTime,
+    }
+}
+
+impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N> {
+    /// Merges the deltas of `writes`, which selects rows of `part`, into the rows they are about. A delta without keys
+    /// touches no row.
+    fn merge(self, mut writes: SelectStatement, part: &'static str) -> InsertStatement {
+        let Self { tables, table, key, delta, state, update_time } = self;
+        // One change for each row, the later writes winning, and rows in one order everywhere.
+        writes.from_function(Func::cust("jsonb_each").arg(of(part, delta)), "pair");
+        for (_, written) in key {
+            writes.group_by_col((part, written)).order_by((part, written), Order::Asc);
+        }
+        let merged = Expr::cust(format!("jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
+        let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
+        let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
+        let mut insert = insert_from(tables.aliased(table), columns, writes);
+        let states = [object(|| Expr::col((table, state))), Expr::col(("excluded", state))];
+        insert.on_conflict(
+            OnConflict::columns(key.map(|(column, _)| column))
+                .value(state, Expr::cust_with_exprs("$1 || $2", states))
+                .update_column(update_time)
+                .to_owned(),
+        );
+        insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
+    }
+
+    /// Makes the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged`
+    /// into.
+    fn make(self, mut writes: SelectStatement, merged: &'static str) -> InsertStatement {
+        let Self { tables, table, key, state, update_time, .. } = self;
+        let mut is_merged = Query::select();
+        is_merged.expr(Expr::cust("1")).from(merged);
+        for (column, written) in key {
+            is_merged.and_where(Expr::col((merged, column)).eq(of(INPUT, written)));
+            writes.group_by_col((INPUT, written)).order_by((INPUT, written), Order::Asc);
+        }
+        writes.and_where(Expr::exists(is_merged).not());
+        let columns = key.into_iter().map(|(column, written)| (column, of(INPUT, written)));
+        let columns = columns.chain([(state, Expr::cust("'{}'::jsonb")), (update_time, of(INPUT, NOW).max())]);
+        let mut insert = insert_from(tables.table(table), columns, writes);
+        Postgres::insert_or_ignore(&mut insert, key.map(|(column, _)| column.into_iden()).into());
+        insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
+    }
 }
 
 /// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
@@ -311,12 +337,8 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
     created.returning(Returning::new().columns(session_key));
     let is_created = || is_of_session(session_key.map(|column| (CREATED, column)), INPUT);
     let of_created = || Query::select().from(CREATED).from(INPUT).and_where(is_created()).take();
-    let made_app =
-        make(tables, app_states::Entity, [(App::AppName, APP)], App::State, App::UpdateTime, MERGED_APP, of_created());
-    let user_key = [(User::AppName, APP), (User::UserId, USER)];
-    let made_user =
-        make(tables, user_states::Entity, user_key, User::State, User::UpdateTime, MERGED_USER, of_created());
-    // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none yet.
+    // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none
+    // yet.
     let (app_table, user_table) = (app_states::Entity.table_name(), user_states::Entity.table_name());
     let app = |part: &'static str| Expr::col((part, App::AppName)).eq(of(INPUT, APP));
     let user = |part: &'static str| {
@@ -336,10 +358,10 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
     WithClause::new()
         .cte(input)
         .cte(part(CREATED, created))
-        .cte(part(MERGED_APP, merge_app(tables, of_created(), INPUT)))
-        .cte(part(MADE_APP, made_app))
-        .cte(part(MERGED_USER, merge_user(tables, of_created(), INPUT, MADE_APP)))
-        .cte(part(MADE_USER, made_user))
+        .cte(part(MERGED_APP, app_state(tables).merge(of_created(), INPUT)))
+        .cte(part(MADE_APP, app_state(tables).make(of_created(), MERGED_APP)))
+        .cte(part(MERGED_USER, user_state(tables).merge(after(MADE_APP, of_created()), INPUT)))
+        .cte(part(MADE_USER, user_state(tables).make(of_created(), MERGED_USER)))
         .to_owned()
         .query(select)
 }

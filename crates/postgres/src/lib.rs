@@ -17,7 +17,7 @@ mod schema;
 use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
-use sea_orm::sqlx::{self, ColumnIndex, Decode, Pool, Row, Type};
+use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
 use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Error, Result};
@@ -32,8 +32,9 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
 
-/// Each statement sees what was committed before it, also where the database's default is another level. A wait for a lock
-/// ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does not know.
+/// Each statement sees what was committed before it, also where the database's default is another level. A wait for a
+/// lock ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does
+/// not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
 
 impl Dialect for Postgres {
@@ -112,17 +113,8 @@ impl SqlxBackend for Postgres {
         }
     }
 
-    /// Not by admin_shutdown, crash_shutdown, and the connection exceptions: the statement may have run.
+    /// `admin_shutdown`, `crash_shutdown` and the connection exceptions are no such errors: the statement may have run.
     fn was_rejected(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
-    }
-
-    /// The service checks the types of columns when it connects; the driver compares each with six, one of them by name.
-    fn text<'r, I>(row: &'r PgRow, index: I) -> Result<Option<&'r str>, sqlx::Error>
-    where
-        I: ColumnIndex<PgRow>,
-        Option<&'r str>: Decode<'r, sqlx::Postgres> + Type<sqlx::Postgres>,
-    {
-        row.try_get_unchecked(index)
     }
 }

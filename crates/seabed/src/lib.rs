@@ -157,10 +157,12 @@ pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessio
     from_connection_with(connection, ServiceOptions::new()).await
 }
 
-/// Like [`from_connection`], with options: other tables, risks of their schema that you accept, another statement timeout.
+/// Like [`from_connection`], with options: other tables, risks of their schema that you accept, another statement
+/// timeout.
 ///
 /// # Errors
-/// Those of [`from_connection`], and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a plain word.
+/// Those of [`from_connection`], and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a plain
+/// word.
 pub async fn from_connection_with(
     connection: DatabaseConnection,
     options: ServiceOptions,

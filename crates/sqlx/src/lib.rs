@@ -1,7 +1,7 @@
 //! The driver seam of Seabed's SQL backends, for any database of sqlx.
 //!
-//! A backend implements [`SqlxBackend`] and gets a [`Driver`] from it: [`Sqlx`]. Applications need neither: they depend on
-//! the crate `seabed`.
+//! A backend implements [`SqlxBackend`] and gets a [`Driver`] from it: [`Sqlx`]. Applications need neither: they depend
+//! on the crate `seabed`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -38,8 +38,8 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     #[allow(missing_docs, reason = "documented in Driver")]
     const CANCEL_SAFE: bool = false;
 
-    /// The statements that set up each connection of a server. `None` for a database in this process, whose connections need
-    /// no set-up and no test.
+    /// The statements that set up each connection of a server. `None` for a database in this process, whose connections
+    /// need no set-up and no test.
     const SESSION_SETTINGS: Option<&'static str>;
 
     /// sqlx's pool inside sea-orm's.
@@ -51,7 +51,7 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     /// How many rows a statement changed.
     fn rows_affected(done: &<Self::Database as Database>::QueryResult) -> u64;
 
-    #[allow(missing_docs, reason = "documented in Driver")]
+    #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
     fn options(url: &str) -> Result<ConnectOptionsOf<Self::Database>>;
 
     #[allow(missing_docs, reason = "documented in Driver")]
@@ -70,18 +70,6 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
 
     /// Whether an error that the database reported means that it did not carry out the statement.
     fn was_rejected(error: &dyn DatabaseError) -> bool;
-
-    /// The text at `index`. A backend may leave the column's type unchecked.
-    ///
-    /// # Errors
-    /// sqlx's own.
-    fn text<'r, I>(row: &'r <Self::Database as Database>::Row, index: I) -> Result<Option<&'r str>, SqlxError>
-    where
-        I: ColumnIndex<<Self::Database as Database>::Row>,
-        Option<&'r str>: Decode<'r, Self::Database> + Type<Self::Database>,
-    {
-        row.try_get(index)
-    }
 
     #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
@@ -172,15 +160,16 @@ where
             let connection = pool.acquire().await.map_err(acquire_error)?;
             Ok(Box::new(SqlxConnection::<B>(connection)) as Box<dyn DriverConnection>)
         };
-        // The pool closes a connection when the future is dropped while it tests it. A connection that can be kept must be.
+        // The pool closes a connection when the future is dropped while it tests it. A connection that can be kept must
+        // be.
         if B::CANCEL_SAFE { in_task(acquired).await } else { acquired.await }
     }
 
     fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr> {
         let row = B::row(row).ok_or_else(|| DbErr::Type("the row comes from another driver".to_owned()))?;
         let text = match (index.as_usize(), index.as_str()) {
-            (Some(&place), _) => B::text(row, place),
-            (None, name) => B::text(row, name.unwrap_or_default()),
+            (Some(&place), _) => row.try_get(place),
+            (None, name) => row.try_get(name.unwrap_or_default()),
         };
         text.map_err(query_error)
     }

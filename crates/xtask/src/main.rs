@@ -6,7 +6,8 @@ mod mutants;
 mod servers;
 mod test;
 
-// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take minutes.
+// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take
+// minutes.
 #[path = "../../../tests/src/installed.rs"]
 #[allow(unreachable_pub, reason = "public in the harness")]
 mod installed;
@@ -34,18 +35,20 @@ struct Cli {
 enum Command {
     /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
     Test {
-        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain that
+        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain
+        /// that
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `--help` for the rest
+    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `--help` for the
+    /// rest
     Bench {
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
-    /// the better part of an hour
+    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every
+    /// server, and the better part of an hour
     Mutants {
         /// Build nothing: only check that each guard is still where the list of mutants says
         #[arg(long, conflicts_with = "only")]
@@ -53,8 +56,8 @@ enum Command {
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
-    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
-    /// rest
+    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where,
+    /// `--help` the rest
     Torture {
         /// Passed on to the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

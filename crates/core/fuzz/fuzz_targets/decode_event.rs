@@ -1,5 +1,5 @@
-//! Text that anybody may have written into `events.event_data`: decoding it never panics, and what was decoded is written so
-//! that it decodes to the same.
+//! Text that anybody may have written into `events.event_data`: decoding it never panics, and what was decoded is
+//! written so that it decodes to the same.
 
 #![no_main]
 

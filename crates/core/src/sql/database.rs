@@ -32,8 +32,8 @@ impl<D: Dialect> Database<D> {
         self.statement_timeout
     }
 
-    /// How many batches of writes may run at once: as many as the dialect allows, but one connection is left to others, if
-    /// there are several.
+    /// How many batches of writes may run at once: as many as the dialect allows, but one connection is left to others,
+    /// if there are several.
     pub(crate) fn max_concurrent_batches(&self) -> usize {
         let connections = D::Driver::pool_limits(&self.driver_pool).max_connections;
         let others = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(1).max(1);
@@ -80,16 +80,12 @@ pub(crate) struct Autocommit<'a, D: Dialect>(&'a Pool<D>);
 
 #[async_trait]
 impl<D: Dialect> Executor for Autocommit<'_, D> {
-    async fn execute(&mut self, statement: Statement) -> Result<u64, StatementError> {
-        self.0.run(statement, &mut |_| {}).await
-    }
-
-    async fn for_each(
+    async fn run(
         &mut self,
         statement: Statement,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<(), StatementError> {
-        self.0.run(statement, on_row).await.map(drop)
+    ) -> Result<u64, StatementError> {
+        self.0.run(statement, on_row).await
     }
 }
 
@@ -106,15 +102,11 @@ impl<D: Dialect> Transaction<'_, D> {
 
 #[async_trait]
 impl<D: Dialect> Executor for Transaction<'_, D> {
-    async fn execute(&mut self, statement: Statement) -> Result<u64, StatementError> {
-        self.0.run(statement, &mut |_| {}).await
-    }
-
-    async fn for_each(
+    async fn run(
         &mut self,
         statement: Statement,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<(), StatementError> {
-        self.0.run(statement, on_row).await.map(drop)
+    ) -> Result<u64, StatementError> {
+        self.0.run(statement, on_row).await
     }
 }

@@ -47,7 +47,8 @@ impl<'a, D: Dialect> RowDecoder<'a, D> {
         D::Driver::moment(row, index).map_err(|error| self.corrupt(column, error))
     }
 
-    /// Decodes JSON text. serde's message may quote the text, so the error only says what kind of fault it is, and where.
+    /// Decodes JSON text. serde's message may quote the text, so the error only says what kind of fault it is, and
+    /// where.
     pub(crate) fn json<T: DeserializeOwned>(&self, text: &str, column: &str) -> Result<T> {
         serde_json::from_str(text).map_err(|error| {
             let place = format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
@@ -71,8 +72,8 @@ impl<'a, D: Dialect> RowDecoder<'a, D> {
     }
 }
 
-/// The event in a row of `events`, or an error that names the event. Its id is the row's, as in google-adk: a writer may
-/// have left it out of the JSON.
+/// The event in a row of `events`, or an error that names the event. Its id is the row's, as in google-adk: a writer
+/// may have left it out of the JSON.
 pub(crate) fn decode_event<D: Dialect>(
     session: &SessionKey,
     id: &str,

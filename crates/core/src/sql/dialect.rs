@@ -1,6 +1,6 @@
 //! The seam to a database: the SQL that differs. Pure: a dialect builds SQL and runs none.
 
-use sea_orm::sea_query::{DynIden, Expr, InsertStatement, WithQuery};
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement, SelectStatement, TableRef, WithQuery};
 use sea_orm::{DbBackend, TransactionOptions, Value};
 
 use super::driver::Driver;
@@ -8,26 +8,27 @@ use super::schema::SchemaDialect;
 use super::statement::Tables;
 use crate::Timestamp;
 
-/// Statements that carry out any number of writes to different sessions at once. The database must run each as one atomic
-/// statement.
+/// Statements that carry out any number of writes to different sessions at once. The database must run each as one
+/// atomic statement.
 ///
 /// Every parameter but the last is an array with one element for each write; the last is the number of writes. The
 /// statement must leave a write out as a whole when its session is locked, missing or at another revision, or when the
-/// event is stored already. The portable algorithm then settles it. (Triggers that leave out single rows of a statement are
-/// therefore not supported on these tables.)
+/// event is stored already. The portable algorithm then settles it. (Triggers that leave out single rows of a statement
+/// are therefore not supported on these tables.)
 #[derive(Debug, Clone)]
 pub struct BulkStatements {
     /// `append_event`.
     ///
-    /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time (timestamp),
-    /// event JSON, expected revision (text of a timestamp, empty for any), session delta, app delta, user delta (JSON
-    /// objects as text), time of the service's clock (timestamp). Rows: number of the write, stored timestamp.
+    /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time
+    /// (timestamp), event JSON, expected revision (text of a timestamp, empty for any), session delta, app delta, user
+    /// delta (JSON objects as text), time of the service's clock (timestamp). Rows: number of the write, stored
+    /// timestamp.
     pub append: WithQuery,
     /// `create_session`.
     ///
     /// Parameters: number of the write (int), app, user, session, session state, app state, user state (JSON objects as
-    /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as text,
-    /// null where the statement could not see them.
+    /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as
+    /// text, null where the statement could not see them.
     pub create: WithQuery,
 }
 
@@ -42,22 +43,22 @@ pub trait Dialect: Send + Sync + 'static {
     /// What the database's schema looks like.
     const SCHEMA: &'static dyn SchemaDialect;
 
-    /// How many batches of one service's writes may run at once. A write that finds fewer running starts at once. More writes
-    /// wait, and share the next commit with those that arrive meanwhile.
+    /// How many batches of one service's writes may run at once. A write that finds fewer running starts at once. More
+    /// writes wait, and share the next commit with those that arrive meanwhile.
     const MAX_CONCURRENT_BATCHES: usize;
 
     /// The statement that begins a write transaction.
     const BEGIN: &'static str = "BEGIN";
 
-    /// Whether a plain insert of a row that exists already fails with a unique violation, because the database cannot count
-    /// what an insert-or-ignore has inserted.
+    /// Whether a plain insert of a row that exists already fails with a unique violation, because the database cannot
+    /// count what an insert-or-ignore has inserted.
     const DUPLICATE_IS_ERROR: bool = false;
 
     /// Makes `insert` leave alone a row that has the same `key` already. All other errors stay errors.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 
-    /// Makes `insert` leave alone a row that has the same `key` already, and report it: no row is affected, or the insert
-    /// fails with a unique violation where [`DUPLICATE_IS_ERROR`](Self::DUPLICATE_IS_ERROR).
+    /// Makes `insert` leave alone a row that has the same `key` already, and report it: no row is affected, or the
+    /// insert fails with a unique violation where [`DUPLICATE_IS_ERROR`](Self::DUPLICATE_IS_ERROR).
     fn insert_if_absent(insert: &mut InsertStatement, key: Vec<DynIden>) {
         if !Self::DUPLICATE_IS_ERROR {
             Self::insert_or_ignore(insert, key);
@@ -70,9 +71,20 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
-    /// The predicate that the previous statement changed a row, where the driver runs several statements as one: joined by
-    /// semicolons, with their parameters one after the other. `None` where each statement is sent by itself.
+    /// The predicate that the previous statement changed a row, where the driver runs several statements as one: joined
+    /// by semicolons, with their parameters one after the other. `None` where each statement is sent by itself.
     fn if_previous_changed() -> Option<Expr> {
+        None
+    }
+
+    /// Completes `select` to read the rows of `table` under any of many keys, where a transaction locks the whole
+    /// database and may therefore read all rows that it is going to write. The one parameter is a JSON array of keys,
+    /// each an array of text. `None` where rows are locked one by one.
+    fn select_by_keys(
+        _select: SelectStatement,
+        _table: TableRef,
+        _key: [(DynIden, DynIden); 3],
+    ) -> Option<SelectStatement> {
         None
     }
 

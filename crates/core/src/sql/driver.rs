@@ -29,8 +29,8 @@ pub trait Driver: Send + Sync + 'static {
     /// The default limit on a statement, or on the statements of one transaction.
     const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Whether a connection stays in order when a statement on it is dropped midway. Seabed rolls such a connection back and
-    /// keeps it. It closes the connections of other drivers.
+    /// Whether a connection stays in order when a statement on it is dropped midway. Seabed rolls such a connection
+    /// back and keeps it. It closes the connections of other drivers.
     const CANCEL_SAFE: bool = false;
 
     /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES).
@@ -42,8 +42,8 @@ pub trait Driver: Send + Sync + 'static {
     /// sea-orm detects unique violations.
     fn classify(error: &RuntimeErr) -> BackendErrorKind;
 
-    /// Whether the server answered that it did not carry out the statement. Not so when the server is shutting down, when
-    /// somebody ended the connection, or when it broke: the statement may have run.
+    /// Whether the server answered that it did not carry out the statement. Not so when the server is shutting down,
+    /// when somebody ended the connection, or when it broke: the statement may have run.
     fn was_rejected(error: &RuntimeErr) -> bool;
 
     /// The driver's options for `url`, with the settings that the algorithms need.
@@ -76,8 +76,7 @@ pub trait Driver: Send + Sync + 'static {
     /// The text at `index` of a row, borrowed from the row; `None` for null.
     ///
     /// # Errors
-    /// The driver's own, when there is no such column, or when it does not hold UTF-8. A driver may leave the column's type
-    /// unchecked: the service checks the types of all columns when it connects.
+    /// The driver's own, when there is no such column, or when it does not hold text.
     fn text(row: &QueryResult, index: impl ColIdx) -> Result<Option<&str>, DbErr>;
 
     /// The moment at `index` of a row, in a `timestamp` column.
@@ -110,8 +109,8 @@ pub trait DriverConnection: Send {
     /// The driver's own.
     async fn ping(&mut self) -> Result<(), DbErr>;
 
-    /// Closes the connection without notifying the server, and frees its place in the pool. A graceful close could block on
-    /// a server that no longer answers.
+    /// Closes the connection without notifying the server, and frees its place in the pool. A graceful close could
+    /// block on a server that no longer answers.
     fn close(self: Box<Self>);
 }
 

@@ -53,8 +53,8 @@ pub(crate) fn classify<D: Dialect>(error: &StatementError) -> BackendErrorKind {
     }
 }
 
-/// Whether an I/O error means that a connection broke or could not be made. A certificate that fails verification is not
-/// such an error: it will fail the next time as well.
+/// Whether an I/O error means that a connection broke or could not be made. A certificate that fails verification is
+/// not such an error: it will fail the next time as well.
 pub fn is_broken_connection(error: &std::io::Error) -> bool {
     !(error.kind() == std::io::ErrorKind::InvalidData && error.to_string().contains("certificate"))
 }
@@ -70,8 +70,8 @@ pub(crate) fn statement_error<D: Dialect>(operation: &str, error: impl Into<Stat
     BackendError::new(kind, format!("{operation} on {:?}{advice}", D::BACKEND)).with_source(error.into_source()).into()
 }
 
-/// The error of a COMMIT of `operation`. A conflict means that the transaction was rolled back; after any other error its
-/// outcome is unknown, and repeating the call is safe.
+/// The error of a COMMIT of `operation`. A conflict means that the transaction was rolled back; after any other error
+/// its outcome is unknown, and repeating the call is safe.
 pub(crate) fn commit_error<D: Dialect>(operation: &str, error: impl Into<StatementError>) -> Error {
     let error = error.into();
     match classify::<D>(&error) {
@@ -85,8 +85,8 @@ pub(crate) fn commit_error<D: Dialect>(operation: &str, error: impl Into<Stateme
     }
 }
 
-/// The error of a statement of `operation` that commits by itself: unless the server rejected it, its outcome is unknown. A
-/// statement that never got a connection stored nothing.
+/// The error of a statement of `operation` that commits by itself: unless the server rejected it, its outcome is
+/// unknown. A statement that never got a connection stored nothing.
 pub(crate) fn autocommit_error<D: Dialect>(operation: &str, error: impl Into<StatementError>) -> Error {
     let error = error.into();
     let may_have_run = matches!(error, StatementError::Timeout)
@@ -95,7 +95,8 @@ pub(crate) fn autocommit_error<D: Dialect>(operation: &str, error: impl Into<Sta
 }
 
 /// Whether the connection is as good as before the error: a conflict with other writers, or a key that is taken. Other
-/// errors, such as a plan or a prepared statement that the server no longer knows, may come back with the next statement.
+/// errors, such as a plan or a prepared statement that the server no longer knows, may come back with the next
+/// statement.
 pub(crate) fn leaves_connection_usable<D: Dialect>(error: &StatementError) -> bool {
     error.is_duplicate_key() || classify::<D>(error) == BackendErrorKind::Contention
 }

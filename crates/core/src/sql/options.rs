@@ -13,8 +13,8 @@ use super::schema::SchemaRisk;
 use super::statement::Tables;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
-/// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn within
-/// seconds that a server is down.
+/// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn
+/// within seconds that a server is down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
 const MAX_CONNECTIONS: u32 = 10;
@@ -39,15 +39,15 @@ impl ServiceOptions {
         Self::default()
     }
 
-    /// The same with tables in a schema: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite. By
-    /// default the connection's own search decides. ASCII letters, digits and underscores.
+    /// The same with tables in a schema: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite.
+    /// By default the connection's own search decides. ASCII letters, digits and underscores.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.tables = self.tables.with_schema(schema);
         self
     }
 
-    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII letters, digits and underscores,
-    /// at most 30.
+    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII letters, digits and
+    /// underscores, at most 30.
     pub fn with_table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tables = self.tables.with_prefix(prefix);
         self
@@ -65,8 +65,8 @@ impl ServiceOptions {
         self
     }
 
-    /// The same with another limit on a statement, or on all statements of one transaction; 30 seconds by default, a minute
-    /// on SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
+    /// The same with another limit on a statement, or on all statements of one transaction; 30 seconds by default, a
+    /// minute on SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
     /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Each wait for a lock of another connection ends after 10
     /// seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
@@ -75,8 +75,8 @@ impl ServiceOptions {
     }
 }
 
-/// How to connect to a database of dialect `D`: what the driver needs, the size and times of the pool, and how the service
-/// uses it.
+/// How to connect to a database of dialect `D`: what the driver needs, the size and times of the pool, and how the
+/// service uses it.
 ///
 /// Parsed from a URL: `url.parse::<ConnectOptions<_>>()`.
 #[derive(Clone)]
@@ -169,8 +169,8 @@ impl<D: Dialect> ConnectOptions<D> {
         self.with_service(|service| service.accept_risk(risk))
     }
 
-    /// Opens a pool whose connections suit the algorithms. It does not look at the tables. It tries one connection at once,
-    /// so that a wrong address or password is reported by its cause and not as a timeout of the pool.
+    /// Opens a pool whose connections suit the algorithms. It does not look at the tables. It tries one connection at
+    /// once, so that a wrong address or password is reported by its cause and not as a timeout of the pool.
     ///
     /// # Errors
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within

@@ -1,7 +1,7 @@
 //! Connections that are reused without a trip through the driver's pool, and the state in which they return to it.
 //!
-//! The driver's pool tests each connection that comes back, which costs a round trip, and hands out the connection that was
-//! idle for longest, whose caches are the coldest. So a connection in good order is kept for a moment, and the next
+//! The driver's pool tests each connection that comes back, which costs a round trip, and hands out the connection that
+//! was idle for longest, whose caches are the coldest. So a connection in good order is kept for a moment, and the next
 //! statement or transaction takes the one that was used last.
 
 use std::marker::PhantomData;
@@ -24,10 +24,10 @@ const KEEP_IN_ALL: Duration = Duration::from_millis(20);
 
 /// The connections of one service.
 pub(crate) struct Pool<D: Dialect> {
-    driver_pool: DatabaseConnection,
+    connections: DatabaseConnection,
     cache: Arc<Mutex<Cache<D>>>,
-    /// As many permits as the driver's pool has connections, so that a caller who waits gets a connection that comes back
-    /// here.
+    /// As many permits as the driver's pool has connections, so that a caller who waits gets a connection that comes
+    /// back here.
     permits: Semaphore,
     /// How long a caller waits for a connection: as long as the driver's pool lets its callers wait.
     acquire_timeout: Duration,
@@ -56,9 +56,9 @@ struct CachedConnection<D: Dialect> {
 }
 
 impl<D: Dialect> Drop for CachedConnection<D> {
-    /// Returns the connection to the driver's pool in good order, or closes it. A server that has not answered may never
-    /// answer, a driver may lose count of the answers when a statement is dropped midway, the pool does not notice an open
-    /// transaction, and its own test waits for as long as the operating system does.
+    /// Returns the connection to the driver's pool in good order, or closes it. A server that has not answered may
+    /// never answer, a driver may lose count of the answers when a statement is dropped midway, the pool does not
+    /// notice an open transaction, and its own test waits for as long as the operating system does.
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         match (Handle::try_current(), D::Driver::CANCEL_SAFE, self.is_clean) {
@@ -87,17 +87,22 @@ pub(crate) struct ConnectionGuard<'a, D: Dialect> {
     _permit: SemaphorePermit<'a>,
 }
 
+#[allow(clippy::disallowed_methods, reason = "how long a connection is kept; nothing that is stored")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// No change can panic halfway, so a poisoned cache is whole.
 fn lock<D: Dialect>(cache: &Mutex<Cache<D>>) -> MutexGuard<'_, Cache<D>> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<D: Dialect> Pool<D> {
-    pub(crate) fn new(driver_pool: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
-        let limits = D::Driver::pool_limits(&driver_pool);
+    pub(crate) fn new(connections: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
+        let limits = D::Driver::pool_limits(&connections);
         let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
-            driver_pool,
+            connections,
             cache: Arc::new(Mutex::new(Cache { connections: Vec::new(), has_reaper: false })),
             permits: Semaphore::new(most),
             acquire_timeout: limits.acquire_timeout,
@@ -144,7 +149,7 @@ impl<D: Dialect> Pool<D> {
             let cached = lock(&self.cache).connections.pop();
             let cached = match cached {
                 Some(cached) => cached,
-                None => CachedConnection::new(D::Driver::acquire(&self.driver_pool).await?),
+                None => CachedConnection::new(D::Driver::acquire(&self.connections).await?),
             };
             Ok(ConnectionGuard { cached, is_reusable: true, pool: self, _permit: permit })
         };
@@ -155,7 +160,7 @@ impl<D: Dialect> Pool<D> {
 
 impl<D: Dialect> CachedConnection<D> {
     fn new(connection: Box<dyn DriverConnection>) -> Self {
-        let now = Instant::now();
+        let now = now();
         Self { connection: Some(connection), is_clean: true, acquired: now, idle_since: now, dialect: PhantomData }
     }
 
@@ -190,7 +195,7 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         if !(pool.caches && cached.is_clean && cached.acquired.elapsed() < KEEP_IN_ALL) {
             return;
         }
-        cached.idle_since = Instant::now();
+        cached.idle_since = now();
         let mut cache = lock(&pool.cache);
         cache.connections.push(cached);
         if !cache.has_reaper {

@@ -24,7 +24,7 @@ use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::{check_columns, check_version, columns, version_query};
 use super::statement::Tables;
 use super::timeout::StatementTimeout;
-use super::write::{QueuePolicy, SharedKey, WriteOp, Writer, retry};
+use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
@@ -34,7 +34,8 @@ use crate::{
 
 /// How long a health check may take, the wait for a connection included.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many writes a batch holds at most: enough that the commit hardly counts, few enough that no caller waits for long.
+/// How many writes a batch holds at most: enough that the commit hardly counts, few enough that no caller waits for
+/// long.
 const BATCH_SIZE: usize = 64;
 
 /// A session service on a database of dialect `D`, reached through a sea-orm connection pool.
@@ -42,10 +43,10 @@ const BATCH_SIZE: usize = 64;
 /// Clones share the pool. The backend crates name it `PostgresSessionService`, `MySqlSessionService` and
 /// `SqliteSessionService`.
 ///
-/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this service and
-/// its clones that have to wait for each other are committed together. A service that a `with_…` method returns shares the
-/// pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A service belongs
-/// to the tokio runtime that it is first used on, as its pool does.
+/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this
+/// service and its clones that have to wait for each other are committed together. A service that a `with_…` method
+/// returns shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of
+/// them. A service belongs to the tokio runtime that it is first used on, as its pool does.
 pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -81,8 +82,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
-    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep the
-    /// laws, by name. None of them holds the URL.
+    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep
+    /// the laws, by name. None of them holds the URL.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url.parse()?).await
     }
@@ -90,23 +91,23 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Like [`connect`](Self::connect), with the backend's own options.
     ///
     /// # Errors
-    /// Those of [`connect`](Self::connect), and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a
-    /// plain word.
+    /// Those of [`connect`](Self::connect), and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not
+    /// a plain word.
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
         let service = options.service.clone();
         service.tables.check()?;
         Self::from_connection_with(options.open().await?, service).await
     }
 
-    /// Uses a pool that you have, with the settings you gave it. The laws hold on it at READ COMMITTED and REPEATABLE READ.
-    /// At SERIALIZABLE, writers that meet on one row make each other fail, and may end in
-    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, must commit each
-    /// statement by itself (`autocommit`), as it does by default, and must not log statements as they are
+    /// Uses a pool that you have, with the settings you gave it. The laws hold on it at READ COMMITTED and REPEATABLE
+    /// READ. At SERIALIZABLE, writers that meet on one row make each other fail, and may end in
+    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, must commit
+    /// each statement by itself (`autocommit`), as it does by default, and must not log statements as they are
     /// (`binlog_format = STATEMENT`) at REPEATABLE READ. [`close`](SessionService::close) closes this pool.
     ///
-    /// Statements run on the driver's connections out of this pool, so sea-orm's metrics and its own spans do not see them.
-    /// If you begin transactions on the pool as well, do not drop the future of a `begin`: run it in a task. sqlx 0.9 does
-    /// not notice such a transaction, and what runs on that connection next becomes part of it.
+    /// Statements run on the driver's connections out of this pool, so sea-orm's metrics and its own spans do not see
+    /// them. If you begin transactions on the pool as well, do not drop the future of a `begin`: run it in a task. sqlx
+    /// 0.9 does not notice such a transaction, and what runs on that connection next becomes part of it.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
@@ -118,8 +119,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Like [`from_connection`](Self::from_connection), with options.
     ///
     /// # Errors
-    /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table prefix
-    /// that is not a plain word.
+    /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table
+    /// prefix that is not a plain word.
     pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
         let ServiceOptions { tables, accepted_risks, statement_timeout } = options;
         tables.check()?;
@@ -149,6 +150,8 @@ impl<D: Dialect> SqlSessionService<D> {
             max_concurrent_batches: database.max_concurrent_batches(),
             batch_size: if fast_paths { BATCH_SIZE } else { 1 },
             homogeneous: sql.has_bulk_statements(),
+            // A batch that is the only one has no other to spare the wait.
+            lock: if D::MAX_CONCURRENT_BATCHES > 1 { LockMode::SkipLocked } else { LockMode::Wait },
             serialize_rows: fast_paths,
         };
         let context = Arc::new(Context::new(database, tables, fast_paths));
@@ -163,8 +166,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// The same service with or without its fast paths; with them by default.
     ///
     /// Without, every write is a transaction of its own and runs the portable algorithm, the same on every database,
-    /// statement by statement. The laws and the outcomes are the same. Use it to find out whether a fast path is to blame
-    /// for something.
+    /// statement by statement. The laws and the outcomes are the same. Use it to find out whether a fast path is to
+    /// blame for something.
     pub fn with_fast_paths(self, fast_paths: bool) -> Self {
         let timeout = self.context.database.statement_timeout();
         self.reassemble(timeout, fast_paths)

@@ -114,8 +114,8 @@ impl fmt::Display for Tables {
     }
 }
 
-/// A statement whose text is built once. A call binds values to its [`placeholder`]s in the order in which they stand in
-/// the text.
+/// A statement whose text is built once. A call binds values to its [`placeholder`]s in the order in which they stand
+/// in the text.
 pub(crate) struct SqlText<D> {
     sql: String,
     dialect: PhantomData<fn() -> D>,

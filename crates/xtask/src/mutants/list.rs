@@ -340,6 +340,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_replay",
     },
     Mutant {
+        guard: "the keys of a batch drive the join of its prefetch, SQLite",
+        file: SQLITE,
+        from: "JoinType::CrossJoin",
+        to: "JoinType::InnerJoin",
+        case: "sqlite_file::a_prefetch_looks_each_session_up",
+    },
+    Mutant {
+        guard: "a batch uses a prefetched session only for the first write to it",
+        file: BATCH,
+        from: "prefetched.remove(*target)",
+        to: "(if write.reads_target() { prefetched.remove(*target) } else { None })",
+        case: "sqlite_file::writes_of_one_group_to_one_session_see_each_other",
+    },
+    Mutant {
         guard: "a write that the server rejected is not in doubt, PostgreSQL",
         file: POSTGRES,
         from: "!matches!(&*code, \"57P01\" | \"57P02\") && !code.starts_with(\"08\")",

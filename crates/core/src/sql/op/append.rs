@@ -22,7 +22,7 @@ use crate::sql::statement::{
     SqlText, Tables, event_columns, event_key_columns, event_session_predicate, inserted, placeholder,
     session_key_predicate, session_key_values,
 };
-use crate::sql::write::{Applied, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
+use crate::sql::write::{Applied, Attempt, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
 use crate::validate::NewEvent;
 use crate::{
     Appended, BackendError, BackendErrorKind, Error, ExpectedRevision, Result, Revision, SessionKey, State, Timestamp,
@@ -42,7 +42,8 @@ pub(crate) struct AppendSql<D> {
     store: StoreSql<D>,
     /// The same, and replaces the session's state.
     store_with_state: StoreSql<D>,
-    /// The same as the first, in a session that is at a revision and was not created at that moment; locks that session.
+    /// The same as the first, in a session that is at a revision and was not created at that moment; locks that
+    /// session.
     store_at_revision: StoreSql<D>,
     /// The same, in a session that no other connection has locked.
     store_at_free_revision: StoreSql<D>,
@@ -243,12 +244,17 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         app.into_iter().chain(user).collect()
     }
 
+    fn reads_target(&self) -> bool {
+        self.new.revision_for_blind_append().is_none()
+    }
+
     /// Stores the event and what it changes in its session.
     ///
     /// The lock on the session row makes appends to one session follow each other, so what is read under it is what the
-    /// writes below change. A refusal comes before the first write: nothing of a refused append is stored, in a caller's
-    /// own transaction either.
-    async fn apply(&self, context: &Context<D>, on: &mut dyn Executor, lock: LockMode) -> Result<Applied<Appended>> {
+    /// writes below change. A refusal comes before the first write: nothing of a refused append is stored, in a
+    /// caller's own transaction either.
+    async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Appended>> {
+        let Attempt { on, lock, prefetched } = attempt;
         if context.fast_paths
             && let Some(expected) = self.new.revision_for_blind_append()
         {
@@ -259,7 +265,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
                 return Ok(Applied::Locked);
             }
         }
-        self.store_under_lock(context.fast_paths, on, lock).await
+        self.store_under_lock(context.fast_paths, Attempt { on, lock, prefetched }).await
     }
 
     async fn apply_bulk(context: &Context<D>, writes: &[&Self]) -> Option<Result<BulkResults<Appended>>> {
@@ -284,8 +290,8 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
 }
 
 impl<D: Dialect> AppendOp<D> {
-    /// Stores an event that needs no look at its session first, one round trip fewer; false, and nothing is written, if the
-    /// session is at another revision, absent or locked, or if the event's id is taken.
+    /// Stores an event that needs no look at its session first, one round trip fewer; false, and nothing is written, if
+    /// the session is at another revision, absent or locked, or if the event's id is taken.
     async fn store_at_revision(&self, on: &mut dyn Executor, expected: Revision, lock: LockMode) -> Result<bool> {
         let Self { sql, new } = self;
         let store = match lock {
@@ -298,18 +304,16 @@ impl<D: Dialect> AppendOp<D> {
         store.run(true, on, event, [timestamp].into_iter().chain(session_key_values(&new.key))).await
     }
 
-    async fn store_under_lock(
-        &self,
-        fast_paths: bool,
-        on: &mut dyn Executor,
-        lock: LockMode,
-    ) -> Result<Applied<Appended>> {
-        let Self { sql, new } = self;
+    async fn store_under_lock(&self, fast_paths: bool, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Appended>> {
+        let (Self { sql, new }, Attempt { on, lock, prefetched }) = (self, attempt);
         let select = match lock {
             LockMode::Wait => &sql.lock_session,
             LockMode::SkipLocked => &sql.lock_free_session,
         };
-        let row = on.query_one(select.bind(session_key_values(&new.key))).await;
+        let row = match prefetched {
+            Some(row) => Ok(Some(row)),
+            None => on.query_one(select.bind(session_key_values(&new.key))).await,
+        };
         let row = match (row.map_err(|error| statement_error::<D>(OPERATION, error))?, lock) {
             (Some(row), _) => row,
             (None, LockMode::Wait) => return Err(Error::not_found(&new.key)),

@@ -1,4 +1,5 @@
-//! What bulk statements have in common: arrays with one element for each write, and rows that name a write by its number.
+//! What bulk statements have in common: arrays with one element for each write, and rows that name a write by its
+//! number.
 
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbErr, QueryResult, Statement, Value};

@@ -1,16 +1,22 @@
 //! What the operations work with.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
+use sea_orm::QueryResult;
+use sea_orm::sea_query::{Expr, IntoIden, Query};
 
 use super::shared_state::SharedStateSql;
+use crate::entity::sessions;
 use crate::sql::database::Database;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
+use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::{Executor, TransactionBody};
-use crate::sql::statement::{SqlText, Tables, select_create_time, session_key_values};
-use crate::sql::write::{Engine, SharedChanges, SharedKey, SharedStates};
-use crate::{Result, SessionKey, State, Timestamp};
+use crate::sql::statement::{SqlText, Tables, select_create_time, session_key_columns, session_key_values};
+use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
+use crate::{Error, Json, Result, SessionKey, State, Timestamp};
 
 /// The database, the statements that several operations share, and whether fast paths are allowed.
 pub(crate) struct Context<D: Dialect> {
@@ -19,7 +25,25 @@ pub(crate) struct Context<D: Dialect> {
     /// Whether an operation may take a shorter way than the portable algorithm.
     pub(crate) fast_paths: bool,
     pub(super) shared_state: SharedStateSql<D>,
+    session: SessionSql<D>,
+}
+
+/// The statements on session rows that several operations share.
+pub(super) struct SessionSql<D> {
     create_time: SqlText<D>,
+    /// Reads the rows of many sessions, where a transaction has locked them all.
+    prefetch: Option<SqlText<D>>,
+}
+
+impl<D: Dialect> SessionSql<D> {
+    pub(super) fn new(tables: &Tables) -> Self {
+        Self { create_time: select_create_time(tables), prefetch: prefetch_sessions(tables) }
+    }
+
+    pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
+        let prefetch = self.prefetch.iter().map(|prefetch| ("prefetch", prefetch));
+        [("create_time", &self.create_time)].into_iter().chain(prefetch).collect()
+    }
 }
 
 impl<D: Dialect> Context<D> {
@@ -28,7 +52,7 @@ impl<D: Dialect> Context<D> {
             database,
             fast_paths,
             shared_state: SharedStateSql::new(&tables),
-            create_time: select_create_time(&tables),
+            session: SessionSql::new(&tables),
             tables,
         }
     }
@@ -45,15 +69,56 @@ impl<D: Dialect> Context<D> {
 
     /// When a session was created; `None` when there is none.
     pub(super) async fn create_time(&self, key: &SessionKey, operation: &str) -> Result<Option<Timestamp>> {
-        let row = self.database.autocommit().query_one(self.create_time.bind(session_key_values(key))).await;
+        let row = self.database.autocommit().query_one(self.session.create_time.bind(session_key_values(key))).await;
         let row = row.map_err(|error| statement_error::<D>(operation, error))?;
         let decoder = RowDecoder::<D>::new("sessions", key);
         row.map(|row| decoder.timestamp(&row, 0, "create_time")).transpose()
     }
 }
 
+/// Reads the rows of many sessions; `None` where the dialect locks rows one by one.
+fn prefetch_sessions<D: Dialect>(tables: &Tables) -> Option<SqlText<D>> {
+    use sessions::Column;
+    let of_session = |column| (sessions::Entity, column);
+    let select = Query::select()
+        .columns(session_key_columns().map(of_session))
+        .columns([Column::CreateTime, Column::UpdateTime].map(of_session))
+        .expr_as(D::read_json(Expr::col(of_session(Column::State))), Column::State)
+        .take();
+    let key = session_key_columns().map(|column| (sessions::Entity.into_iden(), column.into_iden()));
+    D::select_by_keys(select, tables.aliased(sessions::Entity), key).map(|select| SqlText::new(&select))
+}
+
 #[async_trait]
 impl<D: Dialect> Engine for Context<D> {
+    /// A row of `sessions`, of the columns that an append reads.
+    type Prefetched = QueryResult;
+
+    async fn prefetch(
+        &self,
+        on: &mut dyn Executor,
+        targets: Vec<Row>,
+        operation: &str,
+    ) -> Result<HashMap<Row, QueryResult>> {
+        let mut rows = HashMap::new();
+        let Some(prefetch) = &self.session.prefetch else { return Ok(rows) };
+        let sessions = targets.iter().filter_map(|target| match target {
+            Row::Session(key) => Some([key.app_name.as_str(), key.user_id.as_str(), key.session_id.as_str()]),
+            Row::Shared(_) => None,
+        });
+        let keys = Json::from_serialize(&sessions.collect::<Vec<_>>());
+        let keys = keys.map_err(|error| Error::invalid("key", error.to_string()))?;
+        let mut add = |row: QueryResult| {
+            let name = |index| D::Driver::text(&row, index).ok().flatten().unwrap_or_default();
+            if let Ok(key) = SessionKey::try_new(name(0), name(1), name(2)) {
+                rows.insert(Row::Session(key), row);
+            }
+        };
+        let read = on.run(prefetch.bind([keys.as_str().into()]), &mut add).await;
+        read.map_err(|error| statement_error::<D>(operation, error))?;
+        Ok(rows)
+    }
+
     async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()> {
         self.database.transaction(operation, body).await
     }

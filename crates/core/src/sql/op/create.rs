@@ -15,7 +15,7 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::{autocommit_error, statement_error};
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, Tables, inserted, placeholder, session_key_columns, session_key_values};
-use crate::sql::write::{Applied, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp};
+use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
 use crate::validate::NewSession;
 use crate::{BackendError, BackendErrorKind, Error, Result, Session, State};
 
@@ -83,8 +83,8 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     }
 
     /// Makes the session row. It comes first, so that rows are locked in the same order as by an append.
-    async fn apply(&self, _: &Context<D>, on: &mut dyn Executor, _: LockMode) -> Result<Applied<Session>> {
-        match inserted::<D>(on.execute(self.sql.insert_statement(&self.new)?).await) {
+    async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
+        match inserted::<D>(attempt.on.execute(self.sql.insert_statement(&self.new)?).await) {
             Ok(true) => Ok(Applied::Written(self.new.to_session(State::new(), State::new()))),
             Ok(false) => Err(Error::already_exists(&self.new.key)),
             Err(error) => Err(statement_error::<D>(OPERATION, error)),

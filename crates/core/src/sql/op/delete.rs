@@ -9,9 +9,8 @@ use super::context::Context;
 use crate::entity::{events, sessions};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
-use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, Tables, event_session_predicate, session_key_predicate, session_key_values};
-use crate::sql::write::{Applied, LockMode, Row, WriteOp};
+use crate::sql::write::{Applied, Attempt, LockMode, Row, WriteOp};
 use crate::{Result, SessionKey};
 
 const OPERATION: &str = "delete_session";
@@ -57,15 +56,15 @@ impl<D: Dialect> WriteOp<Context<D>> for DeleteOp<D> {
         Row::Session(self.key.clone())
     }
 
-    /// The session row goes first: appends wait for it, and then find no session. The foreign key would delete its events as
-    /// well, but SQLite follows it only on connections that were told to, and a pool of the user's may not be. An event
-    /// left behind would turn up in the next session of that id.
-    async fn apply(&self, _: &Context<D>, on: &mut dyn Executor, lock: LockMode) -> Result<Applied<()>> {
-        if lock == LockMode::SkipLocked {
+    /// The session row goes first: appends wait for it, and then find no session. The foreign key would delete its
+    /// events as well, but SQLite follows it only on connections that were told to, and a pool of the user's may not
+    /// be. An event left behind would turn up in the next session of that id.
+    async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<()>> {
+        if attempt.lock == LockMode::SkipLocked {
             return Ok(Applied::Locked);
         }
         for delete in [&self.sql.delete_session, &self.sql.delete_events] {
-            let deleted = on.execute(delete.bind(session_key_values(&self.key))).await;
+            let deleted = attempt.on.execute(delete.bind(session_key_values(&self.key))).await;
             deleted.map_err(|error| statement_error::<D>(OPERATION, error))?;
         }
         Ok(Applied::Written(()))

@@ -83,7 +83,7 @@ impl<D: Dialect> GetSql<D> {
             Some(count) => self.recent_events.bind(values.chain([Value::from(i64::from(count))])),
         };
         let mut assembly = SessionAssembly::<D>::new(key);
-        let read = on.for_each(statement, &mut |row| assembly.add(&row)).await;
+        let read = on.run(statement, &mut |row| assembly.add(&row)).await;
         read.map_err(|error| statement_error::<D>(OPERATION, error))?;
         assembly.into_session()
     }

@@ -40,7 +40,8 @@ fn keyset<C: IntoColumnRef + Clone>(
         select.order_by(column.clone(), direction.clone());
     }
     let Some(cursor) = cursor else { return };
-    // What follows implies this; but MySQL begins a range of the index only with it, and else reads all rows for each page.
+    // What follows implies this; but MySQL begins a range of the index only with it, and else reads all rows for each
+    // page.
     if let [column, ..] = columns
         && let [first, ..] = &*cursor
     {
@@ -146,8 +147,8 @@ fn decode_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(
     Ok((cursor, session))
 }
 
-/// The query for a page of events, and one row more. It is joined to the session, so that a session without events differs
-/// from one that does not exist, in the same snapshot.
+/// The query for a page of events, and one row more. It is joined to the session, so that a session without events
+/// differs from one that does not exist, in the same snapshot.
 fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectStatement {
     use {events::Column, sessions::Column as SessionColumn};
     let key = &request.key;

@@ -1,7 +1,7 @@
 //! The operations, one a file: the algorithm, its SQL, its decoding.
 //!
-//! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. A dialect may add
-//! a faster way that keeps the same laws (`bulk.rs`); what that way leaves out, the portable algorithm settles.
+//! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. A dialect may
+//! add a faster way that keeps the same laws (`bulk.rs`); what that way leaves out, the portable algorithm settles.
 //!
 //! Rows are locked in one order everywhere: session, then app state, then user state.
 
@@ -51,11 +51,13 @@ impl<D: Dialect> Sql<D> {
 pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     let sql = Sql::<D>::new(tables, true);
     let shared_state = shared_state::SharedStateSql::<D>::new(tables);
+    let session = context::SessionSql::<D>::new(tables);
     let kept = [
         ("append_event", sql.append.texts()),
         ("create_session", sql.create.texts()),
         ("delete_session", sql.delete.texts()),
         ("get_session", sql.get.texts()),
+        ("session", session.texts()),
         ("shared_state", shared_state.texts()),
     ];
     let named = |(operation, texts): (&'static str, Vec<(&'static str, &SqlText<D>)>)| {

@@ -60,7 +60,8 @@ impl<D: Dialect> SharedStateSql<D> {
         }
     }
 
-    /// Merges the changes into their rows, one after the other in lock order, and returns the states that the rows have then.
+    /// Merges the changes into their rows, one after the other in lock order, and returns the states that the rows have
+    /// then.
     pub(super) async fn merge(
         &self,
         on: &mut dyn Executor,
@@ -174,10 +175,10 @@ impl<D: Dialect> SharedTable<D> {
 
     /// Makes the row where it is missing, merges the change into it, and returns its state.
     ///
-    /// A row that exists is locked only to change it. Otherwise a plain read finds it: an insert-or-ignore alone would queue
-    /// all creates of an app on MySQL, where its no-op update locks the row. The read may miss a row that was made
-    /// meanwhile. The insert-or-ignore then waits for its maker, and the locking read after it sees what was committed, at
-    /// any isolation level.
+    /// A row that exists is locked only to change it. Otherwise a plain read finds it: an insert-or-ignore alone would
+    /// queue all creates of an app on MySQL, where its no-op update locks the row. The read may miss a row that was
+    /// made meanwhile. The insert-or-ignore then waits for its maker, and the locking read after it sees what was
+    /// committed, at any isolation level.
     async fn merge(&self, on: &mut dyn Executor, change: &SharedChange, operation: &str) -> Result<State> {
         let failed = |error| statement_error::<D>(operation, error);
         let SharedChange { row: key, delta, now } = change;

@@ -7,8 +7,7 @@ use async_trait::async_trait;
 
 use super::context::Context;
 use crate::sql::dialect::Dialect;
-use crate::sql::executor::Executor;
-use crate::sql::write::{Applied, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp};
+use crate::sql::write::{Applied, Attempt, Row, SharedChange, SharedKey, SharedStates, WriteOp};
 use crate::validate::{NewSharedState, SharedTarget};
 use crate::{Result, State, Timestamp};
 
@@ -49,7 +48,7 @@ impl<D: Dialect> WriteOp<Context<D>> for UpdateSharedStateOp {
         vec![SharedChange { row: self.row.clone(), delta: self.delta.clone(), now: self.now }]
     }
 
-    async fn apply(&self, _: &Context<D>, _: &mut dyn Executor, _: LockMode) -> Result<Applied<State>> {
+    async fn apply(&self, _: &Context<D>, _: Attempt<'_, Context<D>>) -> Result<Applied<State>> {
         Ok(Applied::Written(State::new()))
     }
 

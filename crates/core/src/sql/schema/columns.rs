@@ -67,8 +67,8 @@ pub struct Column {
     pub column_name: String,
     /// Its type in the database's words, in lower case.
     pub data_type: String,
-    /// The collation, where the database reports one that matters: on PostgreSQL only one under which different texts may be
-    /// equal.
+    /// The collation, where the database reports one that matters: on PostgreSQL only one under which different texts
+    /// may be equal.
     pub collation: Option<String>,
 }
 

@@ -35,7 +35,8 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     /// The type of a column for moments.
     fn timestamp_type(&self) -> &'static str;
 
-    /// The query for the server's version, where [`id_collation`](Self::id_collation) depends on it: one column `version`.
+    /// The query for the server's version, where [`id_collation`](Self::id_collation) depends on it: one column
+    /// `version`.
     fn version_query(&self) -> Option<&'static str> {
         None
     }
@@ -45,8 +46,8 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The query for the columns of tables of these names, in `schema` or where unqualified names are looked up. Its columns
-    /// are those of [`Column`].
+    /// The query for the columns of tables of these names, in `schema` or where unqualified names are looked up. Its
+    /// columns are those of [`Column`].
     fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String;
 
     /// What is wrong with a column in its role.

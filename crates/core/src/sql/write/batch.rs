@@ -1,10 +1,12 @@
 //! Running writes: in tasks of their own, in batches that share a commit, and again when they met other writers.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::op::{Engine, LockMode, SharedChanges, WriteOp};
+use super::op::{Attempt, Engine, LockMode, Row, SharedChanges, WriteOp};
 use super::pending::{PendingWrite, Reply, pending};
 use super::queue::{Queue, QueuePolicy, RunningWrite};
 use super::retry::Retries;
@@ -16,8 +18,6 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 pub(crate) struct Writer<E: Engine> {
     engine: Arc<E>,
     queue: Queue<E>,
-    /// Whether a batch waits for rows that another connection has locked. Only the one batch that may run does: it has no
-    /// other batch to spare the wait.
     lock: LockMode,
     /// Whether writes share transactions and statements. Otherwise each is a transaction of its own.
     batches: bool,
@@ -25,12 +25,11 @@ pub(crate) struct Writer<E: Engine> {
 
 impl<E: Engine> Writer<E> {
     pub(crate) fn new(engine: Arc<E>, policy: QueuePolicy) -> Arc<Self> {
-        let lock = if policy.max_concurrent_batches > 1 { LockMode::SkipLocked } else { LockMode::Wait };
-        Arc::new(Self { engine, queue: Queue::new(policy), lock, batches: policy.serialize_rows })
+        Arc::new(Self { engine, queue: Queue::new(policy), lock: policy.lock, batches: policy.serialize_rows })
     }
 
-    /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has begun
-    /// goes on.
+    /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has
+    /// begun goes on.
     pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O) -> Result<O::Outcome> {
         let (write, outcome) = pending(op);
         if self.queue.accept(write).await? {
@@ -84,8 +83,8 @@ impl<E: Engine> Writer<E> {
     }
 }
 
-/// Runs batch after batch until none can start. Boxed, because its type would contain itself, and because tokio moves the
-/// future of a task several times.
+/// Runs batch after batch until none can start. Boxed, because its type would contain itself, and because tokio moves
+/// the future of a task several times.
 fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let Some(mut permit) = writer.queue.batch_permit() else { return };
@@ -98,8 +97,8 @@ fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
     })
 }
 
-/// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was alone
-/// in its transaction and would fail the same way again, or when the server is gone.
+/// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was
+/// alone in its transaction and would fail the same way again, or when the server is gone.
 fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retries: &mut Retries, is_bulk: bool) {
     let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
     // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
@@ -163,7 +162,8 @@ async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrite<E>) -> Re
     Ok(())
 }
 
-/// Attempts the writes in one transaction. After an error none of them is stored, unless the error says that this is unknown.
+/// Attempts the writes in one transaction. After an error none of them is stored, unless the error says that this is
+/// unknown.
 async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: LockMode) -> Result<()> {
     let operation = match batch {
         [running] => running.write.name(),
@@ -174,14 +174,14 @@ async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: Loc
     {
         return Ok(());
     }
-    let writes = batch.iter_mut().map(|running| &mut *running.write).collect();
+    let writes = batch.iter_mut().map(|running| (&running.target, &mut *running.write)).collect();
     engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock }).await
 }
 
 /// The statements of a batch.
 struct BatchBody<'a, E: Engine> {
     engine: &'a E,
-    writes: Vec<&'a mut dyn PendingWrite<E>>,
+    writes: Vec<(&'a Row, &'a mut dyn PendingWrite<E>)>,
     operation: &'static str,
     lock: LockMode,
 }
@@ -191,11 +191,27 @@ impl<E: Engine> TransactionBody for BatchBody<'_, E> {
     /// The rows of each write alone come first, then app state, then user state, so that locks are taken in one order.
     async fn run(&mut self, on: &mut dyn Executor) -> Result<bool> {
         let mut changes = SharedChanges::default();
-        for write in &mut self.writes {
-            write.apply(self.engine, on, self.lock, &mut changes).await?;
+        let mut prefetched = match self.targets_to_prefetch() {
+            targets if targets.is_empty() => HashMap::new(),
+            targets => self.engine.prefetch(on, targets, self.operation).await?,
+        };
+        for (target, write) in &mut self.writes {
+            let attempt = Attempt { on: &mut *on, lock: self.lock, prefetched: prefetched.remove(*target) };
+            write.apply(self.engine, attempt, &mut changes).await?;
         }
         let states = self.engine.merge_shared(on, changes, self.operation).await?;
-        self.writes.iter_mut().for_each(|write| write.complete(&states));
-        Ok(self.writes.iter().any(|write| write.is_applied()))
+        self.writes.iter_mut().for_each(|(_, write)| write.complete(&states));
+        Ok(self.writes.iter().any(|(_, write)| write.is_applied()))
+    }
+}
+
+impl<E: Engine> BatchBody<'_, E> {
+    /// The targets that the writes read before they write, unless it is one only.
+    fn targets_to_prefetch(&self) -> Vec<Row> {
+        let reading = self.writes.iter().filter(|(_, write)| write.reads_target());
+        let mut targets: Vec<Row> = reading.map(|(target, _)| (*target).clone()).collect();
+        // The writes are in the order of their targets.
+        targets.dedup();
+        if targets.len() > 1 { targets } else { Vec::new() }
     }
 }

@@ -1,11 +1,12 @@
-//! The write path: a queue of writes, batches that share a commit, retries, and what happens when a commit gets no answer.
+//! The write path: a queue of writes, batches that share a commit, retries, and what happens when a commit gets no
+//! answer.
 //!
 //! It knows what a [`WriteOp`] is, and no operation.
 //!
-//! [`Writer::submit`] queues a write (`queue.rs`) and waits for its outcome. A worker takes a batch from the queue and runs
-//! it in one transaction, or in one statement where the operation has one (`batch.rs`). A write that the batch left out, or
-//! that failed with others, is retried by itself (`retry.rs`). Each write runs in a task that is not its caller's: dropping
-//! the caller's future does not interrupt it.
+//! [`Writer::submit`] queues a write (`queue.rs`) and waits for its outcome. A worker takes a batch from the queue and
+//! runs it in one transaction, or in one statement where the operation has one (`batch.rs`). A write that the batch
+//! left out, or that failed with others, is retried by itself (`retry.rs`). Each write runs in a task that is not its
+//! caller's: dropping the caller's future does not interrupt it.
 
 mod batch;
 mod op;
@@ -15,7 +16,7 @@ mod retry;
 
 pub(crate) use batch::Writer;
 pub(crate) use op::{
-    Applied, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey, SharedStates, WriteOp,
+    Applied, Attempt, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey, SharedStates, WriteOp,
 };
 pub(crate) use queue::QueuePolicy;
 pub(crate) use retry::retry;

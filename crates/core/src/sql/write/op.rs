@@ -1,6 +1,6 @@
 //! What the write path knows of an operation, and of the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use async_trait::async_trait;
@@ -43,8 +43,8 @@ impl fmt::Display for SharedKey {
     }
 }
 
-/// What a write does to a shared row: it merges `delta` into the row, at `now` by the service's clock. A missing row is made
-/// first; an empty delta only makes it.
+/// What a write does to a shared row: it merges `delta` into the row, at `now` by the service's clock. A missing row is
+/// made first; an empty delta only makes it.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedChange {
     pub(crate) row: SharedKey,
@@ -103,12 +103,32 @@ pub(crate) enum Applied<T> {
     Locked,
 }
 
+/// An attempt to apply a write.
+pub(crate) struct Attempt<'a, E: Engine> {
+    /// Where its statements run.
+    pub(crate) on: &'a mut dyn Executor,
+    pub(crate) lock: LockMode,
+    /// The target as the batch has read it; nothing in the batch has written to it since.
+    pub(crate) prefetched: Option<E::Prefetched>,
+}
+
 /// What a bulk statement came to for each of its writes, in their order. An error means that this write is in doubt.
 pub(crate) type BulkResults<T> = Vec<Result<Applied<T>>>;
 
 /// The database, as the write path needs it.
 #[async_trait]
 pub(crate) trait Engine: Send + Sync + 'static {
+    /// A target that a batch has read before its first write.
+    type Prefetched: Send;
+
+    /// Reads targets at once, in a transaction that has locked the whole database. None where rows are locked one by one.
+    async fn prefetch(
+        &self,
+        on: &mut dyn Executor,
+        targets: Vec<Row>,
+        operation: &str,
+    ) -> Result<HashMap<Row, Self::Prefetched>>;
+
     /// Runs `body` in a transaction, and commits if it returns true. After an error nothing of it is stored, unless the
     /// error is [`CommitUnknown`](BackendErrorKind::CommitUnknown).
     async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()>;
@@ -124,8 +144,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
 /// A write operation: its request, and how to carry it out.
 ///
-/// An error of a backend ends the transaction. Any other error is a refusal: it comes before the first statement that writes
-/// anything of this write, so the rest of the batch is unaffected.
+/// An error of a backend ends the transaction. Any other error is a refusal: it comes before the first statement that
+/// writes anything of this write, so the rest of the batch is unaffected.
 #[async_trait]
 pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     /// What the caller gets.
@@ -134,8 +154,8 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     /// The name of the operation, for errors and traces.
     const NAME: &'static str;
 
-    /// Whether an attempt that may have been committed may be repeated. Otherwise only [`resolve`](Self::resolve) settles
-    /// it.
+    /// Whether an attempt that may have been committed may be repeated. Otherwise only [`resolve`](Self::resolve)
+    /// settles it.
     const REPEATABLE: bool = true;
 
     /// Whether [`apply`](Self::apply) can leave out a row that is locked.
@@ -149,27 +169,33 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
         Vec::new()
     }
 
+    /// Whether [`apply`](Self::apply) reads its target before it writes, and so may find it prefetched.
+    fn reads_target(&self) -> bool {
+        false
+    }
+
     /// Writes everything but shared rows, in a transaction.
-    async fn apply(&self, engine: &E, on: &mut dyn Executor, lock: LockMode) -> Result<Applied<Self::Outcome>>;
+    async fn apply(&self, engine: &E, attempt: Attempt<'_, E>) -> Result<Applied<Self::Outcome>>;
 
     /// Completes the outcome with the states of shared rows.
     fn complete(&self, outcome: Self::Outcome, _shared: &SharedStates) -> Self::Outcome {
         outcome
     }
 
-    /// Applies a write that is alone in its batch without a transaction, where one statement can do it. `None`, and nothing
-    /// is written, where it cannot.
+    /// Applies a write that is alone in its batch without a transaction, where one statement can do it. `None`, and
+    /// nothing is written, where it cannot.
     async fn apply_alone(&self, _engine: &E) -> Result<Option<Applied<Self::Outcome>>> {
         Ok(None)
     }
 
-    /// Applies writes to different targets in one statement, where the database has such a statement. Writes that it leaves
-    /// out are [`Locked`](Applied::Locked).
+    /// Applies writes to different targets in one statement, where the database has such a statement. Writes that it
+    /// leaves out are [`Locked`](Applied::Locked).
     async fn apply_bulk(_engine: &E, _writes: &[&Self]) -> Option<Result<BulkResults<Self::Outcome>>> {
         None
     }
 
-    /// Finds out why a batch left the write out, without waiting for a lock. `None` when there is no reason to refuse it.
+    /// Finds out why a batch left the write out, without waiting for a lock. `None` when there is no reason to refuse
+    /// it.
     async fn diagnose(&self, _engine: &E) -> Result<Option<Self::Outcome>> {
         Ok(None)
     }
@@ -182,7 +208,8 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
 
     /// Carries the operation out in a transaction of the caller's.
     async fn apply_in(&self, engine: &E, on: &mut dyn Executor) -> Result<Self::Outcome> {
-        match self.apply(engine, on, LockMode::Wait).await? {
+        let attempt = Attempt { on: &mut *on, lock: LockMode::Wait, prefetched: None };
+        match self.apply(engine, attempt).await? {
             Applied::Unchanged(outcome) => Ok(outcome),
             Applied::Written(outcome) => {
                 let mut changes = SharedChanges::default();

@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::op::{Applied, Engine, LockMode, Row, SharedChanges, SharedStates, WriteOp};
-use crate::sql::executor::Executor;
+use super::op::{Applied, Attempt, Engine, Row, SharedChanges, SharedStates, WriteOp};
 use crate::{Error, Result};
 
 /// What a caller gets: the outcome, and how often the write was retried before.
@@ -56,17 +55,14 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Whether the current attempt has something to commit.
     fn is_applied(&self) -> bool;
 
+    /// Whether the next attempt reads the target before it writes.
+    fn reads_target(&self) -> bool;
+
     /// Attempts the write in a transaction, and adds what it does to shared rows to `changes`.
     ///
     /// # Errors
     /// The backend's, which end the transaction. A refusal is an outcome.
-    async fn apply(
-        &mut self,
-        engine: &E,
-        on: &mut dyn Executor,
-        lock: LockMode,
-        changes: &mut SharedChanges,
-    ) -> Result<()>;
+    async fn apply(&mut self, engine: &E, attempt: Attempt<'_, E>, changes: &mut SharedChanges) -> Result<()>;
 
     /// Completes the current attempt with the states of shared rows.
     fn complete(&mut self, shared: &SharedStates);
@@ -77,14 +73,15 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Attempts a batch of writes of this operation as one statement.
     fn bulk(&self) -> Bulk<E>;
 
-    /// Settles the write if there is a reason to refuse it. An error of the backend leaves it as it was: the next attempt
-    /// meets the error again, if it is about this write.
+    /// Settles the write if there is a reason to refuse it. An error of the backend leaves it as it was: the next
+    /// attempt meets the error again, if it is about this write.
     async fn diagnose(&mut self, engine: &E);
 
     /// Prepares a write that is in doubt for its next attempt. One that cannot be repeated is settled.
     async fn resolve_unrepeatable(&mut self, engine: &E) -> Result<()>;
 
-    /// Looks again at a write in doubt whose repeated attempt was refused: the refusal may be due to the earlier attempt.
+    /// Looks again at a write in doubt whose repeated attempt was refused: the refusal may be due to the earlier
+    /// attempt.
     async fn resolve_refused(&mut self, engine: &E) -> Result<()>;
 
     /// The current attempt was committed: it decides the outcome.
@@ -93,7 +90,8 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// The current attempt was not committed.
     fn discard_attempt(&mut self);
 
-    /// Settles the write with `error`, or with the doubt about an earlier attempt, which the error of a backend does not end.
+    /// Settles the write with `error`, or with the doubt about an earlier attempt, which the error of a backend does
+    /// not end.
     fn fail(&mut self, error: Error);
 
     /// The current attempt may have been committed, and `error` says why that is unknown.
@@ -106,10 +104,11 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 /// Attempts a batch as one statement; `None` where the operation has no such statement.
 pub(super) type Bulk<E> = for<'a> fn(&'a E, Vec<&'a mut dyn PendingWrite<E>>) -> BoxFuture<'a, Option<Result<()>>>;
 
+/// Where the outcome of a write arrives.
+pub(super) type Outcome<T> = oneshot::Receiver<Reply<T>>;
+
 /// A pending write of `op`, and where its outcome arrives.
-pub(super) fn pending<E: Engine, O: WriteOp<E>>(
-    op: O,
-) -> (Box<dyn PendingWrite<E>>, oneshot::Receiver<Reply<O::Outcome>>) {
+pub(super) fn pending<E: Engine, O: WriteOp<E>>(op: O) -> (Box<dyn PendingWrite<E>>, Outcome<O::Outcome>) {
     let (caller, outcome) = oneshot::channel();
     (Box::new(Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, caller }), outcome)
 }
@@ -177,6 +176,10 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         O::SKIPS_LOCKED
     }
 
+    fn reads_target(&self) -> bool {
+        self.op.reads_target()
+    }
+
     fn is_wanted(&self) -> bool {
         !self.caller.is_closed()
     }
@@ -189,14 +192,8 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         matches!(self.attempt, Some(Ok(Applied::Written(_) | Applied::Unchanged(_))))
     }
 
-    async fn apply(
-        &mut self,
-        engine: &E,
-        on: &mut dyn Executor,
-        lock: LockMode,
-        changes: &mut SharedChanges,
-    ) -> Result<()> {
-        let attempt = refusal_as_attempt(self.op.apply(engine, on, lock).await)?;
+    async fn apply(&mut self, engine: &E, attempt: Attempt<'_, E>, changes: &mut SharedChanges) -> Result<()> {
+        let attempt = refusal_as_attempt(self.op.apply(engine, attempt).await)?;
         if matches!(attempt, Ok(Applied::Written(_))) {
             self.op.shared().into_iter().for_each(|change| changes.add(change));
         }

@@ -1,14 +1,14 @@
 //! Writes that wait, and the batches in which they go on.
 //!
 //! A write waits while as many batches run as may, or while one of them holds a row that it needs. What has gathered
-//! meanwhile is committed together. That is how SQLite's one writer, a hot row, and a busy server serve more callers than
-//! they could make commits. A write that meets no other starts at once and alone.
+//! meanwhile is committed together. That is how SQLite's one writer, a hot row, and a busy server serve more callers
+//! than they could make commits. A write that meets no other starts at once and alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::op::{Engine, Row};
+use super::op::{Engine, LockMode, Row};
 use super::pending::PendingWrite;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{BackendError, BackendErrorKind, Result};
@@ -25,6 +25,8 @@ pub(crate) struct QueuePolicy {
     pub(crate) batch_size: usize,
     /// Whether a batch holds writes of one operation, to different targets.
     pub(crate) homogeneous: bool,
+    /// Whether a batch waits for rows that other connections have locked.
+    pub(crate) lock: LockMode,
     /// Whether writes to one row follow each other here already, and not only in the database.
     pub(crate) serialize_rows: bool,
 }
@@ -125,8 +127,8 @@ impl<E: Engine> Queue<E> {
 }
 
 impl<E: Engine> BatchPermit<'_, E> {
-    /// The next batch, and whether other writes still wait. `None` when no write can start now. The permit is released in
-    /// the same moment, so whoever accepts a write after that knows to ask for a permit.
+    /// The next batch, and whether other writes still wait. `None` when no write can start now. The permit is released
+    /// in the same moment, so whoever accepts a write after that knows to ask for a permit.
     pub(super) fn next_batch(&mut self) -> Option<(Vec<RunningWrite<E>>, bool)> {
         let Queue { policy, state: shared, .. } = self.queue;
         let mut state = lock(shared);
@@ -139,7 +141,9 @@ impl<E: Engine> BatchPermit<'_, E> {
         let start = |Waiting { write, mut rows, capacity }: Waiting<E>| {
             let target = rows[0].clone();
             if policy.serialize_rows {
-                rows.iter().for_each(|row| *state.locked_rows.entry(row.clone()).or_default() += 1);
+                for row in &rows {
+                    *state.locked_rows.entry(row.clone()).or_default() += 1;
+                }
             } else {
                 rows.clear();
             }
