@@ -52,6 +52,11 @@ impl Database {
         Self::create(self.family, &self.server_url).await
     }
 
+    /// The URL of the administrator, on the database where the server was found.
+    pub(crate) fn server_url(&self) -> &str {
+        &self.server_url
+    }
+
     /// The URL of the administrator, who may make tables.
     ///
     /// # Errors

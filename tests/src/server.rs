@@ -115,6 +115,11 @@ impl Server {
         &self.database
     }
 
+    /// The URL of an account that may make databases and users.
+    pub fn url(&self) -> &str {
+        self.database.server_url()
+    }
+
     /// Its version.
     pub fn version(&self) -> &str {
         &self.version

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what CI and people call.
 
+mod against;
 mod cargo;
 mod measure;
 mod mutants;
@@ -38,7 +39,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `--help` for the rest
+    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `-- --help` for the rest.
+    /// `--against COMMIT` compares the benchmark of another commit with that of the tree, in `--pairs N`
     Bench {
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -65,6 +67,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test { arguments } => test::run(&arguments),
+        Command::Bench { arguments } if against::is_asked_for(&arguments) => against::run(&arguments),
         Command::Bench { arguments } => {
             measure::run(&["bench", "--package", "seabed-tests", "--bench", "bench"], &arguments)
         }
