@@ -4,6 +4,7 @@ mod against;
 mod cargo;
 mod measure;
 mod mutants;
+mod public_api;
 mod servers;
 mod test;
 
@@ -55,6 +56,12 @@ enum Command {
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
+    /// Write the public API of `seabed` and `seabed-core` to docs/public-api; needs Rust 1.95, whose JSON documentation is read
+    PublicApi {
+        /// Write nothing: only show what has changed
+        #[arg(long)]
+        check: bool,
+    },
     /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
     /// rest
     Torture {
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
         }
         Command::Mutants { check: true, .. } => mutants::check(),
         Command::Mutants { check: false, only } => mutants::run(&only),
+        Command::PublicApi { check } => public_api::run(check),
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
         }
