@@ -2,8 +2,8 @@
 
 use seabed_tests::{Kind, Server};
 
-/// Starts a server for each target that needs one, prints a line `VARIABLE=URL` for each and an empty one, and stops them when
-/// standard input is closed.
+/// Starts a server for each target that needs one, prints a line `VARIABLE=URL` for each and an empty one, and stops
+/// them when standard input is closed.
 pub(crate) async fn run(targets: &[String]) -> anyhow::Result<()> {
     let mut servers = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| targets.iter().any(|target| target == kind.name())) {

@@ -92,8 +92,8 @@ impl Program {
             format!("--pid-file={}", folder.path().join("pid").display()),
             format!("--init-file={}", admin.display()),
         ];
-        // The server reads no configuration file, so this machine's does not matter, and without one MariaDB 10.11 makes
-        // latin1 tables. Debian's packages and the official image configure utf8mb4.
+        // The server reads no configuration file, so this machine's does not matter, and without one MariaDB 10.11
+        // makes latin1 tables. Debian's packages and the official image configure utf8mb4.
         let character_set: &[&str] = match kind {
             Kind::MariaDb => &["--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci"],
             _ => &[],

@@ -36,12 +36,12 @@ struct Cli {
 enum Command {
     /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
     Test {
-        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain that
+        /// Passed on to `cargo test --workspace`; `--test suite -- google_adk` runs only cases with that in their names
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `-- --help` for the rest.
-    /// `--against COMMIT` compares the benchmark of another commit with that of the tree, in `--pairs N`
+    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `-- --help` for the
+    /// rest. `--against COMMIT` compares the benchmark of another commit with that of the tree, in `--pairs N`
     Bench {
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -50,15 +50,15 @@ enum Command {
     /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
     /// the better part of an hour
     Mutants {
-        /// Build nothing: only check that each guard is still where the list of mutants says
+        /// Build nothing; only check that each mutant still applies to the code
         #[arg(long, conflicts_with = "only")]
         check: bool,
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
-    /// Write the public API of `seabed` and `seabed-core` to docs/public-api; needs Rust 1.95, whose JSON documentation is read
+    /// Write the public API of `seabed` and `seabed-core` to docs/public-api; needs Rust 1.95
     PublicApi {
-        /// Write nothing: only show what has changed
+        /// Write nothing; only show what has changed
         #[arg(long)]
         check: bool,
     },

@@ -1,7 +1,7 @@
 //! `cargo xtask bench --against COMMIT`: the benchmark of another commit and that of the tree, in pairs.
 //!
-//! A machine's speed drifts by more than most changes are worth. So both programs run right after each other, on the same
-//! server, and only the two rates of one pair are compared.
+//! A machine's speed drifts by more than most changes are worth. So both programs run right after each other, on the
+//! same server, and only the two rates of one pair are compared.
 
 mod program;
 mod rates;
@@ -14,8 +14,8 @@ use program::Program;
 use rates::Pairs;
 use servers::Servers;
 
-/// What one run of a program measures, if nothing is chosen: all works, in parts so short that the two runs of a pair are
-/// close to each other. Growth is left out: it prints no rates.
+/// What one run of a program measures unless `--only` is given: together all works, but in parts, so that the two runs
+/// of a pair are close in time. Growth is left out, because it prints no rates.
 const PARTS: [&str; 4] = ["create", "append", "get", "list"];
 
 /// Compare the rates of another commit's benchmark with those of the tree.
@@ -44,7 +44,7 @@ pub(crate) fn is_asked_for(arguments: &[String]) -> bool {
     arguments.iter().any(|argument| argument == "--against" || argument.starts_with("--against="))
 }
 
-/// Runs both programs and prints a table; false never, for a comparison has no goal.
+/// Runs both programs and prints a table. Always true: a comparison has no goal to miss.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
     let program = [String::new()];
     let options = Options::parse_from(program.iter().chain(arguments));
@@ -69,7 +69,7 @@ fn measure(options: &Options, before: &Program, after: &Program, servers: &Serve
             for part in &parts {
                 eprintln!("Pair {} of {}: {target}, {part}.", round + 1, options.pairs);
                 let rates = |program: &Program| program.rates(target, part, options.seconds, servers);
-                // Each first in half of the pairs: what runs second finds the machine and the server as the first left it.
+                // Each goes first in half of the pairs, because the second meets what the first left behind.
                 let (of_before, of_after) = if round % 2 == 0 {
                     let of_before = rates(before)?;
                     (of_before, rates(after)?)

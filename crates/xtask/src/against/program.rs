@@ -16,13 +16,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// That of the tree, as it is.
+    /// The benchmark of the working tree, with its uncommitted changes.
     pub(super) fn of_tree(workspace: &Path) -> anyhow::Result<Self> {
         Self::build(workspace.to_owned(), None)
     }
 
-    /// That of a commit, in a worktree which stays for the next comparison. All commits are built in one folder, and share
-    /// nearly all dependencies.
+    /// The benchmark of a commit, in a worktree that later comparisons reuse. All commits are built in one folder,
+    /// because they share nearly all dependencies.
     pub(super) fn of_commit(workspace: &Path, commit: &str) -> anyhow::Result<Self> {
         let commit = git(workspace, &["rev-parse", "--verify", &format!("{commit}^{{commit}}")])?;
         let folder = workspace.join("target").join("against");
@@ -34,13 +34,14 @@ impl Program {
             git(workspace, &["worktree", "add", "--detach", &checkout.display().to_string(), &commit])?;
         }
         let target = folder.join("build");
-        // cargo tells members of a workspace apart by their place in it, so it takes those of another commit for these.
+        // cargo identifies the members of a workspace by their paths within it, so it would reuse those of another
+        // commit.
         let marker = folder.join("built");
         if std::fs::read_to_string(&marker).is_ok_and(|built| built != commit) {
             let mut clean = cargo();
             clean.args(["clean", "--quiet", "--workspace", "--release"]).current_dir(&checkout);
             let cleaned = clean.env("CARGO_TARGET_DIR", &target).status().context("cargo cannot be run")?;
-            ensure!(cleaned.success(), "what was built of another commit cannot be removed");
+            ensure!(cleaned.success(), "the build of another commit cannot be removed");
         }
         std::fs::write(&marker, &commit)?;
         Self::build(checkout, Some(&target))
