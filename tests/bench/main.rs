@@ -7,6 +7,7 @@
 mod growth;
 mod limit;
 mod measure;
+mod serve;
 mod stream;
 mod tables;
 mod work;
@@ -48,14 +49,18 @@ struct Options {
     /// Streams the events of the session that `only` names at this URL, and prints how many KiB that took
     #[arg(long, hide = true)]
     stream: Option<String>,
+    /// Only starts the servers of these targets, for `cargo xtask bench --against`
+    #[arg(long, hide = true, value_delimiter = ',')]
+    serve: Option<Vec<String>>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let outcome = match &options.stream {
-        Some(url) => runtime.block_on(stream::measure(url, &options.only)),
-        None => runtime.block_on(run(&options)),
+    let outcome = match (&options.stream, &options.serve) {
+        (Some(url), _) => runtime.block_on(stream::measure(url, &options.only)),
+        (None, Some(targets)) => runtime.block_on(serve::run(targets)),
+        (None, None) => runtime.block_on(run(&options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,6 +52,11 @@ impl Database {
         Self::create(self.family, &self.server_url).await
     }
 
+    /// Returns the URL of the administrator, on the database where the server was found.
+    pub(crate) fn server_url(&self) -> &str {
+        &self.server_url
+    }
+
     /// Returns the URL of the administrator, who may create tables.
     ///
     /// # Errors

@@ -115,7 +115,12 @@ impl Server {
         &self.database
     }
 
-    /// Returns the server's version.
+    /// The URL of an account that may make databases and users.
+    pub fn url(&self) -> &str {
+        self.database.server_url()
+    }
+
+    /// Its version.
     pub fn version(&self) -> &str {
         &self.version
     }

@@ -1,13 +1,14 @@
 //! `cargo xtask`: what CI and people call.
 
+mod against;
 mod cargo;
 mod measure;
 mod mutants;
+mod public_api;
 mod servers;
 mod test;
 
-// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take
-// minutes.
+// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take minutes.
 #[path = "../../../tests/src/installed.rs"]
 #[allow(unreachable_pub, reason = "public in the harness")]
 mod installed;
@@ -35,29 +36,34 @@ struct Cli {
 enum Command {
     /// Get the database servers, run every test of the workspace on them, and show a table of what ran where
     Test {
-        /// Passed on to `cargo test --workspace`: `--test suite -- google_adk` runs only the cases whose names contain
-        /// that
+        /// Passed on to `cargo test --workspace`; `--test suite -- google_adk` runs only cases with that in their names
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `--help` for the
-    /// rest
+    /// Measure Seabed against the servers themselves, and print tables; `--quick` for a short run, `-- --help` for the
+    /// rest. `--against COMMIT` compares the benchmark of another commit with that of the tree, in `--pairs N`
     Bench {
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every
-    /// server, and the better part of an hour
+    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
+    /// the better part of an hour
     Mutants {
-        /// Build nothing: only check that each guard is still where the list of mutants says
+        /// Build nothing; only check that each mutant still applies to the code
         #[arg(long, conflicts_with = "only")]
         check: bool,
         /// Only guards whose names or cases contain one of these
         only: Vec<String>,
     },
-    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where,
-    /// `--help` the rest
+    /// Write the public API of `seabed` and `seabed-core` to docs/public-api; needs Rust 1.95
+    PublicApi {
+        /// Write nothing; only show what has changed
+        #[arg(long)]
+        check: bool,
+    },
+    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
+    /// rest
     Torture {
         /// Passed on to the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -68,11 +74,13 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test { arguments } => test::run(&arguments),
+        Command::Bench { arguments } if against::is_asked_for(&arguments) => against::run(&arguments),
         Command::Bench { arguments } => {
             measure::run(&["bench", "--package", "seabed-tests", "--bench", "bench"], &arguments)
         }
         Command::Mutants { check: true, .. } => mutants::check(),
         Command::Mutants { check: false, only } => mutants::run(&only),
+        Command::PublicApi { check } => public_api::run(check),
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
         }

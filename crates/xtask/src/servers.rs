@@ -1,5 +1,4 @@
-//! Getting the servers: Docker where it answers, else the system's packages. `SEABED_SERVERS` may choose one of the
-//! two.
+//! Getting the servers: Docker where it answers, else the system's packages, unless `SEABED_SERVERS` chooses one.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,8 +38,8 @@ pub(crate) fn get() -> anyhow::Result<Vec<Kind>> {
     Ok(servers)
 }
 
-/// Installs those of the missing servers that Debian and Ubuntu have packages of, or says which; whether any was
-/// installed.
+/// Installs the missing servers that Debian and Ubuntu package, or says which to install. Returns whether it installed
+/// any.
 fn install_missing(servers: &[Kind]) -> anyhow::Result<bool> {
     let from_packages = [(Kind::Postgres15, "postgresql"), (Kind::MariaDb, "mariadb-server")];
     let missing = from_packages.iter().filter(|(kind, _)| !servers.contains(kind));

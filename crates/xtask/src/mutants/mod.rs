@@ -11,7 +11,8 @@ use crate::cargo::cargo;
 use crate::servers;
 use list::{MUTANTS, Mutant};
 
-/// Whether the text that each mutant replaces is in its file exactly once. Prints those of which it is not.
+/// Whether each mutant still applies: the text that it replaces must be in its file exactly once. Prints those that do
+/// not.
 pub(crate) fn check() -> anyhow::Result<bool> {
     let workspace = servers::workspace()?;
     let mut stale = 0;
@@ -21,7 +22,7 @@ pub(crate) fn check() -> anyhow::Result<bool> {
             stale += 1;
         }
     }
-    println!("{} mutants, {stale} of them do not fit the code.", MUTANTS.len());
+    println!("{} mutants, {stale} of which no longer apply.", MUTANTS.len());
     Ok(stale == 0)
 }
 
@@ -82,7 +83,7 @@ fn mutated(folder: &Path, mutant: &Mutant) -> anyhow::Result<(String, String)> {
     let Mutant { guard, file, from, to, .. } = mutant;
     let text = std::fs::read_to_string(folder.join(file)).with_context(|| format!("{guard}: {file}"))?;
     let found = text.matches(from).count();
-    ensure!(found == 1, "{guard}: {file} holds {found} times, not once: {from:?}");
+    ensure!(found == 1, "{guard}: expected once in {file}, found {found} times: {from:?}");
     let mutated = text.replacen(from, to, 1);
     Ok((text, mutated))
 }
