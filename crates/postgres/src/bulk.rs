@@ -58,8 +58,9 @@ const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USE
 
 /// The writes, a row each.
 ///
-/// The limit is their number and cuts nothing off: it makes the planner expect one row, and so look each session up in
-/// the index. Expecting as many as arrays usually have, it would read all of a table that was small when it planned.
+/// The limit is their number and cuts nothing off. It makes the planner expect one row, and so look each session up in
+/// the index. If the planner expected as many rows as arrays usually have, it would read all of a table that was small
+/// when it planned.
 fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
     let mut select = Query::select();
     for (name, kind) in KEY.into_iter().chain(columns) {
@@ -121,10 +122,10 @@ fn a_microsecond_after(time: Expr) -> Expr {
 
 /// Appends events to the sessions that are free, at the expected revision, and without an event of that id.
 ///
-/// The insert itself finds the event that is there, by the primary key: a look for it, the planner took through the index on
-/// times, over all events of the session, as long as it expected few.
+/// The insert itself finds an event with the same id, by the primary key. A query for it read all events of the session
+/// through the index on times, for as long as the planner expected few.
 ///
-/// Sessions that somebody holds are left out, so that the writes of a group do not wait for each other's sessions.
+/// Sessions that another connection has locked are left out, so that the writes of a batch do not wait for them.
 pub(crate) fn append(tables: &Tables) -> WithQuery {
     use {events::Column as Event, sessions::Column as Session};
     let input = input([
