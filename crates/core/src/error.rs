@@ -77,7 +77,8 @@ impl Error {
     /// True for contention, an unreachable server, and a commit whose outcome is unknown. Appends are idempotent by
     /// event id. So is a create with an explicit session id: if the first attempt succeeded, the repetition returns
     /// [`Error::AlreadyExists`]. After a commit with an unknown outcome, repeating a create without an id may create a
-    /// second session, and repeating a delete may delete a session that others have created in the meantime. Give
+    /// second session, repeating a delete may delete a session that others have created in the meantime, and repeating
+    /// an update of app or user state sets its keys again, also over values that others have set in the meantime. Give
     /// sessions explicit ids if you repeat calls blindly.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Backend(error) if error.kind.is_retryable())

@@ -3,10 +3,12 @@
 //! This crate knows no database driver. It holds
 //!
 //! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
-//! - the contract: [`SessionService`], and the conveniences built on it, [`SessionServiceExt`];
+//! - the contract: [`SessionService`], [`StateService`] and [`TransactionalService`], and the conveniences of
+//!   [`SessionServiceExt`];
 //! - the reference model, [`MemorySessionService`];
 //! - the sea-orm entities of google-adk's schema v1, [`entity`];
-//! - the portable SQL algorithms, [`sql`], and the [`Dialect`](sql::Dialect) seam a backend fills in.
+//! - the portable SQL algorithms, [`sql`], and the seams that a backend fills in, [`Dialect`](sql::Dialect),
+//!   [`SchemaDialect`](sql::SchemaDialect) and [`Driver`](sql::Driver).
 //!
 //! Applications depend on the facade crate `seabed` instead, which re-exports all of this with a backend per cargo
 //! feature.

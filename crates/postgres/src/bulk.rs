@@ -59,8 +59,9 @@ const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USE
 
 /// The writes, a row each.
 ///
-/// The limit is their number and cuts nothing off: it makes the planner expect one row, and so look each session up in
-/// the index. Expecting as many as arrays usually have, it would read all of a table that was small when it planned.
+/// The limit is their number and cuts nothing off. It makes the planner expect one row, and so look each session up in
+/// the index. If the planner expected as many rows as arrays usually have, it would read all of a table that was small
+/// when it planned.
 fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
     let mut select = Query::select();
     for (name, kind) in KEY.into_iter().chain(columns) {

@@ -49,6 +49,82 @@
 //! the agent decide again, and append again. A writer whose event does not depend on what it has read passes
 //! [`ExpectedRevision::Any`] to [`append_event`](SessionService::append_event).
 //!
+//! # State without a message
+//!
+//! [`update_state`](StateService::update_state) sets keys of an app, a user or a session. An app and a user need no
+//! session for it, and their keys have no prefix here. In a session it appends an event, so that the session's history
+//! explains its state.
+//!
+//! ```
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
+#![cfg_attr(
+    all(feature = "sqlite", feature = "migrate"),
+    doc = "# async fn main() -> Result<(), Box<dyn std::error::Error>> {"
+)]
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "migrate")),
+    doc = "# async fn not_run() -> Result<(), Box<dyn std::error::Error>> {"
+)]
+//! use seabed::{AppName, SessionService, State, StateService, UpdateState};
+//!
+//! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
+//! # let database = seabed::open("sqlite::memory:").await?;
+//! # seabed::migrate(&database).await?;
+//! # let sessions = seabed::from_connection(database).await?;
+//! let travel = AppName::try_new("travel")?;
+//! sessions.update_state(UpdateState::new(travel.clone(), State::new().with("currency", "EUR"))).await?;
+//!
+//! let state = sessions.get_app_state(&travel).await?;
+//! assert_eq!(state.decode::<String>("currency")?.as_deref(), Some("EUR"));
+//! # }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # In a transaction of yours
+//!
+//! [`TransactionalService`] has each operation once more, with `_in` at the end of its name. It runs in a transaction
+//! that you began on the service's database, together with what else you write there: all of it is committed, or
+//! nothing. The service neither commits nor retries.
+//!
+//! ```
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
+#![cfg_attr(
+    all(feature = "sqlite", feature = "migrate"),
+    doc = "# async fn main() -> Result<(), Box<dyn std::error::Error>> {"
+)]
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "migrate")),
+    doc = "# async fn not_run() -> Result<(), Box<dyn std::error::Error>> {"
+)]
+//! use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
+//! use seabed::{CreateSession, GetSession, SessionService, TransactionalService, UserKey};
+//!
+//! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
+//! # let database = seabed::open("sqlite::memory:").await?;
+//! # seabed::migrate(&database).await?;
+//! # database.execute_unprepared("CREATE TABLE bookings (customer text)").await?;
+//! let sessions = seabed::from_connection(database.clone()).await?;
+//!
+//! let transaction = database.begin_with_options(sessions.transaction_options()).await?;
+//! transaction.execute_unprepared("INSERT INTO bookings (customer) VALUES ('alice')").await?;
+//! let create = CreateSession::new(UserKey::try_new("travel", "alice")?);
+//! let session = sessions.create_session_in(&transaction, create).await?;
+//! transaction.commit().await?;
+//!
+//! assert!(sessions.get_session(GetSession::new(session.key)).await?.is_some());
+//! # }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Tables of another name
+//!
+//! By default a service uses google-adk's table names, in the schema that its connections look in.
+//! [`ServiceOptions::with_schema`] and [`ServiceOptions::with_table_prefix`] name others, for [`from_connection_with`];
+//! the backends' options have both methods too. Services with different tables share a database and see nothing of each
+//! other.
+//!
 //! # When an operation fails
 //!
 //! [`Error::is_retryable`] returns whether to repeat the identical call. An append is idempotent by its event's id, so
@@ -67,8 +143,9 @@
 //!
 //! # Guarantees
 //!
-//! The traits [`SessionService`] and [`SessionServiceExt`] state the guarantees of each operation. The crate
-//! `seabed-conformance` checks them on every backend, and on your own if you write one.
+//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`] and [`TransactionalService`] state the
+//! guarantees of each operation. The crate `seabed-conformance` checks them on every backend, and on your own if you write
+//! one.
 
 use std::sync::Arc;
 

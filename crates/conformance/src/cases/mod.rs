@@ -45,7 +45,6 @@ impl Case {
     }
 }
 
-/// Includes the whole chain of causes, unlike the error's own `Display`.
 /// A trait that a case needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Capability {
@@ -62,6 +61,7 @@ impl Capability {
     }
 }
 
+/// Includes the whole chain of causes, unlike the error's own `Display`.
 fn failed(error: &anyhow::Error) -> Failed {
     Failed::from(format!("{error:?}"))
 }

@@ -1,5 +1,5 @@
-//! The tables of google-adk's schema v1 as sea-orm entities. Apart from the migrations, this is the only place in
-//! Seabed that names a column.
+//! The tables of google-adk's schema v1 as sea-orm entities. The statements of this crate and of the backends take the
+//! names of tables and columns from here.
 //!
 //! JSON columns (`state`, `event_data`) are `jsonb` on PostgreSQL and text elsewhere, and `DATETIME` columns are text
 //! on SQLite. The entities declare the types that all backends read and write: text, and a time without zone. See

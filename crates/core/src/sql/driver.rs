@@ -8,7 +8,7 @@ use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Ru
 
 use crate::{BackendErrorKind, Result, Timestamp};
 
-/// The size of a pool, and its patience.
+/// The size of a pool, and its timeout.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
     /// The largest number of connections.

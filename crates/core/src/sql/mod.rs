@@ -6,9 +6,12 @@
 //! - `service`: the service itself, and the traits it implements;
 //! - `op/`: one operation a file, over
 //! - `write/`: the write path, which knows no operation, and `decode`, which reads rows;
-//! - `database` and `executor`: where statements run;
-//! - `pool`, `options`, `schema/`, `error`, `timeout`, `statement`;
-//! - `dialect` and `driver`: the seams.
+//! - `database`, `executor` and `pool`: where statements run;
+//! - `options` and `schema/`: how to connect, and what is checked then;
+//! - `timeout`, `error` and `statement`, and the seams `dialect` and `driver`.
+//!
+//! Only the last two lines refer to each other: `dialect` names [`Tables`] and [`SchemaDialect`], and the files of these
+//! are generic over [`Dialect`].
 
 mod database;
 mod decode;

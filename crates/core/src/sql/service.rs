@@ -43,10 +43,11 @@ const BATCH_SIZE: usize = 64;
 /// Clones share the pool. The backend crates name it `PostgresSessionService`, `MySqlSessionService` and
 /// `SqliteSessionService`.
 ///
-/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this
-/// service and its clones that have to wait for each other are committed together. A service that a `with_…` method
-/// returns shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of
-/// them. A service belongs to the tokio runtime that it is first used on, as its pool does.
+/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this service
+/// and its clones that have to wait for each other are committed together. A service that
+/// [`with_fast_paths`](Self::with_fast_paths) or [`with_statement_timeout`](Self::with_statement_timeout) returns shares
+/// the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A service
+/// belongs to the tokio runtime that it is first used on, as its pool does.
 pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,

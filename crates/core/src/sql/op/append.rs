@@ -290,7 +290,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
 }
 
 impl<D: Dialect> AppendOp<D> {
-    /// Stores an event that needs no look at its session first, one round trip fewer; false, and nothing is written, if
+    /// Stores an event without reading its session first, which saves a round trip; false, and nothing is written, if
     /// the session is at another revision, absent or locked, or if the event's id is taken.
     async fn store_at_revision(&self, on: &mut dyn Executor, expected: Revision, lock: LockMode) -> Result<bool> {
         let Self { sql, new } = self;
