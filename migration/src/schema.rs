@@ -104,8 +104,8 @@ fn events(spec: &SchemaSpec) -> TableCreateStatement {
         .primary_key(Index::create().col(Column::Id).col(Column::AppName).col(Column::UserId).col(Column::SessionId))
         .foreign_key(
             ForeignKey::create()
-                .from(spec.tables.table(events::Entity), (Column::AppName, Column::UserId, Column::SessionId))
-                .to(spec.tables.table(sessions::Entity), (Session::AppName, Session::UserId, Session::Id))
+                .from(spec.sibling_ref("events"), (Column::AppName, Column::UserId, Column::SessionId))
+                .to(spec.sibling_ref("sessions"), (Session::AppName, Session::UserId, Session::Id))
                 .on_delete(ForeignKeyAction::Cascade),
         )
         .take()
@@ -254,4 +254,36 @@ fn json(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
 
 fn timestamp(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
     ColumnDef::new(column).custom(spec.dialect.timestamp_type()).not_null().take()
+}
+
+#[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use seabed_core::sql::Tables;
+
+    #[test]
+    fn every_statement_names_the_schema_and_the_prefix() {
+        let tables = Tables::new().with_schema("agents").with_prefix("bot_");
+        for database in [Database::Postgres, Database::MySql, Database::Sqlite] {
+            let spec = SchemaSpec::new(database, "", &tables).expect("a dialect");
+            let full = format!("{}.", spec.quote("agents"));
+            let statements = [create(&spec), vec![update_time_index(&spec)], drop(&spec)].concat();
+            assert!(statements.iter().all(|statement| statement.contains(&full)), "{statements:#?}");
+            // No table and no index has its plain name.
+            let plain = tables_and_indexes().map(|name| spec.quote(name));
+            let is_plain = |statement: &String| plain.iter().any(|name| statement.contains(name));
+            assert!(!statements.iter().any(is_plain), "{statements:#?}");
+            let references = statements.iter().find_map(|statement| Some(statement.split_once("REFERENCES ")?.1));
+            let sessions = match database {
+                Database::Postgres => spec.full_name("sessions"),
+                Database::MySql | Database::Sqlite => spec.quote("bot_sessions"),
+            };
+            assert!(references.is_some_and(|after| after.starts_with(&sessions)), "{references:?}");
+        }
+    }
+
+    fn tables_and_indexes() -> [&'static str; 7] {
+        let [metadata, events, sessions, users, apps] = super::tables();
+        [metadata, events, sessions, users, apps, EVENTS_INDEX.name, UPDATE_TIME_INDEX.name]
+    }
 }

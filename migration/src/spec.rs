@@ -1,6 +1,6 @@
 //! The database and the tables in it: what every statement of the migrator depends on.
 
-use sea_orm::sea_query::{Alias, IntoIden as _, SchemaName, TableName, TableRef};
+use sea_orm::sea_query::{Alias, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
 use seabed_core::sql::{self, Column, SchemaDialect, Tables};
 
@@ -59,23 +59,32 @@ pub(crate) struct SchemaSpec {
 }
 
 impl SchemaSpec {
-    /// Reads what depends on the server.
+    /// Asks the server what the SQL depends on.
     ///
     /// # Errors
     /// Those of the database; for a database that Seabed does not support; for a schema that does not exist.
     pub(crate) async fn of(connection: &impl ConnectionTrait, tables: &Tables) -> Result<Self, DbErr> {
         let database = Database::of(connection)?;
-        let dialect = database.dialect()?;
-        let version = match dialect.version_query() {
+        let version = match database.dialect()?.version_query() {
             Some(query) => {
-                let row = connection.query_one_raw(Statement::from_string(dialect.backend(), query)).await?;
+                let query = Statement::from_string(connection.get_database_backend(), query);
+                let row = connection.query_one_raw(query).await?;
                 row.map(|row| row.try_get::<String>("", "version")).transpose()?.unwrap_or_default()
             }
             None => String::new(),
         };
-        let spec = Self { database, dialect, id_collation: dialect.id_collation(&version), tables: tables.clone() };
+        let spec = Self::new(database, &version, tables)?;
         spec.check_schema(connection).await?;
         Ok(spec)
+    }
+
+    /// The SQL for a server of `version`.
+    ///
+    /// # Errors
+    /// For a database whose feature is not enabled.
+    pub(crate) fn new(database: Database, version: &str, tables: &Tables) -> Result<Self, DbErr> {
+        let dialect = database.dialect()?;
+        Ok(Self { database, dialect, id_collation: dialect.id_collation(version), tables: tables.clone() })
     }
 
     /// Refuses a schema that does not exist. The migrator creates none: who may read it and where it is stored is an
@@ -128,6 +137,15 @@ impl SchemaSpec {
     pub(crate) fn table_ref(&self, base: &str) -> TableRef {
         let schema = self.tables.schema().map(|schema| SchemaName(None, Alias::new(schema).into_iden()));
         TableRef::Table(TableName(schema, Alias::new(self.name(base)).into_iden()), None)
+    }
+
+    /// A table in the foreign key of another one. PostgreSQL searches for a table without a schema. MySQL and SQLite look
+    /// beside the table that has the key; SQLite takes no schema there, and sea-query spells none for MySQL.
+    pub(crate) fn sibling_ref(&self, base: &str) -> TableRef {
+        match self.database {
+            Database::Postgres => self.table_ref(base),
+            Database::MySql | Database::Sqlite => Alias::new(self.name(base)).into_table_ref(),
+        }
     }
 
     /// The schema in a query on the catalog of MySQL or SQLite. PostgreSQL's `to_regclass` looks up full names.
