@@ -38,11 +38,11 @@ impl Layout {
     /// Describes the layout in a sentence.
     pub fn describe(&self) -> &str {
         match self {
-            Self::Empty => "there are no session tables; `seabed-migrate up` makes them",
-            Self::V1 => "the tables are of google-adk's schema v1",
-            Self::V0 => "the tables are of google-adk's schema v0; `seabed-migrate upgrade` makes v1 of them",
+            Self::Empty => "there are no session tables; `seabed-migrate up` creates them",
+            Self::V1 => "the tables have google-adk's schema v1",
+            Self::V0 => "the tables have google-adk's schema v0; `seabed-migrate upgrade` upgrades them to v1",
             Self::SqliteSessionService => {
-                "the tables are those of google-adk's SqliteSessionService, whose times are numbers; `seabed-migrate \
+                "the tables are those of google-adk's SqliteSessionService, which stores times as numbers; `seabed-migrate \
                  upgrade --to` copies them into another database"
             }
             Self::AdkSession => {
@@ -84,7 +84,7 @@ impl Layout {
         let missing = unsuitable_columns(spec.dialect, columns)
             .into_iter()
             .find(|column| column.problem == ColumnProblem::Missing && tables.contains(column.table));
-        missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}: it is not google-adk's schema v1")))
+        missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}, so it is not google-adk's schema v1")))
     }
 }
 
@@ -107,11 +107,11 @@ async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result
     Ok(match version {
         Some(version) if version == SCHEMA_VERSION => Layout::V1,
         Some(version) => Layout::Unknown(format!(
-            "the tables are of schema version {version:?}, this release knows version {SCHEMA_VERSION:?} only"
+            "the tables have schema version {version:?}, and this release supports only version {SCHEMA_VERSION:?}"
         )),
-        None => {
-            Layout::Unknown(format!("adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told"))
-        }
+        None => Layout::Unknown(format!(
+            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown"
+        )),
     })
 }
 

@@ -265,9 +265,9 @@ fn migration_error(error: DbErr) -> Error {
             return BackendError::new(BackendErrorKind::Schema, reason.as_str()).into();
         }
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
-            (BackendErrorKind::Unavailable, "no connection to the database that is to be migrated")
+            (BackendErrorKind::Unavailable, "cannot connect to the database")
         }
-        _ => (BackendErrorKind::Unexpected, "the database refused to migrate"),
+        _ => (BackendErrorKind::Unexpected, "the database rejected a statement"),
     };
     BackendError::new(kind, message).with_source(error).into()
 }

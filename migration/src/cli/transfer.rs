@@ -99,9 +99,10 @@ pub(crate) async fn upgrade_into(
 
 pub(crate) async fn upgrade_in_place(tables: SessionTables<'_>, options: UpgradeOptions) -> anyhow::Result<ExitCode> {
     let mut report = Report::new();
+    let kept = tables.tables().name("seabed_v0_");
     let summary = seabed_migration::upgrade_in_place(tables, options, &mut |summary| report.show(summary)).await;
     let exit = report.end(&summary?);
-    eprintln!("the tables of schema v0 are kept as seabed_v0_…; `seabed-migrate upgrade --finish` drops them");
+    eprintln!("the tables of schema v0 are kept as {kept}…; `seabed-migrate upgrade --finish` drops them");
     Ok(exit)
 }
 

@@ -25,7 +25,7 @@ impl Store<'_> {
     pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
         let name = format!("{} row {:?}", table.name, row.key);
         let Some(found) = found else {
-            self.summary.different.push(format!("{name} is not there"));
+            self.summary.different.push(format!("{name} is missing"));
             return;
         };
         let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
@@ -35,7 +35,7 @@ impl Store<'_> {
             _ => false,
         };
         if !holds {
-            self.summary.different.push(format!("{name} lacks a key, or has another value"));
+            self.summary.different.push(format!("{name} lacks a key or has a different value"));
         }
         self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
     }
@@ -60,10 +60,10 @@ impl Store<'_> {
             let stored = ContentHash::of(&Record::Event(event));
             self.summary.stored_content.toggle(stored);
             if stored != hash {
-                self.summary.different.push(format!("event {id:?} of {key} is there with another content"));
+                self.summary.different.push(format!("event {id:?} of {key} has different content"));
             }
         }
-        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is not there")));
+        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is missing")));
         Ok(())
     }
 }

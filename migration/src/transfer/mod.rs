@@ -196,8 +196,8 @@ pub(crate) fn transfer_error(error: DbErr) -> seabed_core::Error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
             (BackendErrorKind::Unavailable, "the connection to a database was lost".to_owned())
         }
-        _ => (BackendErrorKind::Unexpected, "a database refused".to_owned()),
+        _ => (BackendErrorKind::Unexpected, "a database rejected a statement".to_owned()),
     };
-    let told = BackendError::new(kind, message);
-    if matches!(error, DbErr::Custom(_)) { told.into() } else { told.with_source(error).into() }
+    let reported = BackendError::new(kind, message);
+    if matches!(error, DbErr::Custom(_)) { reported.into() } else { reported.with_source(error).into() }
 }

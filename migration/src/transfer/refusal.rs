@@ -24,10 +24,12 @@ pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
     let refused = |reason: String| Some(Refused { row: format!("{table} {ids:?}"), reason });
     let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
     if !ids.iter().all(|id| fits(id, ID_LENGTH)) {
-        return refused(format!("an id of more than {ID_LENGTH} characters, or with a NUL"));
+        return refused(format!("an id is longer than {ID_LENGTH} characters or contains a NUL character"));
     }
     if !fits(invocation_id, INVOCATION_ID_LENGTH) {
-        return refused(format!("an invocation id of more than {INVOCATION_ID_LENGTH} characters, or with a NUL"));
+        return refused(format!(
+            "the invocation id is longer than {INVOCATION_ID_LENGTH} characters or contains a NUL character"
+        ));
     }
     // MySQL and MariaDB store JSON as text.
     if database == Database::MySql {
@@ -35,5 +37,5 @@ pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
     }
     let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
     let error = portable.err()?;
-    refused(format!("PostgreSQL's jsonb cannot hold it: {:?} error, column {}", error.classify(), error.column()))
+    refused(format!("PostgreSQL's jsonb cannot store it: {:?} error, column {}", error.classify(), error.column()))
 }

@@ -125,7 +125,7 @@ impl<'a> Store<'a> {
             Record::Event(event) => {
                 let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
                 let Some(part) = open.filter(|part| SessionId::of(&part.session).has(&event)) else {
-                    let reason = "its session was refused, or does not come before it".to_owned();
+                    let reason = "its session was skipped, or does not precede it".to_owned();
                     self.summary.refused.push(Refused { row: format!("event {:?}", event.id), reason });
                     return;
                 };

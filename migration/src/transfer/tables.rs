@@ -190,7 +190,7 @@ pub(crate) async fn read(
         match events.unwrap_or(read).saturating_sub(read) {
             0 => Ok(()),
             orphans => {
-                let reason = "they have no session, or one that was left out".to_owned();
+                let reason = "they have no session, or it was skipped".to_owned();
                 reader.outlet.send(Record::Refused(Refused { row: format!("{orphans} events"), reason })).await
             }
         }
@@ -250,7 +250,7 @@ impl<S: Shape> Reader<S> {
         if kept == state {
             return Ok(text);
         }
-        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written"))
+        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written as JSON"))
     }
 
     async fn states(&self) -> Result<(), Stop> {
@@ -283,7 +283,7 @@ impl<S: Shape> Reader<S> {
     fn time(&self, row: &QueryResult, column: &str, name: &str) -> Result<DateTime, Refused> {
         self.shape
             .time(row, column)
-            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a time that can be read") })
+            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a valid time") })
     }
 
     /// Sends the sessions and their events, and returns the number of events.

@@ -147,12 +147,12 @@ async fn make_room(tables: &SessionTables<'_>, spec: &SchemaSpec) -> Result<()> 
     let is_kept = has_kept_tables(tables, spec).await?;
     match layout {
         Layout::V0 if is_kept => {
-            return Err(refusal("there are tables of schema v0 beside those that an upgrade has kept"));
+            return Err(refusal("there are tables of schema v0 besides those that an earlier upgrade has kept"));
         }
         Layout::V0 => {}
         Layout::V1 | Layout::Empty if is_kept => return crate::up(tables.clone(), UpOptions::default()).await,
         Layout::V1 => return Err(refusal("the tables already have google-adk's schema v1")),
-        other => return Err(refusal(format!("this cannot be upgraded in place: {}", other.describe()))),
+        other => return Err(refusal(format!("these tables cannot be upgraded in place: {}", other.describe()))),
     }
     lock::run_locked(tables, move |transaction, spec| {
         Box::pin(async move {
