@@ -1,11 +1,15 @@
 //! The first migration: google-adk's schema v1.
 
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::DbErr;
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
+use seabed_core::sql::Tables;
 
-use crate::{layout, schema};
+use crate::spec::SchemaSpec;
+use crate::{execute, layout, schema};
 
-pub(crate) struct Migration;
+pub(crate) struct Migration {
+    pub(crate) tables: Tables,
+}
 
 impl MigrationName for Migration {
     fn name(&self) -> &'static str {
@@ -17,18 +21,13 @@ impl MigrationName for Migration {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        layout::check(connection).await?;
-        for statement in schema::create(schema::Flavor::of(connection).await?) {
-            connection.execute_unprepared(&statement).await?;
-        }
-        Ok(())
+        let spec = SchemaSpec::of(connection, &self.tables).await?;
+        layout::check(connection, &spec).await?;
+        execute(connection, schema::create(&spec)).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        for statement in schema::drop(schema::Flavor::of(connection).await?) {
-            connection.execute_unprepared(&statement).await?;
-        }
-        Ok(())
+        execute(connection, schema::drop(&SchemaSpec::of(connection, &self.tables).await?)).await
     }
 }

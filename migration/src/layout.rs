@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::schema::{columns, dialect_of};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityName, EntityTrait, QueryFilter};
+use sea_orm::sea_query::{Expr, ExprTrait as _, Query};
+use sea_orm::{ConnectionTrait, DbErr, EntityName};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::entity::events;
-use seabed_core::sql::{Column, ColumnProblem, SchemaDialect, unsuitable_columns};
+use seabed_core::sql::{Column, ColumnProblem, unsuitable_columns};
+
+use crate::spec::{Database, SchemaSpec};
 
 /// The column of `events` that only google-adk's schema v0 has: actions pickled by Python.
 const V0_COLUMN: &str = "actions";
@@ -36,11 +38,11 @@ impl Layout {
     /// Describes the layout in a sentence.
     pub fn describe(&self) -> &str {
         match self {
-            Self::Empty => "there are no session tables; `seabed-migrate up` makes them",
-            Self::V1 => "the tables are of google-adk's schema v1",
-            Self::V0 => "the tables are of google-adk's schema v0; `seabed-migrate upgrade` makes v1 of them",
+            Self::Empty => "there are no session tables; `seabed-migrate up` creates them",
+            Self::V1 => "the tables have google-adk's schema v1",
+            Self::V0 => "the tables have google-adk's schema v0; `seabed-migrate upgrade` upgrades them to v1",
             Self::SqliteSessionService => {
-                "the tables are those of google-adk's SqliteSessionService, whose times are numbers; `seabed-migrate \
+                "the tables are those of google-adk's SqliteSessionService, which stores times as numbers; `seabed-migrate \
                  upgrade --to` copies them into another database"
             }
             Self::AdkSession => {
@@ -51,15 +53,15 @@ impl Layout {
         }
     }
 
-    /// Detects the layout of the database behind `connection`.
+    /// Detects the layout of the tables.
     ///
     /// # Errors
     /// Those of the database.
-    pub(crate) async fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
-        let columns = columns(connection).await?;
+    pub(crate) async fn of(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Self, DbErr> {
+        let columns = spec.columns(connection).await?;
         let tables: BTreeSet<&str> = columns.iter().map(|column| column.table_name.as_str()).collect();
         if tables.contains(adk_internal_metadata::Entity.table_name()) {
-            return version(connection).await;
+            return version(connection, spec).await;
         }
         if tables.is_empty() {
             return Ok(Self::Empty);
@@ -70,49 +72,51 @@ impl Layout {
             Self::AdkSession
         } else if has(V0_COLUMN) {
             Self::V0
-        } else if keeps_times_as_numbers(connection.get_database_backend(), &columns) {
+        } else if keeps_times_as_numbers(spec, &columns) {
             Self::SqliteSessionService
         } else {
-            Self::without_version(dialect_of(connection)?, &columns, &tables)
+            Self::without_version(spec, &columns, &tables)
         })
     }
 
     /// Classifies tables without a version. If they have all their columns, an interrupted migration left them.
-    fn without_version(dialect: &dyn SchemaDialect, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
-        let missing = unsuitable_columns(dialect, columns)
+    fn without_version(spec: &SchemaSpec, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
+        let missing = unsuitable_columns(spec.dialect, columns)
             .into_iter()
-            .find(|unfit| unfit.problem == ColumnProblem::Missing && tables.contains(unfit.table));
-        missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}: it is not google-adk's schema v1")))
+            .find(|column| column.problem == ColumnProblem::Missing && tables.contains(column.table));
+        missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}, so it is not google-adk's schema v1")))
     }
 }
 
 /// Rejects tables that are not google-adk's v1, so that they are never mistaken for it.
-pub(crate) async fn check(connection: &impl ConnectionTrait) -> Result<(), DbErr> {
-    match Layout::of(connection).await? {
+pub(crate) async fn check(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<(), DbErr> {
+    match Layout::of(connection, spec).await? {
         Layout::Empty | Layout::V1 => Ok(()),
         other => Err(DbErr::Migration(format!("{}; nothing was changed", other.describe()))),
     }
 }
 
-async fn version(connection: &impl ConnectionTrait) -> Result<Layout, DbErr> {
-    let row = adk_internal_metadata::Entity::find()
-        .filter(adk_internal_metadata::Column::Key.eq(SCHEMA_VERSION_KEY))
-        .one(connection)
-        .await?;
-    Ok(match row {
-        Some(row) if row.value == SCHEMA_VERSION => Layout::V1,
-        Some(row) => Layout::Unknown(format!(
-            "the tables are of schema version {:?}, this release knows version {SCHEMA_VERSION:?} only",
-            row.value
+async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Layout, DbErr> {
+    let version = Query::select()
+        .column(adk_internal_metadata::Column::Value)
+        .from(spec.tables.table(adk_internal_metadata::Entity))
+        .and_where(Expr::col(adk_internal_metadata::Column::Key).eq(SCHEMA_VERSION_KEY))
+        .take();
+    let row = connection.query_one(&version).await?;
+    let version = row.map(|row| row.try_get_by_index::<String>(0)).transpose()?;
+    Ok(match version {
+        Some(version) if version == SCHEMA_VERSION => Layout::V1,
+        Some(version) => Layout::Unknown(format!(
+            "the tables have schema version {version:?}, and this release supports only version {SCHEMA_VERSION:?}"
         )),
-        None => {
-            Layout::Unknown(format!("adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the tables cannot be told"))
-        }
+        None => Layout::Unknown(format!(
+            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown"
+        )),
     })
 }
 
 /// google-adk has two stores on SQLite. Their columns have the same names and differ only in type.
-fn keeps_times_as_numbers(backend: DbBackend, columns: &[Column]) -> bool {
+fn keeps_times_as_numbers(spec: &SchemaSpec, columns: &[Column]) -> bool {
     let time = |column: &&Column| column.column_name == "timestamp" && column.table_name == "events";
-    backend == DbBackend::Sqlite && columns.iter().find(time).is_some_and(|column| column.data_type == "real")
+    spec.database == Database::Sqlite && columns.iter().find(time).is_some_and(|column| column.data_type == "real")
 }

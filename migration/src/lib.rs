@@ -9,9 +9,12 @@
 
 mod adk_schema_v1;
 mod layout;
+mod ledger;
 mod lock;
 mod rights;
 mod schema;
+mod session_tables;
+mod spec;
 #[cfg(feature = "transfer")]
 mod transfer;
 #[cfg(feature = "transfer")]
@@ -19,20 +22,24 @@ mod upgrade;
 mod verify;
 
 use sea_orm::sea_query::{Expr, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden, EntityTrait};
-use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden, EntityName as _};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Result};
+
+use spec::SchemaSpec;
 
 #[cfg(feature = "transfer")]
 pub use chrono_tz::Tz as TimeZone;
 pub use layout::Layout;
 pub use sea_orm_migration::MigrationStatus;
+pub use seabed_core::sql::Tables;
+pub use session_tables::SessionTables;
 #[cfg(feature = "transfer")]
 pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
 #[cfg(feature = "transfer")]
 pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
-pub use verify::{Finding, Mend, Severity, mend, repair, verify};
+pub use verify::{Finding, Repair, Severity, repair, run_repairs, verify};
 
 /// Exposes internals to fuzz targets.
 #[cfg(all(fuzzing, feature = "transfer"))]
@@ -40,18 +47,24 @@ pub mod fuzzing {
     pub use crate::upgrade::decode_actions;
 }
 
-/// The migrations, for use with sea-orm-migration's own tools. Those tools take no lock; [`up`] does.
+/// The migrations of google-adk's own tables, for use with sea-orm-migration's own tools. Those tools take no lock;
+/// [`up`] does.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(adk_schema_v1::Migration)]
+        migrations(&Tables::new())
     }
 
     fn migration_table_name() -> DynIden {
-        "seabed_migrations".into()
+        ledger::LEDGER.into()
     }
+}
+
+/// The migrations of the tables, in order.
+fn migrations(tables: &Tables) -> Vec<Box<dyn MigrationTrait>> {
+    vec![Box::new(adk_schema_v1::Migration { tables: tables.clone() })]
 }
 
 /// What [`up`] creates besides the tables.
@@ -72,7 +85,7 @@ pub enum StoredData {
     Drop,
 }
 
-/// Creates the missing tables.
+/// Creates the missing tables, under google-adk's own names. [`up`] takes other names.
 ///
 /// # Errors
 /// A backend error of kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which are
@@ -84,42 +97,58 @@ pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
     up(connection, UpOptions::default()).await
 }
 
-/// Like [`migrate`], with options.
+/// Creates the missing tables.
 ///
 /// # Errors
-/// Those of [`migrate`].
-pub async fn up(connection: &DatabaseConnection, options: UpOptions) -> Result<()> {
-    lock::run_locked(connection, move |transaction| {
-        Box::pin(async move { up_locked(transaction, options).await.map_err(migration_error) })
+/// Those of [`migrate`]. [`Invalid`](Error::Invalid) for names that [`Tables::check`] refuses; kind
+/// [`Schema`](BackendErrorKind::Schema) for a schema that does not exist, with the statement that creates it.
+///
+/// # Cancel safety
+/// That of [`migrate`].
+pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
+    lock::run_locked(&tables.into(), move |transaction, spec| {
+        Box::pin(async move { up_locked(transaction, spec, options).await.map_err(migration_error) })
     })
     .await
 }
 
 /// The ledger records what was run, not what exists: tables may have been dropped by hand, or upgraded to a version
 /// that Seabed does not know. So this always checks the layout, and always creates missing tables.
-async fn up_locked(transaction: &DatabaseTransaction, options: UpOptions) -> Result<(), DbErr> {
-    let manager = SchemaManager::new(transaction);
-    layout::check(transaction).await?;
-    Migrator::up(transaction, None).await?;
-    let flavor = schema::Flavor::of(transaction).await?;
-    if schema::is_table_missing(&manager).await? {
-        execute(transaction, schema::create(flavor)).await?;
+async fn up_locked(transaction: &DatabaseTransaction, spec: &SchemaSpec, options: UpOptions) -> Result<(), DbErr> {
+    layout::check(transaction, spec).await?;
+    ledger::apply_pending(transaction, spec).await?;
+    execute(transaction, missing_sql(transaction, spec, options).await?).await
+}
+
+/// The statements that create what is missing.
+async fn missing_sql(
+    connection: &impl ConnectionTrait,
+    spec: &SchemaSpec,
+    options: UpOptions,
+) -> Result<Vec<String>, DbErr> {
+    let mut statements = Vec::new();
+    if schema::is_table_missing(connection, spec).await? {
+        statements.extend(schema::create(spec));
     }
-    if options.update_time_index && !schema::has_update_time_index(&manager).await? {
-        execute(transaction, vec![schema::update_time_index(flavor)]).await?;
+    if options.update_time_index && !schema::has_update_time_index(connection, spec).await? {
+        statements.push(schema::update_time_index(spec));
     }
-    Ok(())
+    Ok(statements)
 }
 
 /// Drops the tables even if the ledger does not list them: tables that google-adk created are not in it.
-async fn down_locked(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    execute(transaction, schema::drop(schema::Flavor::of(transaction).await?)).await?;
-    Migrator::uninstall(transaction).await
+async fn down_locked(transaction: &DatabaseTransaction, spec: &SchemaSpec, stored_data: StoredData) -> Result<()> {
+    layout::check(transaction, spec).await.map_err(migration_error)?;
+    if stored_data == StoredData::Keep {
+        check_empty(transaction, spec).await?;
+    }
+    let statements = [schema::drop(spec), vec![ledger::drop(spec)]].concat();
+    execute(transaction, statements).await.map_err(migration_error)
 }
 
-async fn execute(transaction: &DatabaseTransaction, statements: Vec<String>) -> Result<(), DbErr> {
+async fn execute(connection: &impl ConnectionTrait, statements: Vec<String>) -> Result<(), DbErr> {
     for statement in statements {
-        transaction.execute_unprepared(&statement).await?;
+        connection.execute_unprepared(&statement).await?;
     }
     Ok(())
 }
@@ -127,15 +156,13 @@ async fn execute(transaction: &DatabaseTransaction, statements: Vec<String>) -> 
 /// Drops Seabed's tables and its ledger, and nothing else.
 ///
 /// # Errors
-/// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]; nothing is then
-/// dropped. Backend errors otherwise. Stop the services first: rows that they store between the check and the drop are
-/// not detected.
-pub async fn down(connection: &DatabaseConnection, stored_data: StoredData) -> Result<()> {
-    lock::run_locked(connection, move |transaction| {
-        Box::pin(async move {
-            check_stored_data(transaction, stored_data).await?;
-            down_locked(transaction).await.map_err(migration_error)
-        })
+/// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]. A backend error of
+/// kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which may be somebody else's.
+/// In both cases nothing is dropped. Other backend errors if the database fails. Stop the services first: rows that they
+/// store between the check and the drop are not detected.
+pub async fn down(tables: impl Into<SessionTables<'_>>, stored_data: StoredData) -> Result<()> {
+    lock::run_locked(&tables.into(), move |transaction, spec| {
+        Box::pin(async move { down_locked(transaction, spec, stored_data).await })
     })
     .await
 }
@@ -143,15 +170,13 @@ pub async fn down(connection: &DatabaseConnection, stored_data: StoredData) -> R
 /// Drops Seabed's tables and creates them again, with the index on `update_time` if they had it.
 ///
 /// # Errors
-/// Those of [`down`] and [`migrate`].
-pub async fn refresh(connection: &DatabaseConnection, stored_data: StoredData) -> Result<()> {
-    lock::run_locked(connection, move |transaction| {
+/// Those of [`down`] and [`up`].
+pub async fn refresh(tables: impl Into<SessionTables<'_>>, stored_data: StoredData) -> Result<()> {
+    lock::run_locked(&tables.into(), move |transaction, spec| {
         Box::pin(async move {
-            check_stored_data(transaction, stored_data).await?;
-            let manager = SchemaManager::new(transaction);
-            let update_time_index = schema::has_update_time_index(&manager).await.map_err(migration_error)?;
-            down_locked(transaction).await.map_err(migration_error)?;
-            up_locked(transaction, UpOptions { update_time_index }).await.map_err(migration_error)
+            let update_time_index = schema::has_update_time_index(transaction, spec).await.map_err(migration_error)?;
+            down_locked(transaction, spec, stored_data).await?;
+            up_locked(transaction, spec, UpOptions { update_time_index }).await.map_err(migration_error)
         })
     })
     .await
@@ -160,28 +185,21 @@ pub async fn refresh(connection: &DatabaseConnection, stored_data: StoredData) -
 /// Returns each migration and whether it is applied. Changes nothing, and needs only read privileges.
 ///
 /// # Errors
-/// Backend errors.
-pub async fn status(connection: &DatabaseConnection) -> Result<Vec<(String, MigrationStatus)>> {
-    let migrations = Migrator::get_migration_with_status_read_only(connection).await.map_err(migration_error)?;
-    Ok(migrations.iter().map(|migration| (migration.name().to_owned(), migration.status())).collect())
+/// Those of [`up`].
+pub async fn status(tables: impl Into<SessionTables<'_>>) -> Result<Vec<(String, MigrationStatus)>> {
+    let tables = tables.into();
+    ledger::status(tables.connection, &tables.spec().await?).await.map_err(migration_error)
 }
 
 /// Returns the statements that [`up`] would run now, except those that write the ledger. Changes nothing.
 ///
 /// # Errors
-/// Those of [`migrate`].
-pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Result<Vec<String>> {
-    let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
-    let manager = SchemaManager::new(connection);
-    layout::check(connection).await.map_err(migration_error)?;
-    let mut statements = Vec::new();
-    if schema::is_table_missing(&manager).await.map_err(migration_error)? {
-        statements.extend(schema::create(flavor));
-    }
-    if options.update_time_index && !schema::has_update_time_index(&manager).await.map_err(migration_error)? {
-        statements.push(schema::update_time_index(flavor));
-    }
-    Ok(statements)
+/// Those of [`up`].
+pub async fn up_sql(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<Vec<String>> {
+    let tables = tables.into();
+    let spec = tables.spec().await?;
+    layout::check(tables.connection, &spec).await.map_err(migration_error)?;
+    missing_sql(tables.connection, &spec, options).await.map_err(migration_error)
 }
 
 /// Returns the statements with which an administrator grants `account` the privileges that a service needs, and no
@@ -190,59 +208,54 @@ pub async fn up_sql(connection: &DatabaseConnection, options: UpOptions) -> Resu
 ///
 /// # Errors
 /// Backend errors.
-pub async fn grants(connection: &DatabaseConnection, account: &str) -> Result<Vec<String>> {
-    let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
-    Ok(rights::grants(flavor, account))
+pub async fn grants(tables: impl Into<SessionTables<'_>>, account: &str) -> Result<Vec<String>> {
+    Ok(rights::grants(&tables.into().spec().await?, account))
 }
 
-/// Returns which layout the tables of a database have.
+/// Returns which layout the tables have.
 ///
 /// # Errors
 /// Backend errors.
-pub async fn layout(connection: &DatabaseConnection) -> Result<Layout> {
-    Layout::of(connection).await.map_err(migration_error)
+pub async fn layout(tables: impl Into<SessionTables<'_>>) -> Result<Layout> {
+    let tables = tables.into();
+    Layout::of(tables.connection, &tables.spec().await?).await.map_err(migration_error)
 }
 
 /// Returns the statements that [`down`] would run, except those that drop the ledger.
 ///
 /// # Errors
 /// Backend errors.
-pub async fn down_sql(connection: &DatabaseConnection) -> Result<Vec<String>> {
-    schema::Flavor::of(connection).await.map(schema::drop).map_err(migration_error)
+pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
+    Ok(schema::drop(&tables.into().spec().await?))
 }
 
 /// Returns the statements that [`refresh`] would run, except those that write the ledger.
 ///
 /// # Errors
 /// Backend errors.
-pub async fn refresh_sql(connection: &DatabaseConnection) -> Result<Vec<String>> {
-    let flavor = schema::Flavor::of(connection).await.map_err(migration_error)?;
-    Ok([schema::drop(flavor), schema::create(flavor)].concat())
+pub async fn refresh_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
+    let spec = tables.into().spec().await?;
+    Ok([schema::drop(&spec), schema::create(&spec)].concat())
 }
 
-async fn check_stored_data(transaction: &DatabaseTransaction, stored_data: StoredData) -> Result<()> {
-    if stored_data == StoredData::Drop {
-        return Ok(());
-    }
-    let manager = SchemaManager::new(transaction);
-    check_empty(&manager, sessions::Entity).await?;
-    check_empty(&manager, events::Entity).await?;
-    check_empty(&manager, user_states::Entity).await?;
-    check_empty(&manager, app_states::Entity).await
-}
-
-async fn check_empty<E: EntityTrait>(manager: &SchemaManager<'_>, table: E) -> Result<()> {
-    let name = table.table_name();
-    if !manager.has_table(name).await.map_err(migration_error)? {
-        return Ok(());
-    }
-    let any_row = Query::select().expr(Expr::cust("1")).from(table).limit(1).take();
-    match manager.get_connection().query_one(&any_row).await.map_err(migration_error)? {
-        None => Ok(()),
-        Some(_) => {
-            Err(Error::Invalid { field: "stored_data", reason: format!("table {name} holds data that would be lost") })
+async fn check_empty(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()> {
+    let columns = spec.columns(transaction).await.map_err(migration_error)?;
+    for table in [
+        sessions::Entity.table_name(),
+        events::Entity.table_name(),
+        user_states::Entity.table_name(),
+        app_states::Entity.table_name(),
+    ] {
+        if columns.iter().all(|column| column.table_name != table) {
+            continue;
+        }
+        let any_row = Query::select().expr(Expr::cust("1")).from(spec.table_ref(table)).limit(1).take();
+        if transaction.query_one(&any_row).await.map_err(migration_error)?.is_some() {
+            let reason = format!("table {} holds data that would be lost", spec.name(table));
+            return Err(Error::Invalid { field: "stored_data", reason });
         }
     }
+    Ok(())
 }
 
 /// A migration's own errors keep their message; the driver's errors become the source.
@@ -252,9 +265,9 @@ fn migration_error(error: DbErr) -> Error {
             return BackendError::new(BackendErrorKind::Schema, reason.as_str()).into();
         }
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
-            (BackendErrorKind::Unavailable, "no connection to the database that is to be migrated")
+            (BackendErrorKind::Unavailable, "cannot connect to the database")
         }
-        _ => (BackendErrorKind::Unexpected, "the database refused to migrate"),
+        _ => (BackendErrorKind::Unexpected, "the database rejected a statement"),
     };
     BackendError::new(kind, message).with_source(error).into()
 }

@@ -2,31 +2,30 @@
 
 use futures_util::future::BoxFuture;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 use crate::migration_error;
+use crate::session_tables::SessionTables;
+use crate::spec::{Database, SchemaSpec};
 
 /// PostgreSQL's advisory locks are numbers shared by all users of a database. This one is "seabed" in ASCII.
 const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
-/// MySQL's named locks belong to the whole server, so the name includes the database name, hashed to fit into 64
-/// characters. (MySQL 9.7 no longer has `MD5`.)
-const NAMED_LOCK: &str = "CONCAT('seabed-migrate-', LEFT(SHA2(DATABASE(), 256), 40))";
 /// How long to wait for another migrator, in seconds.
 const LOCK_TIMEOUT: u32 = 120;
 
-/// Runs `work` in a transaction while no other process does.
+/// Runs `work` in a transaction while no other process migrates the same schema.
 ///
 /// The transaction keeps one connection of the pool throughout. That matters on MySQL too, where DDL commits implicitly
 /// and the lock belongs to the connection. The work runs in its own task, so that a dropped future does not leave the
 /// lock behind.
-pub(crate) async fn run_locked<F>(connection: &DatabaseConnection, work: F) -> Result<()>
+pub(crate) async fn run_locked<F>(tables: &SessionTables<'_>, work: F) -> Result<()>
 where
-    F: for<'a> FnOnce(&'a DatabaseTransaction) -> BoxFuture<'a, Result<()>> + Send + 'static,
+    F: for<'a> FnOnce(&'a DatabaseTransaction, &'a SchemaSpec) -> BoxFuture<'a, Result<()>> + Send + 'static,
 {
-    let connection = connection.clone();
+    let spec = tables.spec().await?;
+    let connection = tables.connection.clone();
     let task = tokio::spawn(async move {
         // On SQLite this takes the write lock here; other databases ignore the option.
         let options = TransactionOptions {
@@ -34,9 +33,9 @@ where
             ..TransactionOptions::default()
         };
         let transaction = connection.begin_with_options(options).await.map_err(migration_error)?;
-        lock(&transaction).await?;
-        let done = work(&transaction).await;
-        let unlocked = unlock(&transaction).await.map_err(migration_error);
+        lock(&transaction, &spec).await?;
+        let done = work(&transaction, &spec).await;
+        let unlocked = unlock(&transaction, &spec).await.map_err(migration_error);
         match done.and(unlocked) {
             Ok(()) => transaction.commit().await.map_err(migration_error),
             Err(error) => {
@@ -51,34 +50,41 @@ where
     })
 }
 
-async fn lock(transaction: &DatabaseTransaction) -> Result<()> {
-    let backend = transaction.get_database_backend();
-    match backend {
-        DbBackend::Postgres => {
-            let patience = format!("SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'");
-            transaction.execute_unprepared(&patience).await.map_err(migration_error)?;
+async fn lock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()> {
+    match spec.database {
+        Database::Postgres => {
+            let timeout = format!("SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'");
+            transaction.execute_unprepared(&timeout).await.map_err(migration_error)?;
             let lock = format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
             transaction.execute_unprepared(&lock).await.map_err(migration_error)?;
         }
-        DbBackend::MySql => {
-            let lock = format!("SELECT GET_LOCK({NAMED_LOCK}, {LOCK_TIMEOUT}) AS locked");
-            let row =
-                transaction.query_one_raw(Statement::from_string(backend, lock)).await.map_err(migration_error)?;
+        Database::MySql => {
+            let lock = spec.query(format!("SELECT GET_LOCK({}, {LOCK_TIMEOUT}) AS locked", named_lock(spec)));
+            let row = transaction.query_one_raw(lock).await.map_err(migration_error)?;
             let locked = row.and_then(|row| row.try_get::<Option<i64>>("", "locked").ok().flatten());
             if locked != Some(1) {
                 let message = format!("another migration has held the lock for {LOCK_TIMEOUT} seconds");
                 return Err(BackendError::new(BackendErrorKind::Contention, message).into());
             }
         }
-        _ => {}
+        // The transaction holds the write lock.
+        Database::Sqlite => {}
     }
     Ok(())
 }
 
+/// MySQL's named locks belong to the whole server, so the name includes that of the database, hashed to fit into 64
+/// characters. (MySQL 9.7 no longer has `MD5`.)
+fn named_lock(spec: &SchemaSpec) -> String {
+    format!("CONCAT('seabed-migrate-', LEFT(SHA2({}, 256), 40))", spec.catalog_schema())
+}
+
 /// Releases locks that do not end with the transaction.
-async fn unlock(transaction: &DatabaseTransaction) -> Result<(), DbErr> {
-    if transaction.get_database_backend() == DbBackend::MySql {
-        transaction.execute_unprepared(&format!("DO RELEASE_LOCK({NAMED_LOCK})")).await?;
+async fn unlock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
+    match spec.database {
+        Database::MySql => {
+            transaction.execute_unprepared(&format!("DO RELEASE_LOCK({})", named_lock(spec))).await.map(drop)
+        }
+        Database::Postgres | Database::Sqlite => Ok(()),
     }
-    Ok(())
 }

@@ -3,14 +3,14 @@
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
 
-use crate::schema::Flavor;
+use crate::spec::{Database, SchemaSpec};
 
 /// The tables, and the privileges that a service needs on each. State rows stay when sessions are deleted. Events are
 /// never changed, but PostgreSQL locks a row only for an account that may update one of its columns.
-fn needed(flavor: Flavor) -> [(&'static str, &'static [&'static str]); 5] {
-    let events_rights: &[&str] = match flavor {
-        Flavor::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
-        _ => &["SELECT", "INSERT", "DELETE"],
+fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 5] {
+    let events_rights: &[&str] = match spec.database {
+        Database::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
+        Database::MySql | Database::Sqlite => &["SELECT", "INSERT", "DELETE"],
     };
     [
         (adk_internal_metadata::Entity.table_name(), &["SELECT"]),
@@ -22,41 +22,48 @@ fn needed(flavor: Flavor) -> [(&'static str, &'static [&'static str]); 5] {
 }
 
 /// Returns the statements that let `account` run a service. On MySQL an account is a name and a host.
-pub(crate) fn grants(flavor: Flavor, account: &str) -> Vec<String> {
-    let account = match flavor {
-        Flavor::Sqlite => return Vec::new(),
-        Flavor::Postgres => flavor.quote(account),
-        Flavor::MySql | Flavor::MariaDb => {
+pub(crate) fn grants(spec: &SchemaSpec, account: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    let account = match spec.database {
+        Database::Sqlite => return statements,
+        Database::Postgres => spec.quote(account),
+        Database::MySql => {
             let (name, host) = account.rsplit_once('@').unwrap_or((account, "%"));
             let text = |part: &str| format!("'{}'", part.trim_matches('\'').replace('\\', "\\\\").replace('\'', "''"));
             format!("{}@{}", text(name), text(host))
         }
     };
+    // PostgreSQL lets everybody use `public`, and nobody another schema. MySQL knows no such privilege.
+    if let (Database::Postgres, Some(schema)) = (spec.database, spec.tables.schema()) {
+        statements.push(format!("GRANT USAGE ON SCHEMA {} TO {account}", spec.quote(schema)));
+    }
     let grant = |(table, rights): (&str, &[&str])| {
-        format!("GRANT {} ON {} TO {account}", rights.join(", "), flavor.quote(table))
+        format!("GRANT {} ON {} TO {account}", rights.join(", "), spec.full_name(table))
     };
-    needed(flavor).into_iter().map(grant).collect()
+    statements.extend(needed(spec).into_iter().map(grant));
+    statements
 }
 
 /// A privilege that the connection's account lacks.
 pub(crate) struct Missing {
     pub(crate) table: &'static str,
     pub(crate) right: &'static str,
-    pub(crate) told: DbErr,
+    /// The server's answer.
+    pub(crate) reason: DbErr,
 }
 
 /// Tests each privilege with a statement that affects no row. SQLite has no privileges but those of its file.
 ///
 /// # Errors
 /// Those of the connection.
-pub(crate) async fn missing(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Missing>, DbErr> {
+pub(crate) async fn missing(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Missing>, DbErr> {
     let mut missing = Vec::new();
-    if flavor == Flavor::Sqlite {
+    if spec.database == Database::Sqlite {
         return Ok(missing);
     }
-    for (table, rights) in needed(flavor) {
+    for (table, rights) in needed(spec) {
         for &right in rights {
-            let name = flavor.quote(table);
+            let name = spec.full_name(table);
             let statement = match right {
                 "SELECT" => format!("SELECT 1 FROM {name} WHERE 1 = 0"),
                 "INSERT" => format!("INSERT INTO {name} SELECT * FROM {name} WHERE 1 = 0"),
@@ -67,7 +74,7 @@ pub(crate) async fn missing(connection: &DatabaseConnection, flavor: Flavor) -> 
             match connection.execute_unprepared(&statement).await {
                 Ok(_) => {}
                 Err(error @ (DbErr::Conn(_) | DbErr::ConnectionAcquire(_))) => return Err(error),
-                Err(told) => missing.push(Missing { table, right, told }),
+                Err(reason) => missing.push(Missing { table, right, reason }),
             }
         }
     }

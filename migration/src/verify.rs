@@ -2,16 +2,16 @@
 
 mod catalog;
 mod content;
-mod mend;
+mod repair;
 
-use crate::schema::{columns, dialect_of};
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 use seabed_core::Result;
-use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn, unsuitable_columns};
+use seabed_core::sql::{Column, ColumnProblem, SchemaRisk, UnsuitableColumn, unsuitable_columns};
 use serde::Serialize;
 
 use crate::layout::Layout;
-use crate::schema::Flavor;
+use crate::session_tables::SessionTables;
+use crate::spec::SchemaSpec;
 use crate::{lock, migration_error, rights};
 
 #[cfg(feature = "transfer")]
@@ -31,7 +31,7 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Mend {
+pub enum Repair {
     /// SQL that loses nothing, and that [`repair`] runs: it widens columns, gives ids an exact collation, creates keys
     /// and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are locked
     /// while a statement runs.
@@ -48,14 +48,14 @@ pub enum Mend {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The table, or the table and column, that the finding is about.
+    /// The table, or the table and column, that the finding is about; without the prefix of the table's name.
     pub subject: String,
     /// What was found.
     pub problem: String,
     /// What the problem leads to.
     pub consequence: String,
     /// How to repair it.
-    pub mend: Mend,
+    pub repair: Repair,
 }
 
 impl Finding {
@@ -64,22 +64,22 @@ impl Finding {
         subject: impl Into<String>,
         problem: impl Into<String>,
         consequence: impl Into<String>,
-        mend: Mend,
+        repair: Repair,
     ) -> Self {
-        Self { severity, subject: subject.into(), problem: problem.into(), consequence: consequence.into(), mend }
+        Self { severity, subject: subject.into(), problem: problem.into(), consequence: consequence.into(), repair }
     }
 
     /// Whether [`repair`] can repair it.
     pub fn is_safe(&self) -> bool {
-        matches!(self.mend, Mend::Safe(_))
+        matches!(self.repair, Repair::Safe(_))
     }
 
-    fn error(subject: &str, problem: impl Into<String>, consequence: impl Into<String>, mend: Mend) -> Self {
-        Self::new(Severity::Error, subject, problem, consequence, mend)
+    fn error(subject: &str, problem: impl Into<String>, consequence: impl Into<String>, repair: Repair) -> Self {
+        Self::new(Severity::Error, subject, problem, consequence, repair)
     }
 
-    fn warning(subject: &str, problem: impl Into<String>, consequence: impl Into<String>, mend: Mend) -> Self {
-        Self::new(Severity::Warning, subject, problem, consequence, mend)
+    fn warning(subject: &str, problem: impl Into<String>, consequence: impl Into<String>, repair: Repair) -> Self {
+        Self::new(Severity::Warning, subject, problem, consequence, repair)
     }
 }
 
@@ -87,64 +87,79 @@ impl Finding {
 /// that only other programs can have left. Changes nothing. Counts rows, which takes time on large tables.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn verify(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
-    let layout = Layout::of(connection).await.map_err(migration_error)?;
+/// Those of the database, and of [`up`](crate::up) for the names of the tables.
+pub async fn verify(tables: impl Into<SessionTables<'_>>) -> Result<Vec<Finding>> {
+    findings(&tables.into()).await
+}
+
+async fn findings(tables: &SessionTables<'_>) -> Result<Vec<Finding>> {
+    let spec = tables.spec().await?;
+    find(tables.connection, &spec).await.map_err(migration_error)
+}
+
+async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Finding>, DbErr> {
+    let layout = Layout::of(connection, spec).await?;
     if layout != Layout::V1 {
-        let advice = match layout {
-            Layout::Empty => "make them: seabed-migrate up",
-            Layout::V0 => "seabed-migrate upgrade",
-            Layout::Unknown(_) => "use a release of Seabed that knows them, or another database",
-            _ => "copy them into another database: seabed-migrate upgrade --to URL",
-        };
-        let consequence = "no service of Seabed's starts on this database";
-        return Ok(vec![Finding::error("tables", layout.describe(), consequence, Mend::Advice(advice.to_owned()))]);
+        return Ok(vec![wrong_layout(&layout)]);
     }
-    let flavor = Flavor::of(connection).await.map_err(migration_error)?;
-    let columns = columns(connection).await.map_err(migration_error)?;
-    let unfit = unsuitable_columns(dialect_of(connection).map_err(migration_error)?, &columns);
-    let is_missing = |unfit: &&UnsuitableColumn| unfit.problem == ColumnProblem::Missing;
-    if let Some(missing) = unfit.iter().find(is_missing) {
-        let is_table_there = columns.iter().any(|column| column.table_name == missing.table);
-        let advice = if is_table_there {
-            "add the column by hand; `seabed-migrate up --sql` on an empty database says how"
-        } else {
-            "make the tables that are missing: seabed-migrate up"
-        };
-        let mend = Mend::Advice(advice.to_owned());
-        return Ok(vec![Finding::error(
-            missing.table,
-            missing.to_string(),
-            "no service of Seabed's starts here",
-            mend,
-        )]);
+    let columns = spec.columns(connection).await?;
+    let unsuitable = unsuitable_columns(spec.dialect, &columns);
+    if let Some(missing) = unsuitable.iter().find(|column| column.problem == ColumnProblem::Missing) {
+        return Ok(vec![missing_column(&columns, missing)]);
     }
-    let inexact = unfit.iter().any(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
-    let key = catalog::SessionKey::find(connection, flavor).await.map_err(migration_error)?;
+    let inexact = unsuitable.iter().any(|column| column.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
+    let key = catalog::SessionKey::find(connection, spec).await?;
     let key = key.as_ref();
     let mut findings = Vec::new();
     if inexact {
-        findings.push(content::inexact_ids(connection, flavor, key, &unfit).await.map_err(migration_error)?);
+        findings.push(content::inexact_ids(connection, spec, key, &unsuitable).await?);
     }
-    findings.extend(unfit.iter().filter_map(|unfit| mend::column(flavor, key, unfit)));
-    let has_orphans = !inexact && content::has_orphans(connection).await.map_err(migration_error)?;
-    let keys = catalog::keys_and_indexes(connection, flavor, key, has_orphans).await;
-    findings.extend(keys.map_err(migration_error)?);
+    findings.extend(unsuitable.iter().filter_map(|column| repair::column(spec, key, column)));
+    findings.extend(catalog::keys_and_indexes(connection, spec).await?);
     // Only exact ids show which rows belong together.
+    let has_orphans = !inexact && content::has_orphans(connection, spec).await?;
+    findings.extend(catalog::foreign_key(spec, key, has_orphans));
     if !inexact {
-        findings.extend(content::rows(connection, flavor).await.map_err(migration_error)?);
+        findings.extend(content::rows(connection, spec).await?);
     }
-    findings.extend(rights::missing(connection, flavor).await.map_err(migration_error)?.into_iter().map(|missing| {
-        let rights::Missing { table, right, told } = missing;
-        Finding::error(
-            table,
-            format!("this account may not {right} here: {told}"),
-            "operations that need it fail",
-            Mend::Advice("an administrator runs what `seabed-migrate grants --account NAME` prints".to_owned()),
-        )
-    }));
+    findings.extend(rights::missing(connection, spec).await?.into_iter().map(missing_right));
     Ok(findings)
 }
+
+fn wrong_layout(layout: &Layout) -> Finding {
+    let advice = match layout {
+        Layout::Empty => "create them: seabed-migrate up",
+        Layout::V0 => "seabed-migrate upgrade",
+        Layout::Unknown(_) => "use a release of Seabed that supports them, or another database, schema or table prefix",
+        Layout::SqliteSessionService | Layout::AdkSession | Layout::V1 => {
+            "copy them into another database: seabed-migrate upgrade --to URL"
+        }
+    };
+    Finding::error("tables", layout.describe(), DOES_NOT_START, Repair::Advice(advice.to_owned()))
+}
+
+fn missing_column(columns: &[Column], missing: &UnsuitableColumn) -> Finding {
+    let table_exists = columns.iter().any(|column| column.table_name == missing.table);
+    let advice = if table_exists {
+        "add the column by hand; `seabed-migrate up --sql` on an empty database prints its definition"
+    } else {
+        "create the missing tables: seabed-migrate up"
+    };
+    Finding::error(missing.table, missing.to_string(), DOES_NOT_START, Repair::Advice(advice.to_owned()))
+}
+
+fn missing_right(missing: rights::Missing) -> Finding {
+    let rights::Missing { table, right, reason } = missing;
+    Finding::error(
+        table,
+        format!("this account may not {right} here: {reason}"),
+        "operations that need it fail",
+        Repair::Advice("an administrator runs what `seabed-migrate grants --account NAME` prints".to_owned()),
+    )
+}
+
+/// The consequence of tables that a service refuses.
+const DOES_NOT_START: &str = "no Seabed service starts on these tables";
 
 /// How often [`repair`] verifies again: one repair may reveal the need for another.
 const ROUNDS: usize = 3;
@@ -157,31 +172,36 @@ const ROUNDS: usize = 3;
 ///
 /// # Cancel safety
 /// The work runs in its own task, and continues when the future is dropped.
-pub async fn mend(connection: &DatabaseConnection, findings: &[Finding]) -> Result<()> {
-    let safe = findings.iter().filter_map(|finding| match &finding.mend {
-        Mend::Safe(statements) => Some(statements.clone()),
-        _ => None,
+pub async fn run_repairs(tables: impl Into<SessionTables<'_>>, findings: &[Finding]) -> Result<()> {
+    run_safe_repairs(&tables.into(), findings).await
+}
+
+async fn run_safe_repairs(tables: &SessionTables<'_>, findings: &[Finding]) -> Result<()> {
+    let safe = findings.iter().filter_map(|finding| match &finding.repair {
+        Repair::Safe(statements) => Some(statements.clone()),
+        Repair::Unsafe(_) | Repair::Advice(_) => None,
     });
     let statements: Vec<String> = safe.flatten().collect();
-    lock::run_locked(connection, move |transaction| {
+    lock::run_locked(tables, move |transaction, _| {
         Box::pin(async move { crate::execute(transaction, statements).await.map_err(migration_error) })
     })
     .await
 }
 
-/// Repeats [`verify`] and [`mend`] while there is something to repair, at most three times. Returns the remaining
+/// Repeats [`verify`] and [`run_repairs`] while there is something to repair, at most three times. Returns the remaining
 /// findings.
 ///
 /// # Errors
-/// Those of [`mend`].
-pub async fn repair(connection: &DatabaseConnection) -> Result<Vec<Finding>> {
-    let mut found = verify(connection).await?;
+/// Those of [`run_repairs`].
+pub async fn repair(tables: impl Into<SessionTables<'_>>) -> Result<Vec<Finding>> {
+    let tables = tables.into();
+    let mut found = findings(&tables).await?;
     for _ in 0..ROUNDS {
         if !found.iter().any(Finding::is_safe) {
             break;
         }
-        mend(connection, &found).await?;
-        found = verify(connection).await?;
+        run_safe_repairs(&tables, &found).await?;
+        found = findings(&tables).await?;
     }
     Ok(found)
 }

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use sea_orm::{ConnectionTrait as _, Statement};
+
 struct Cli {
     folder: tempfile::TempDir,
 }
@@ -20,6 +22,8 @@ impl Cli {
         Command::new(env!("CARGO_BIN_EXE_seabed-migrate"))
             .args(arguments)
             .env("DATABASE_URL", url)
+            .env_remove("SEABED_SCHEMA")
+            .env_remove("SEABED_TABLE_PREFIX")
             .output()
             .expect("the command runs")
     }
@@ -98,11 +102,15 @@ fn help_does_not_show_the_url() {
 }
 
 impl Cli {
-    /// Creates a second database with tables, next to the first.
+    /// The URL of a second database, next to the first.
+    fn other_url(&self) -> String {
+        format!("sqlite://{}", self.folder.path().join("other.db").display())
+    }
+
+    /// Creates the second database with tables.
     fn other(&self) -> String {
-        let url = format!("sqlite://{}", self.folder.path().join("other.db").display());
-        let made = Command::new(env!("CARGO_BIN_EXE_seabed-migrate")).args(["up", "--database-url", &url]).output();
-        assert!(made.expect("the command runs").status.success());
+        let url = self.other_url();
+        self.succeeds(&["up", "--database-url", &url]);
         url
     }
 
@@ -115,15 +123,26 @@ impl Cli {
         (status.code(), String::from_utf8(stdout).expect("text"), String::from_utf8(stderr).expect("text"))
     }
 
-    /// Runs SQL through the program's own driver.
-    fn execute(&self, statement: &str) {
+    /// Runs a query through the program's own driver, and returns its column `text`.
+    fn query(&self, url: &str, query: &str) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let options: seabed_sqlite::SqliteOptions = self.url().parse().expect("a URL");
-            let pool = options.open().await.expect("a database");
-            sea_orm::ConnectionTrait::execute_unprepared(&pool, statement).await.expect("the statement runs");
+            let pool = url.parse::<seabed_sqlite::SqliteOptions>().expect("a URL").open().await.expect("a database");
+            let query = Statement::from_string(sea_orm::DbBackend::Sqlite, query);
+            let rows = pool.query_all_raw(query).await.expect("the statement runs");
             pool.close().await.expect("the pool closes");
-        });
+            rows.iter().map(|row| row.try_get("", "text").expect("text")).collect()
+        })
+    }
+
+    fn execute(&self, statement: &str) {
+        self.query(&self.url(), statement);
+    }
+
+    /// The names of all tables and indexes of the first database that have one.
+    fn objects(&self) -> Vec<String> {
+        let query = "SELECT name AS text FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
+        self.query(&self.url(), query)
     }
 }
 
@@ -134,19 +153,19 @@ const SESSION: &str = "INSERT INTO sessions VALUES ('app', 'alice', 's', '{\"sec
 fn verify_tells_by_its_exit_status_and_repair_asks() {
     let cli = Cli::new();
     cli.succeeds(&["up"]);
-    assert_eq!(cli.status(&["verify"]), (Some(0), "Nothing is wrong.\n".to_owned(), String::new()));
+    assert_eq!(cli.status(&["verify"]), (Some(0), "No problems found.\n".to_owned(), String::new()));
     cli.execute(SESSION);
     let (status, found, _) = cli.status(&["verify"]);
     assert!(status == Some(3) && found.contains("google-adk cannot append"), "{found}");
     let (status, json, _) = cli.status(&["verify", "--format", "json"]);
     let findings: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert!(status == Some(3) && findings[0]["mend"]["safe"][0].is_string(), "{findings:#}");
+    assert!(status == Some(3) && findings[0]["repair"]["safe"][0].is_string(), "{findings:#}");
     // There is no terminal to ask on.
     assert!(cli.fails(&["repair"]).contains("--yes"));
     let (status, shown, _) = cli.status(&["repair", "--dry-run"]);
-    assert!(status == Some(3) && shown.contains("INSERT INTO app_states"), "{shown}");
+    assert!(status == Some(3) && shown.contains("INSERT INTO \"app_states\""), "{shown}");
     assert_eq!(cli.status(&["verify"]).0, Some(3));
-    assert!(cli.succeeds(&["repair", "--yes"]).contains("Mended."));
+    assert!(cli.succeeds(&["repair", "--yes"]).contains("Repaired."));
     assert_eq!(cli.status(&["verify"]).0, Some(0));
 }
 
@@ -162,7 +181,7 @@ fn copy_refuses_a_target_by_mistake_and_tells_what_it_did() {
     assert!(cli.fails(&["copy", "--from", &cli.url(), "--to", &other]).contains("--resume"));
     let (status, _, told) = cli.status(&["copy", "--from", &cli.url(), "--to", &other, "--resume"]);
     assert!(status == Some(0) && told.contains("new in the target: 0 sessions"), "{told}");
-    assert!(cli.fails(&["copy", "--from", &other, "--to", &other]).contains("the same database"));
+    assert!(cli.fails(&["copy", "--from", &other, "--to", &other]).contains("the same tables"));
     let nowhere = cli.fails(&["copy", "--from", "sqlite:///nowhere/a.db", "--to", &other]);
     assert!(nowhere.contains("the source"), "{nowhere}");
 }
@@ -174,7 +193,7 @@ fn a_file_goes_out_and_in() {
     cli.execute(SESSION);
     let file = cli.folder.path().join("sessions.jsonl").display().to_string();
     cli.succeeds(&["export", "--file", &file]);
-    assert!(cli.fails(&["export", "--file", &file]).contains("is there already"), "a file was written over");
+    assert!(cli.fails(&["export", "--file", &file]).contains("already exists"), "a file was written over");
     let printed = cli.succeeds(&["export"]);
     assert_eq!(printed, std::fs::read_to_string(&file).expect("a file"));
     let other = cli.other();
@@ -189,8 +208,122 @@ fn a_file_goes_out_and_in() {
 fn upgrade_says_what_it_cannot_upgrade() {
     let cli = Cli::new();
     cli.succeeds(&["up"]);
-    assert!(cli.fails(&["upgrade"]).contains("schema v1 already"));
+    assert!(cli.fails(&["upgrade"]).contains("already have google-adk's schema v1"));
     assert!(cli.fails(&["upgrade", "--finish"]).contains("no upgrade to finish"));
     assert_eq!(cli.status(&["upgrade", "--time-zone", "Nowhere"]).0, Some(2));
     assert!(cli.succeeds(&["grants", "--account", "agent"]).contains("nothing to do"));
+}
+
+/// The tables, indexes and ledger of a store with `prefix`, sorted by name.
+fn objects_of(prefix: &str) -> Vec<String> {
+    let names = [
+        "adk_internal_metadata",
+        "app_states",
+        "events",
+        "idx_events_app_user_session_ts_id",
+        "seabed_migrations",
+        "seabed_sessions_update_time",
+        "sessions",
+        "user_states",
+    ];
+    names.map(|name| format!("{prefix}{name}")).into()
+}
+
+const BOT: [&str; 2] = ["--table-prefix", "bot_"];
+
+#[test]
+fn stores_with_different_prefixes_share_a_file() {
+    let cli = Cli::new();
+    for _ in 0..2 {
+        cli.succeeds(&["up", "--update-time-index"]);
+        cli.succeeds(&["up", "--update-time-index", BOT[0], BOT[1]]);
+    }
+    let both = [objects_of(""), objects_of("bot_")].concat();
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    assert_eq!(cli.objects(), sorted(both));
+    assert_eq!(cli.succeeds(&["up", "--dry-run", BOT[0], BOT[1]]), "-- nothing to do\n");
+    for arguments in [&["verify"][..], &["verify", BOT[0], BOT[1]]] {
+        assert_eq!(cli.succeeds(arguments), "No problems found.\n");
+    }
+    // Rows of one are nothing to the other.
+    cli.execute(SESSION);
+    assert_eq!(cli.status(&["verify"]).0, Some(3));
+    assert_eq!(cli.status(&["verify", BOT[0], BOT[1]]).0, Some(0));
+    cli.succeeds(&["repair", "--yes"]);
+    assert!(cli.fails(&["down"]).contains("table sessions holds data"));
+    cli.succeeds(&["refresh", BOT[0], BOT[1]]);
+    assert_eq!(cli.objects().len(), 16, "refresh lost an index");
+    cli.succeeds(&["down", BOT[0], BOT[1]]);
+    assert_eq!(cli.objects(), objects_of(""));
+    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
+    assert_eq!(cli.succeeds(&["status", BOT[0], BOT[1]]), "pending  m0001_adk_schema_v1\n");
+    assert_eq!(cli.query(&cli.url(), "SELECT id AS text FROM sessions"), ["s"]);
+}
+
+#[test]
+fn tables_of_others_do_not_matter_to_a_store_with_a_prefix() {
+    let cli = Cli::new();
+    cli.succeeds(&["up", BOT[0], BOT[1]]);
+    cli.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, cookie BLOB)");
+    cli.execute("CREATE INDEX idx_events_app_user_session_ts_id ON sessions (cookie)");
+    cli.execute("INSERT INTO sessions VALUES ('web', x'00')");
+    // Without a prefix, they are in the way, and safe.
+    for command in ["up", "down", "refresh"] {
+        let refused = cli.fails(&[command]);
+        assert!(refused.contains("table sessions has no column app_name"), "{refused}");
+    }
+    assert!(cli.fails(&["down", "--drop-data"]).contains("nothing was changed"));
+    cli.succeeds(&["up", BOT[0], BOT[1]]);
+    assert_eq!(cli.succeeds(&["verify", BOT[0], BOT[1]]), "No problems found.\n");
+    cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
+    cli.succeeds(&["down", "--drop-data", BOT[0], BOT[1]]);
+    assert_eq!(cli.objects(), ["idx_events_app_user_session_ts_id", "sessions"]);
+    assert_eq!(cli.query(&cli.url(), "SELECT id AS text FROM sessions"), ["web"]);
+}
+
+#[test]
+fn invalid_names_are_refused_before_anything_is_opened() {
+    let cli = Cli::new();
+    let long = "p".repeat(31);
+    for prefix in ["b-", "b.", "b\"", "ä", "b;", &long] {
+        let refused = cli.fails(&["up", "--table-prefix", prefix]);
+        assert!(refused.contains("table_prefix"), "{refused}");
+    }
+    assert!(cli.fails(&["up", "--schema", "a b"]).contains("schema"));
+    assert!(!cli.file().exists(), "a file was made");
+    let nowhere = "sqlite:///nowhere/a.db";
+    let refused = cli.fails(&["copy", "--from", nowhere, "--to", nowhere, "--to-table-prefix", "b-"]);
+    assert!(refused.contains("the target") && refused.contains("table_prefix"), "{refused}");
+    // A schema is no part of a file: it is attached, and the command attaches none.
+    let refused = cli.fails(&["up", "--schema", "agents"]);
+    assert!(refused.contains("the schema agents does not exist") && refused.contains("ATTACH DATABASE"), "{refused}");
+}
+
+#[test]
+fn sessions_move_between_stores_with_different_prefixes() {
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(SESSION);
+    let other = cli.other_url();
+    cli.succeeds(&["up", "--database-url", &other, BOT[0], BOT[1]]);
+    let (from, to) = (cli.url(), ["--to", &other, "--to-table-prefix", "bot_"]);
+    let copy = [&["copy", "--from", &from][..], &to].concat();
+    let (status, _, report) = cli.status(&copy);
+    assert!(status == Some(0) && report.contains("new in the target: 1 sessions"), "{report}");
+    assert_eq!(cli.query(&other, "SELECT state AS text FROM bot_sessions"), ["{\"secret\": \"value\"}"]);
+    assert_eq!(cli.succeeds(&["verify", "--database-url", &other, BOT[0], BOT[1]]), "No problems found.\n");
+    assert!(cli.fails(&copy).contains("--resume"));
+    // Within one file, too.
+    cli.succeeds(&["up", BOT[0], BOT[1]]);
+    let (status, _, report) = cli.status(&["copy", "--from", &from, "--to", &from, "--to-table-prefix", "bot_"]);
+    assert!(status == Some(0) && report.contains("new in the target: 1 sessions"), "{report}");
+    // And out and in as a file.
+    let file = cli.folder.path().join("bot.jsonl").display().to_string();
+    cli.succeeds(&["export", "--file", &file, BOT[0], BOT[1]]);
+    cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
+    cli.succeeds(&["import", "--file", &file, BOT[0], BOT[1]]);
+    assert_eq!(cli.query(&from, "SELECT id AS text FROM bot_sessions"), ["s"]);
 }

@@ -3,8 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use sea_orm::DatabaseConnection;
-use seabed_migration::{Finding, Mend, Severity};
+use seabed_migration::{Finding, Repair, SessionTables, Severity};
 
 use crate::FOUND_WRONG;
 
@@ -13,48 +12,48 @@ const ROUNDS: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// For humans
     Text,
-    /// An array of objects with severity, subject, problem, consequence and mend
+    /// An array of objects with severity, subject, problem, consequence and repair
     Json,
 }
 
-pub(crate) async fn verify(database: &DatabaseConnection, format: Format) -> anyhow::Result<ExitCode> {
-    let found = seabed_migration::verify(database).await?;
+pub(crate) async fn verify(tables: SessionTables<'_>, format: Format) -> anyhow::Result<ExitCode> {
+    let found = seabed_migration::verify(tables).await?;
     match format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-        Format::Text if found.is_empty() => println!("Nothing is wrong."),
+        Format::Text if found.is_empty() => println!("No problems found."),
         Format::Text => found.iter().for_each(print),
     }
     Ok(exit(&found))
 }
 
-pub(crate) async fn repair(database: &DatabaseConnection, yes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
-    let mut found = seabed_migration::verify(database).await?;
+pub(crate) async fn repair(tables: SessionTables<'_>, yes: bool, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let mut found = seabed_migration::verify(tables.clone()).await?;
     // One repair may reveal the need for another; each round is printed before it runs.
     for _ in 0..ROUNDS {
         found.iter().for_each(print);
         if dry_run || !found.iter().any(Finding::is_safe) {
             break;
         }
-        if !yes && !is_agreed_to().await? {
-            anyhow::bail!("this was not mended");
+        if !yes && !is_confirmed().await? {
+            anyhow::bail!("these findings were not repaired");
         }
-        seabed_migration::mend(database, &found).await?;
-        println!("Mended.\n");
-        found = seabed_migration::verify(database).await?;
+        seabed_migration::run_repairs(tables.clone(), &found).await?;
+        println!("Repaired.\n");
+        found = seabed_migration::verify(tables.clone()).await?;
     }
     if found.is_empty() {
-        println!("Nothing is wrong.");
+        println!("No problems found.");
     } else if !found.iter().any(Finding::is_safe) {
-        println!("What is left, `repair` leaves to you.");
+        println!("The remaining findings need a decision; `repair` does not change them.");
     }
     Ok(exit(&found))
 }
 
-async fn is_agreed_to() -> anyhow::Result<bool> {
+async fn is_confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        anyhow::bail!("nothing was changed: there is nobody to ask, and no --yes");
+        anyhow::bail!("nothing was changed: confirm with --yes where there is no terminal");
     }
     print!("Run these statements? [y/N] ");
     std::io::stdout().flush()?;
@@ -77,11 +76,11 @@ fn print(finding: &Finding) {
         Severity::Warning => "warning",
     };
     println!("{severity}: {}", finding.problem);
-    println!("  what follows: {}", finding.consequence);
-    match &finding.mend {
-        Mend::Safe(statements) => print_statements("what mends it (`seabed-migrate repair` runs it)", statements),
-        Mend::Unsafe(statements) => print_statements("what may mend it, for you to decide", statements),
-        Mend::Advice(advice) => println!("  what to do: {advice}"),
+    println!("  consequence: {}", finding.consequence);
+    match &finding.repair {
+        Repair::Safe(statements) => print_statements("repair (`seabed-migrate repair` runs it)", statements),
+        Repair::Unsafe(statements) => print_statements("possible repair, which needs a decision", statements),
+        Repair::Advice(advice) => println!("  repair: {advice}"),
         _ => {}
     }
     println!();

@@ -3,6 +3,7 @@
 use sea_orm::DatabaseConnection;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use seabed_core::sql::ConnectOptions;
+use seabed_migration::{SessionTables, Tables};
 
 /// What to do if the file of an SQLite database does not exist.
 #[derive(Clone, Copy)]
@@ -15,8 +16,24 @@ pub(crate) enum MissingFile {
     StandIn,
 }
 
+/// An open database, and the tables to use there.
+pub(crate) struct Opened {
+    connection: DatabaseConnection,
+    tables: Tables,
+}
+
+impl Opened {
+    pub(crate) fn tables(&self) -> SessionTables<'_> {
+        SessionTables::new(&self.connection).with_tables(self.tables.clone())
+    }
+}
+
 /// Opens the database at `url`.
-pub(crate) async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
+pub(crate) async fn open(url: &str, tables: Tables, missing_file: MissingFile) -> anyhow::Result<Opened> {
+    Ok(Opened { connection: connect(url, missing_file).await?, tables })
+}
+
+async fn connect(url: &str, missing_file: MissingFile) -> anyhow::Result<DatabaseConnection> {
     #[cfg(feature = "postgres")]
     if seabed_postgres::PostgresOptions::is_url(url) {
         return Ok(url.parse::<seabed_postgres::PostgresOptions>()?.open().await?);
@@ -35,5 +52,5 @@ pub(crate) async fn open(url: &str, missing_file: MissingFile) -> anyhow::Result
         };
         return Ok(options.open().await?);
     }
-    anyhow::bail!("this is not a URL of a database that this build of seabed-migrate knows")
+    anyhow::bail!("this build of seabed-migrate does not support the scheme of the database URL")
 }

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
-use seabed_migration::{Selection, Summary, UpgradeOptions};
+use sea_orm::ConnectionTrait as _;
+use sea_orm::sea_query::{Expr, Query};
+use seabed_core::entity::sessions;
+use seabed_migration::{Selection, SessionTables, Summary, Tables, UpgradeOptions};
 
 use super::open::{MissingFile, open};
 use crate::FOUND_WRONG;
@@ -19,20 +21,26 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How many of the skipped rows are named.
 const NAMED: usize = 20;
 
-pub(crate) async fn copy(from: &str, to: &str, selection: Selection, resume: bool) -> anyhow::Result<ExitCode> {
-    if from == to {
-        anyhow::bail!("source and target are the same database");
+pub(crate) async fn copy(
+    (from, from_tables): (&str, Tables),
+    (to, to_tables): (&str, Tables),
+    selection: Selection,
+    resume: bool,
+) -> anyhow::Result<ExitCode> {
+    if from == to && from_tables == to_tables {
+        anyhow::bail!("source and target are the same tables of the same database");
     }
-    let source = open(from, MissingFile::Refuse).await.context("the source")?;
-    let target = open(to, MissingFile::Refuse).await.context("the target")?;
-    check_target(&target, resume).await?;
+    let source = open(from, from_tables, MissingFile::Refuse).await.context("the source")?;
+    let target = open(to, to_tables, MissingFile::Refuse).await.context("the target")?;
+    check_target(&target.tables(), resume).await?;
     let mut report = Report::new();
-    let summary = seabed_migration::copy(&source, &target, selection, &mut |summary| report.show(summary)).await;
-    Ok(report.end(&summary?))
+    let mut progress = |summary: &Summary| report.show(summary);
+    let summary = seabed_migration::copy(source.tables(), target.tables(), selection, &mut progress).await?;
+    Ok(report.end(&summary))
 }
 
 pub(crate) async fn export(
-    database: &DatabaseConnection,
+    tables: SessionTables<'_>,
     file: Option<PathBuf>,
     selection: Selection,
 ) -> anyhow::Result<ExitCode> {
@@ -41,17 +49,17 @@ pub(crate) async fn export(
     let summary = match &file {
         None => {
             let output = BufWriter::new(std::io::stdout());
-            seabed_migration::export(database, selection, output, &mut progress).await?
+            seabed_migration::export(tables, selection, output, &mut progress).await?
         }
         Some(path) => {
-            let cannot = || format!("cannot make {}", path.display());
+            let cannot = || format!("cannot write {}", path.display());
             if path.exists() {
-                anyhow::bail!("{} is there already", path.display());
+                anyhow::bail!("{} already exists", path.display());
             }
             // The file gets its final name only once it is complete.
             let partial = path.with_added_extension("partial");
             let mut output = BufWriter::new(File::create(&partial).with_context(cannot)?);
-            let summary = seabed_migration::export(database, selection, &mut output, &mut progress).await?;
+            let summary = seabed_migration::export(tables, selection, &mut output, &mut progress).await?;
             output.flush().with_context(cannot)?;
             output.get_ref().sync_all().with_context(cannot)?;
             std::fs::rename(&partial, path).with_context(cannot)?;
@@ -61,74 +69,69 @@ pub(crate) async fn export(
     Ok(report.end(&summary))
 }
 
-pub(crate) async fn import(
-    file: Option<PathBuf>,
-    database: &DatabaseConnection,
-    resume: bool,
-) -> anyhow::Result<ExitCode> {
-    check_target(database, resume).await?;
+pub(crate) async fn import(file: Option<PathBuf>, tables: SessionTables<'_>, resume: bool) -> anyhow::Result<ExitCode> {
+    check_target(&tables, resume).await?;
     let mut report = Report::new();
     let mut progress = |summary: &Summary| report.show(summary);
     let summary = match file {
-        None => seabed_migration::import(BufReader::new(std::io::stdin()), database, &mut progress).await?,
+        None => seabed_migration::import(BufReader::new(std::io::stdin()), tables, &mut progress).await?,
         Some(path) => {
             let input = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            seabed_migration::import(BufReader::new(input), database, &mut progress).await?
+            seabed_migration::import(BufReader::new(input), tables, &mut progress).await?
         }
     };
     Ok(report.end(&summary))
 }
 
 pub(crate) async fn upgrade_into(
-    source: &DatabaseConnection,
-    to: &str,
+    source: SessionTables<'_>,
+    (to, to_tables): (&str, Tables),
     options: UpgradeOptions,
     resume: bool,
 ) -> anyhow::Result<ExitCode> {
-    let target = open(to, MissingFile::Refuse).await.context("the target")?;
-    check_target(&target, resume).await?;
+    let target = open(to, to_tables, MissingFile::Refuse).await.context("the target")?;
+    check_target(&target.tables(), resume).await?;
     let mut report = Report::new();
-    let summary = seabed_migration::upgrade_into(source, &target, options, &mut |summary| report.show(summary)).await;
-    Ok(report.end(&summary?))
+    let mut progress = |summary: &Summary| report.show(summary);
+    let summary = seabed_migration::upgrade_into(source, target.tables(), options, &mut progress).await?;
+    Ok(report.end(&summary))
 }
 
-pub(crate) async fn upgrade_in_place(
-    database: &DatabaseConnection,
-    options: UpgradeOptions,
-) -> anyhow::Result<ExitCode> {
+pub(crate) async fn upgrade_in_place(tables: SessionTables<'_>, options: UpgradeOptions) -> anyhow::Result<ExitCode> {
     let mut report = Report::new();
-    let summary = seabed_migration::upgrade_in_place(database, options, &mut |summary| report.show(summary)).await;
+    let kept = tables.tables().name("seabed_v0_");
+    let summary = seabed_migration::upgrade_in_place(tables, options, &mut |summary| report.show(summary)).await;
     let exit = report.end(&summary?);
-    eprintln!("the tables of schema v0 are kept as seabed_v0_…; `seabed-migrate upgrade --finish` drops them");
+    eprintln!("the tables of schema v0 are kept as {kept}…; `seabed-migrate upgrade --finish` drops them");
     Ok(exit)
 }
 
 pub(crate) async fn finish_upgrade(
-    database: &DatabaseConnection,
+    tables: SessionTables<'_>,
     options: UpgradeOptions,
     leave_rows: bool,
 ) -> anyhow::Result<ExitCode> {
     let mut report = Report::new();
     let mut progress = |summary: &Summary| report.show(summary);
-    let summary = seabed_migration::finish_upgrade(database, options, leave_rows, &mut progress).await?;
+    let summary = seabed_migration::finish_upgrade(tables, options, leave_rows, &mut progress).await?;
     let is_dropped = summary.is_complete() || leave_rows;
     let exit = report.end(&summary);
     eprintln!(
         "the tables of schema v0 are {}",
-        if is_dropped { "dropped" } else { "kept: not all of their rows are here" }
+        if is_dropped { "dropped" } else { "kept: the tables of v1 do not contain all of their rows" }
     );
     Ok(exit)
 }
 
 /// Rejects a target that already has sessions, unless resuming: rows are merged into the existing ones, which the user
 /// of a mistyped target would regret.
-pub(crate) async fn check_target(target: &DatabaseConnection, resume: bool) -> anyhow::Result<()> {
-    let any = Statement::from_string(target.get_database_backend(), "SELECT 1 FROM sessions LIMIT 1");
+async fn check_target(target: &SessionTables<'_>, resume: bool) -> anyhow::Result<()> {
+    let any = Query::select().expr(Expr::val(1)).from(target.tables().table(sessions::Entity)).limit(1).take();
     // Missing tables are reported by name later.
-    let is_filled = target.query_one_raw(any).await.is_ok_and(|row| row.is_some());
-    if is_filled && !resume {
+    let has_sessions = target.connection().query_one(&any).await.is_ok_and(|row| row.is_some());
+    if has_sessions && !resume {
         anyhow::bail!(
-            "the target has sessions already, and nothing was written; --resume adds what is missing, and leaves what is there"
+            "the target already has sessions, and nothing was written; --resume adds missing rows and keeps existing ones"
         );
     }
     Ok(())
@@ -138,7 +141,7 @@ pub(crate) async fn check_target(target: &DatabaseConnection, resume: bool) -> a
 pub(crate) struct Report {
     bar: Option<ProgressBar>,
     started: Instant,
-    told: Instant,
+    last_report: Instant,
 }
 
 impl Report {
@@ -146,15 +149,15 @@ impl Report {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {elapsed}, {eta} left");
         let bar = style.ok().filter(|_| std::io::stderr().is_terminal());
         let bar = bar.map(|style| ProgressBar::new(0).with_style(style));
-        Self { bar, started: Instant::now(), told: Instant::now() }
+        Self { bar, started: Instant::now(), last_report: Instant::now() }
     }
 
     pub(crate) fn show(&mut self, summary: &Summary) {
         if let Some(bar) = &self.bar {
             bar.set_length(summary.expected_events.unwrap_or(summary.events));
             bar.set_position(summary.events);
-        } else if self.told.elapsed() > REPORT_INTERVAL {
-            self.told = Instant::now();
+        } else if self.last_report.elapsed() > REPORT_INTERVAL {
+            self.last_report = Instant::now();
             let of = summary.expected_events.map(|all| format!(" of {all}")).unwrap_or_default();
             eprintln!("{} sessions, {}{of} events", summary.sessions, summary.events);
         }
@@ -176,7 +179,7 @@ impl Report {
         eprintln!("content read:   {}", summary.content);
         eprintln!("content stored: {}", summary.stored_content);
         if summary.is_complete() && summary.content != summary.stored_content {
-            eprintln!("the target has other keys or times in these rows: it was written to, too");
+            eprintln!("some of these rows have other keys or times in the target, which was also written to");
         }
         let named = |title: &str, rows: Vec<String>| {
             if !rows.is_empty() {
@@ -187,8 +190,8 @@ impl Report {
                 eprintln!("  and {} more", rows.len() - NAMED);
             }
         };
-        named("were left out", summary.refused.iter().map(ToString::to_string).collect());
-        named("are not what was sent", summary.different.clone());
+        named("were skipped", summary.refused.iter().map(ToString::to_string).collect());
+        named("differ from the source", summary.different.clone());
         if summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
     }
 }

@@ -1,7 +1,7 @@
 //! Reads back what was written, and compares it with what was sent.
 
 use futures_util::TryStreamExt as _;
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::Query;
 use sea_orm::{DbErr, StreamTrait as _};
 use seabed_core::State;
 use seabed_core::entity::{events, sessions};
@@ -9,8 +9,7 @@ use seabed_core::entity::{events, sessions};
 use super::record::{ContentHash, Record, SessionId};
 use super::states::{StateRow, StateTable};
 use super::store::{Store, of_session};
-use super::tables::{Shape as _, V1};
-use crate::schema::Flavor;
+use super::tables::{Shape as _, V1, json_text};
 
 impl Store<'_> {
     /// Returns each row with the stored row of the same key.
@@ -26,7 +25,7 @@ impl Store<'_> {
     pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
         let name = format!("{} row {:?}", table.name, row.key);
         let Some(found) = found else {
-            self.summary.different.push(format!("{name} is not there"));
+            self.summary.different.push(format!("{name} is missing"));
             return;
         };
         let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
@@ -36,7 +35,7 @@ impl Store<'_> {
             _ => false,
         };
         if !holds {
-            self.summary.different.push(format!("{name} lacks a key, or has another value"));
+            self.summary.different.push(format!("{name} lacks a key or has a different value"));
         }
         self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
     }
@@ -49,11 +48,10 @@ impl Store<'_> {
         }
         let mut select = Query::select();
         select
-            .from(events::Entity)
+            .from(self.spec.tables.table(events::Entity))
             .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
             .cond_where(of_session(session));
-        let data = Expr::col("event_data");
-        select.expr_as(if self.flavor == Flavor::Postgres { data.cast_as("text") } else { data }, "event_data");
+        select.expr_as(json_text(self.spec.database, "event_data"), "event_data");
         let mut rows = self.connection.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
             let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };
@@ -62,10 +60,10 @@ impl Store<'_> {
             let stored = ContentHash::of(&Record::Event(event));
             self.summary.stored_content.toggle(stored);
             if stored != hash {
-                self.summary.different.push(format!("event {id:?} of {key} is there with another content"));
+                self.summary.different.push(format!("event {id:?} of {key} has different content"));
             }
         }
-        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is not there")));
+        self.summary.different.extend(sent.into_keys().map(|id| format!("event {id:?} of {key} is missing")));
         Ok(())
     }
 }

@@ -105,8 +105,9 @@ fn file_error(error: &std::io::Error) -> DbErr {
 }
 
 fn line(record: Record) -> Result<Line, DbErr> {
-    let json =
-        |text: String| Json::parse(one_line(text)).map_err(|_| DbErr::Custom("a column holds no JSON".to_owned()));
+    let json = |text: String| {
+        Json::parse(one_line(text)).map_err(|_| DbErr::Custom("a column does not contain JSON".to_owned()))
+    };
     let time = Timestamp::from_naive_utc;
     Ok(match record {
         Record::AppState(row) => {
@@ -160,10 +161,10 @@ fn check_header(file: &mut impl BufRead) -> Result<(), DbErr> {
     match first.unwrap_or_default() {
         Some(Line::Header { format, version: VERSION }) if format == FORMAT => Ok(()),
         Some(Line::Header { format, version }) if format == FORMAT => {
-            let told = format!("the file is of version {version}, this release reads version {VERSION}");
-            Err(DbErr::Custom(told))
+            let message = format!("the file has version {version}, and this release reads only version {VERSION}");
+            Err(DbErr::Custom(message))
         }
-        _ => Err(DbErr::Custom("the file is none that `seabed-migrate export` has written".to_owned())),
+        _ => Err(DbErr::Custom("the file was not written by `seabed-migrate export`".to_owned())),
     }
 }
 
@@ -178,13 +179,14 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
                 if all == rows && sum == content.to_string() {
                     return Ok(());
                 }
-                let told = format!("the file is not as it was written: it should hold {all} rows, and holds {rows}");
-                return Err(Stop::Failed(DbErr::Custom(told)));
+                let message =
+                    format!("the file was changed after the export: {rows} rows instead of {all}, or other content");
+                return Err(Stop::Failed(DbErr::Custom(message)));
             }
             Some(line) => record(line).ok_or_else(|| DbErr::Custom(format!("line {number} is a second header")))?,
             None => {
-                let told = "the file was cut off; import it again once you have all of it, what was imported stays";
-                return Err(Stop::Failed(DbErr::Custom(told.to_owned())));
+                let message = "the file was cut off; imported rows stay, and importing the complete file adds the rest";
+                return Err(Stop::Failed(DbErr::Custom(message.to_owned())));
             }
         };
         rows += 1;
@@ -202,11 +204,7 @@ fn next(file: &mut impl BufRead, number: u64) -> Result<Option<Line>, DbErr> {
         return Ok(None);
     }
     let place = |error: serde_json::Error| {
-        DbErr::Custom(format!(
-            "line {number} is not as it was written: {:?} error, column {}",
-            error.classify(),
-            error.column()
-        ))
+        DbErr::Custom(format!("line {number} is invalid: {:?} error, column {}", error.classify(), error.column()))
     };
     serde_json::from_str(&text).map(Some).map_err(place)
 }

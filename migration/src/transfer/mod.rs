@@ -10,8 +10,7 @@ mod tables;
 
 use std::io::{BufRead, Write};
 
-use crate::schema::{columns, dialect_of};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait as _, DbErr};
 use seabed_core::sql::unsuitable_columns;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
@@ -20,7 +19,8 @@ use store::Store;
 pub(crate) use tables::{Shape, Source, event_of, read};
 
 use crate::layout::Layout;
-use crate::schema::Flavor;
+use crate::session_tables::SessionTables;
+use crate::spec::{Database, SchemaSpec};
 use crate::{migration_error, verify};
 
 /// The part of a database to move.
@@ -88,13 +88,15 @@ pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
 /// # Cancel safety
 /// If the future is dropped, what was copied so far stays, and each copied session is complete up to one of its events.
 pub async fn copy(
-    from: &DatabaseConnection,
-    to: &DatabaseConnection,
+    from: impl Into<SessionTables<'_>>,
+    to: impl Into<SessionTables<'_>>,
     selection: Selection,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
-    let source = source(from, selection).await?;
-    store(source, to, progress).await
+    let (from, to) = (from.into(), to.into());
+    to.check()?;
+    let source = source(&from, selection).await?;
+    store(source, &to, progress).await
 }
 
 /// Writes the selected sessions, events and state as JSON Lines: a header, one line per row, and a last line with
@@ -103,12 +105,12 @@ pub async fn copy(
 /// # Errors
 /// Those of [`copy`], and of `file`.
 pub async fn export(
-    from: &DatabaseConnection,
+    from: impl Into<SessionTables<'_>>,
     selection: Selection,
     file: impl Write + Send,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
-    let source = source(from, selection).await?;
+    let source = source(&from.into(), selection).await?;
     lines::write(source, file, progress).await.map_err(transfer_error)
 }
 
@@ -119,64 +121,71 @@ pub async fn export(
 /// only after its rows are written.
 pub async fn import(
     file: impl BufRead + Send + 'static,
-    to: &DatabaseConnection,
+    to: impl Into<SessionTables<'_>>,
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
+    let to = to.into();
+    to.check()?;
     let source = lines::read(file).await.map_err(transfer_error)?;
-    store(source, to, progress).await
+    store(source, &to, progress).await
 }
 
-async fn source(from: &DatabaseConnection, selection: Selection) -> Result<Source> {
-    expect_v1(from, "the source").await?;
-    let backend = from.get_database_backend();
-    let unfit =
-        unsuitable_columns(dialect_of(from).map_err(migration_error)?, &columns(from).await.map_err(migration_error)?);
+async fn source(from: &SessionTables<'_>, selection: Selection) -> Result<Source> {
+    let spec = from.spec().await?;
+    expect_v1(from, &spec, "the source").await?;
     let mut split = Vec::new();
-    if backend == DbBackend::MySql {
+    // Elsewhere ids have one spelling, or the database has no way to find the others.
+    if spec.database == Database::MySql {
+        let columns = spec.columns(from.connection).await.map_err(migration_error)?;
+        let unsuitable = unsuitable_columns(spec.dialect, &columns);
         // The shared state is stored under one spelling, and is copied with that spelling.
-        let ids = verify::collisions(from, &unfit).await.map_err(migration_error)?.into_iter();
-        let reason = "the source takes them for one id; the state that they share goes to one of them";
+        let ids = verify::collisions(from.connection, &spec, &unsuitable).await.map_err(migration_error)?.into_iter();
+        let reason = "the source treats them as one id; the state that they share goes to one of them";
         split.extend(ids.map(|ids| Refused { row: format!("ids {ids}"), reason: reason.to_owned() }));
     }
-    read(from, tables::V1, selection, split).await.map_err(transfer_error)
+    read(from.connection, spec, tables::V1, selection, split).await.map_err(transfer_error)
 }
 
 /// Writes a source into a database with google-adk's schema v1.
-pub(crate) async fn store(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
-    expect_v1(to, "the target").await?;
-    let columns = columns(to).await.map_err(migration_error)?;
-    if let Some(unfit) = unsuitable_columns(dialect_of(to).map_err(migration_error)?, &columns).first() {
-        let message = format!("the target does not fit: {unfit}; `seabed-migrate verify` says how to mend it");
+pub(crate) async fn store(source: Source, to: &SessionTables<'_>, progress: &mut Progress<'_>) -> Result<Summary> {
+    let spec = to.spec().await?;
+    expect_v1(to, &spec, "the target").await?;
+    let columns = spec.columns(to.connection).await.map_err(migration_error)?;
+    if let Some(unsuitable) = unsuitable_columns(spec.dialect, &columns).first() {
+        let message = format!("the target is unsuitable: {unsuitable}; `seabed-migrate verify` says how to repair it");
         return Err(BackendError::new(BackendErrorKind::Schema, message).into());
     }
-    let summary =
-        Store::new(to).await.map_err(transfer_error)?.write(source, progress).await.map_err(transfer_error)?;
-    add_missing_states(to).await?;
+    let summary = Store::new(to.connection, &spec).write(source, progress).await.map_err(transfer_error)?;
+    add_missing_states(to, &spec).await?;
     Ok(summary)
 }
 
 /// Compares a source with a database with google-adk's schema v1.
-pub(crate) async fn compare(source: Source, to: &DatabaseConnection, progress: &mut Progress<'_>) -> Result<Summary> {
-    let store = Store::new(to).await.map_err(transfer_error)?.only_comparing();
+pub(crate) async fn compare(
+    source: Source,
+    to: &SessionTables<'_>,
+    spec: &SchemaSpec,
+    progress: &mut Progress<'_>,
+) -> Result<Summary> {
+    let store = Store::new(to.connection, spec).only_comparing();
     store.write(source, progress).await.map_err(transfer_error)
 }
 
 /// Adds missing state rows. google-adk's schema v1 has a state row for the app and the user of every session; other
 /// stores create them on demand.
-async fn add_missing_states(connection: &DatabaseConnection) -> Result<()> {
-    let flavor = Flavor::of(connection).await.map_err(migration_error)?;
-    for statement in verify::missing_states(connection, flavor).await.map_err(migration_error)? {
-        connection.execute_unprepared(&statement).await.map_err(migration_error)?;
+async fn add_missing_states(tables: &SessionTables<'_>, spec: &SchemaSpec) -> Result<()> {
+    for statement in verify::missing_states(tables.connection, spec).await.map_err(migration_error)? {
+        tables.connection.execute_unprepared(&statement).await.map_err(migration_error)?;
     }
     Ok(())
 }
 
-async fn expect_v1(connection: &DatabaseConnection, which: &str) -> Result<()> {
-    let layout = Layout::of(connection).await.map_err(migration_error)?;
+async fn expect_v1(tables: &SessionTables<'_>, spec: &SchemaSpec, which: &str) -> Result<()> {
+    let layout = Layout::of(tables.connection, spec).await.map_err(migration_error)?;
     if layout == Layout::V1 {
         return Ok(());
     }
-    let message = format!("{which} does not fit: {}", layout.describe());
+    let message = format!("{which} is unsuitable: {}", layout.describe());
     Err(BackendError::new(BackendErrorKind::Schema, message).into())
 }
 
@@ -187,8 +196,8 @@ pub(crate) fn transfer_error(error: DbErr) -> seabed_core::Error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => {
             (BackendErrorKind::Unavailable, "the connection to a database was lost".to_owned())
         }
-        _ => (BackendErrorKind::Unexpected, "a database refused".to_owned()),
+        _ => (BackendErrorKind::Unexpected, "a database rejected a statement".to_owned()),
     };
-    let told = BackendError::new(kind, message);
-    if matches!(error, DbErr::Custom(_)) { told.into() } else { told.with_source(error).into() }
+    let reported = BackendError::new(kind, message);
+    if matches!(error, DbErr::Custom(_)) { reported.into() } else { reported.with_source(error).into() }
 }

@@ -3,15 +3,15 @@
 use seabed_core::Json;
 
 use super::record::{Record, Refused};
-use crate::schema::Flavor;
+use crate::spec::Database;
 
 /// The maximum number of characters of ids and invocation ids, as in google-adk's tables.
 const ID_LENGTH: usize = 128;
 const INVOCATION_ID_LENGTH: usize = 256;
 
 /// Returns why a database would reject a row. SQLite accepts any text.
-pub(super) fn refusal(flavor: Flavor, record: &Record) -> Option<Refused> {
-    if flavor == Flavor::Sqlite {
+pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
+    if database == Database::Sqlite {
         return None;
     }
     let (table, ids, invocation_id, json): (&str, Vec<&str>, &str, Option<&str>) = match record {
@@ -24,15 +24,18 @@ pub(super) fn refusal(flavor: Flavor, record: &Record) -> Option<Refused> {
     let refused = |reason: String| Some(Refused { row: format!("{table} {ids:?}"), reason });
     let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
     if !ids.iter().all(|id| fits(id, ID_LENGTH)) {
-        return refused(format!("an id of more than {ID_LENGTH} characters, or with a NUL"));
+        return refused(format!("an id is longer than {ID_LENGTH} characters or contains a NUL character"));
     }
     if !fits(invocation_id, INVOCATION_ID_LENGTH) {
-        return refused(format!("an invocation id of more than {INVOCATION_ID_LENGTH} characters, or with a NUL"));
+        return refused(format!(
+            "the invocation id is longer than {INVOCATION_ID_LENGTH} characters or contains a NUL character"
+        ));
     }
-    if flavor != Flavor::Postgres {
+    // MySQL and MariaDB store JSON as text.
+    if database == Database::MySql {
         return None;
     }
     let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));
     let error = portable.err()?;
-    refused(format!("PostgreSQL's jsonb cannot hold it: {:?} error, column {}", error.classify(), error.column()))
+    refused(format!("PostgreSQL's jsonb cannot store it: {:?} error, column {}", error.classify(), error.column()))
 }

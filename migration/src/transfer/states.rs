@@ -104,8 +104,8 @@ pub(super) struct Merged {
 /// Merges `row` into a stored row; returns `None` if nothing changes.
 pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<Merged>, DbErr> {
     let state = |text: &str| {
-        let told = || DbErr::Custom(format!("the stored state of {:?} is not a JSON object", row.key));
-        serde_json::from_str::<State>(text).map_err(|_| told())
+        let invalid = || DbErr::Custom(format!("the stored state of {:?} is not a JSON object", row.key));
+        serde_json::from_str::<State>(text).map_err(|_| invalid())
     };
     let (sent, old) = (state(&row.state)?, state(&stored.state)?);
     let is_later = row.version() > stored.version();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, LockType, Query};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType, Query};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
@@ -14,9 +14,9 @@ use seabed_core::entity::{app_states, events, sessions, user_states};
 use super::record::{ContentHash, Record, Refused, SessionId};
 use super::refusal::refusal;
 use super::states::{APP_STATES, SESSIONS, StateRow, StateTable, USER_STATES, merged};
-use super::tables::Source;
+use super::tables::{Source, json_text};
 use super::{Progress, Summary};
-use crate::schema::Flavor;
+use crate::spec::{Database, SchemaSpec};
 
 /// A transaction holds no more rows than this, and ends once it holds this much text: enough to make the cost of a
 /// commit negligible, and far below what a server accepts in one statement.
@@ -47,7 +47,7 @@ struct Batch {
 /// A database to write rows to.
 pub(crate) struct Store<'a> {
     pub(super) connection: &'a DatabaseConnection,
-    pub(super) flavor: Flavor,
+    pub(super) spec: &'a SchemaSpec,
     batch: Batch,
     /// Hashes of the events of the session being written, until they are read back.
     pub(super) sent: HashMap<SessionId, HashMap<String, ContentHash>>,
@@ -57,16 +57,15 @@ pub(crate) struct Store<'a> {
 }
 
 impl<'a> Store<'a> {
-    pub(crate) async fn new(connection: &'a DatabaseConnection) -> Result<Self, DbErr> {
-        let flavor = Flavor::of(connection).await?;
-        Ok(Self {
+    pub(crate) fn new(connection: &'a DatabaseConnection, spec: &'a SchemaSpec) -> Self {
+        Self {
             connection,
-            flavor,
+            spec,
             batch: Batch::default(),
             sent: HashMap::new(),
             summary: Summary::default(),
             only_compares: false,
-        })
+        }
     }
 
     /// Makes the store compare only: missing rows are reported as differences.
@@ -97,7 +96,7 @@ impl<'a> Store<'a> {
             return;
         }
         let hash = ContentHash::of(&record);
-        if let Some(refused) = refusal(self.flavor, &record) {
+        if let Some(refused) = refusal(self.spec.database, &record) {
             if matches!(record, Record::Session(_)) {
                 self.end_session();
             }
@@ -126,7 +125,7 @@ impl<'a> Store<'a> {
             Record::Event(event) => {
                 let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
                 let Some(part) = open.filter(|part| SessionId::of(&part.session).has(&event)) else {
-                    let reason = "its session was refused, or does not come before it".to_owned();
+                    let reason = "its session was skipped, or does not precede it".to_owned();
                     self.summary.refused.push(Refused { row: format!("event {:?}", event.id), reason });
                     return;
                 };
@@ -228,7 +227,7 @@ impl<'a> Store<'a> {
     ) -> Result<HashSet<Vec<String>>, DbErr> {
         let there = self.select_rows(transaction, table, rows, false).await?;
         let mut insert = Query::insert();
-        insert.into_table(Alias::new(table.name)).columns(table.columns());
+        insert.into_table(self.spec.table_ref(table.name)).columns(table.columns());
         let mut inserts = 0;
         for row in rows.iter().filter(|row| !there.contains_key(&row.key)) {
             let mut values: Vec<Expr> = row.key.iter().map(|part| Expr::val(part.as_str())).collect();
@@ -252,7 +251,7 @@ impl<'a> Store<'a> {
             let Some(stored) = stored.get(&row.key) else { continue };
             let Some(merged) = merged(row, stored)? else { continue };
             let update = Query::update()
-                .table(Alias::new(table.name))
+                .table(self.spec.table_ref(table.name))
                 .value("state", self.json(&merged.state))
                 .value("update_time", self.time(merged.update_time))
                 .cond_where(table.is(&row.key))
@@ -276,11 +275,11 @@ impl<'a> Store<'a> {
         }
         let any = rows.iter().fold(Condition::any(), |any, row| any.add(table.is(&row.key)));
         let mut select = Query::select();
-        select.from(Alias::new(table.name)).columns(table.columns().into_iter().filter(|column| *column != "state"));
-        let state = Expr::col("state");
-        select.expr_as(if self.flavor == Flavor::Postgres { state.cast_as("text") } else { state }, "state");
-        select.cond_where(any);
-        if lock && self.flavor != Flavor::Sqlite {
+        let columns = table.columns().into_iter().filter(|column| *column != "state");
+        select.from(self.spec.table_ref(table.name)).columns(columns);
+        select.expr_as(json_text(self.spec.database, "state"), "state").cond_where(any);
+        // On SQLite the transaction holds the write lock.
+        if lock && self.spec.database != Database::Sqlite {
             select.lock(LockType::Update);
         }
         let found = connection.query_all(&select).await?;
@@ -292,7 +291,7 @@ impl<'a> Store<'a> {
             return Ok(HashSet::new());
         }
         let select = Query::select()
-            .from(events::Entity)
+            .from(self.spec.tables.table(events::Entity))
             .column("id")
             .cond_where(of_session(&part.session))
             .and_where(Expr::col("id").is_in(part.events.iter().map(|event| event.id.as_str())))
@@ -305,7 +304,7 @@ impl<'a> Store<'a> {
             return Ok(());
         }
         let mut insert = Query::insert();
-        insert.into_table(events::Entity).columns([
+        insert.into_table(self.spec.tables.table(events::Entity)).columns([
             "id",
             "app_name",
             "user_id",
@@ -328,14 +327,17 @@ impl<'a> Store<'a> {
 
     fn json(&self, text: &str) -> Expr {
         let text = Expr::val(text);
-        if self.flavor == Flavor::Postgres { text.cast_as("jsonb") } else { text }
+        match self.spec.database {
+            Database::Postgres => text.cast_as("jsonb"),
+            Database::MySql | Database::Sqlite => text,
+        }
     }
 
     /// On SQLite, formats the time as google-adk does: always with six digits.
     fn time(&self, time: DateTime) -> Expr {
-        match self.flavor {
-            Flavor::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
-            _ => Expr::val(time),
+        match self.spec.database {
+            Database::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
+            Database::Postgres | Database::MySql => Expr::val(time),
         }
     }
 }

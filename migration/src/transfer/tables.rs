@@ -6,8 +6,8 @@ use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, FromQueryResult as _,
-    IsolationLevel, QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, FromQueryResult as _, IsolationLevel,
+    QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
 };
 use seabed_core::State;
 use seabed_core::entity::{app_states, events, sessions, user_states};
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::Selection;
 use super::record::{Record, Refused};
+use crate::spec::{Database, SchemaSpec};
 
 /// How many rows are buffered between reading and writing; each may be several megabytes.
 const ROWS_AHEAD: usize = 16;
@@ -78,7 +79,7 @@ impl From<DbErr> for Stop {
     }
 }
 
-/// A table layout: the names of its tables and columns, and how to read its rows.
+/// A table layout: the base names of its tables and columns, and how to read its rows.
 pub(crate) trait Shape: Send + Sync + 'static {
     /// Returns the table that corresponds to `table` in google-adk's schema v1.
     fn table(&self, table: &'static str) -> String {
@@ -153,24 +154,25 @@ impl Shape for V1 {
     }
 }
 
-/// Reads all selected rows, as of one instant. `told` goes first.
+/// Reads all selected rows, as of one instant. `refused` goes first.
 ///
 /// # Errors
 /// Those of the database.
 pub(crate) async fn read(
     connection: &DatabaseConnection,
+    spec: SchemaSpec,
     shape: impl Shape,
     selection: Selection,
-    told: Vec<Refused>,
+    refused: Vec<Refused>,
 ) -> Result<Source, DbErr> {
-    let backend = connection.get_database_backend();
     let mut options = TransactionOptions::default();
-    if backend != DbBackend::Sqlite {
+    // A transaction of SQLite's reads one snapshot anyway.
+    if spec.database != Database::Sqlite {
         options.isolation_level = Some(IsolationLevel::RepeatableRead);
         options.access_mode = Some(AccessMode::ReadOnly);
     }
     let transaction = connection.begin_with_options(options).await?;
-    let mut count = select(&shape.table("events"), &selection);
+    let mut count = select(&spec, &shape.table("events"), &selection);
     if let Some(user_id) = &selection.user_id {
         count.and_where(Expr::col("user_id").eq(user_id.as_str()));
     }
@@ -179,25 +181,25 @@ pub(crate) async fn read(
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {
-        for refused in told {
+        for refused in refused {
             outlet.send(Record::Refused(refused)).await?;
         }
-        let reader = Reader { transaction, shape, selection, outlet };
+        let reader = Reader { transaction, spec, shape, selection, outlet };
         reader.states().await?;
         let read = reader.sessions().await?;
         match events.unwrap_or(read).saturating_sub(read) {
             0 => Ok(()),
             orphans => {
-                let reason = "they have no session, or one that was left out".to_owned();
+                let reason = "they have no session, or it was skipped".to_owned();
                 reader.outlet.send(Record::Refused(Refused { row: format!("{orphans} events"), reason })).await
             }
         }
     }))
 }
 
-fn select(table: &str, selection: &Selection) -> SelectStatement {
+fn select(spec: &SchemaSpec, table: &str, selection: &Selection) -> SelectStatement {
     let mut select = Query::select();
-    select.from(Alias::new(table));
+    select.from(spec.table_ref(table));
     if let Some(app_name) = &selection.app_name {
         select.and_where(Expr::col("app_name").eq(app_name.as_str()));
     }
@@ -205,30 +207,30 @@ fn select(table: &str, selection: &Selection) -> SelectStatement {
 }
 
 /// Selects a JSON column as text.
-fn json_text(backend: DbBackend, column: &str) -> Expr {
+pub(super) fn json_text(database: Database, column: &str) -> Expr {
     let column = Expr::col(Alias::new(column));
-    if backend == DbBackend::Postgres { column.cast_as("text") } else { column }
+    match database {
+        Database::Postgres => column.cast_as("text"),
+        Database::MySql | Database::Sqlite => column,
+    }
 }
 
 struct Reader<S> {
     transaction: DatabaseTransaction,
+    spec: SchemaSpec,
     shape: S,
     selection: Selection,
     outlet: Outlet,
 }
 
 impl<S: Shape> Reader<S> {
-    fn backend(&self) -> DbBackend {
-        ConnectionTrait::get_database_backend(&self.transaction)
-    }
-
     /// Builds a query on a table that has `state`; its result columns have the names of schema v1.
     fn select_states(&self, table: &'static str, columns: &[&'static str]) -> SelectStatement {
-        let mut select = select(&self.shape.table(table), &self.selection);
+        let mut select = select(&self.spec, &self.shape.table(table), &self.selection);
         for column in columns {
             select.expr_as(self.column(table, column), Alias::new(*column));
         }
-        select.expr_as(json_text(self.backend(), "state"), "state");
+        select.expr_as(json_text(self.spec.database, "state"), "state");
         if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
             select.and_where(Expr::col("user_id").eq(user_id.as_str()));
         }
@@ -248,7 +250,7 @@ impl<S: Shape> Reader<S> {
         if kept == state {
             return Ok(text);
         }
-        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written"))
+        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written as JSON"))
     }
 
     async fn states(&self) -> Result<(), Stop> {
@@ -281,7 +283,7 @@ impl<S: Shape> Reader<S> {
     fn time(&self, row: &QueryResult, column: &str, name: &str) -> Result<DateTime, Refused> {
         self.shape
             .time(row, column)
-            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a time that can be read") })
+            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a valid time") })
     }
 
     /// Sends the sessions and their events, and returns the number of events.
@@ -342,10 +344,15 @@ impl<S: Shape> Reader<S> {
     /// Reads the events of a session, and sends them if `is_sent`. Returns their number and the time of the last one.
     async fn events(&self, session: &sessions::Model, is_sent: bool) -> Result<(u64, Option<DateTime>), Stop> {
         let mut select = Query::select();
-        select.from(Alias::new(self.shape.table("events"))).columns(["id", "app_name", "user_id", "session_id"]);
+        select.from(self.spec.table_ref(&self.shape.table("events"))).columns([
+            "id",
+            "app_name",
+            "user_id",
+            "session_id",
+        ]);
         for (column, is_json) in self.shape.event_columns() {
             if is_json {
-                select.expr_as(json_text(self.backend(), column), Alias::new(column));
+                select.expr_as(json_text(self.spec.database, column), Alias::new(column));
             } else {
                 select.column(Alias::new(column));
             }

@@ -32,7 +32,7 @@ impl Shape for AdkSession {
             return Ok(Timestamp::from_naive_utc(moment.naive_utc()).to_naive_utc());
         }
         let text: String = row.try_get("", column)?;
-        parse_time(&text).ok_or_else(|| DbErr::Custom(format!("{column} is no time")))
+        parse_time(&text).ok_or_else(|| DbErr::Custom(format!("{column} is not a time")))
     }
 
     /// In adk-session, the session's state contains copies of the app and user state as of the session's last change.
@@ -58,13 +58,13 @@ impl Shape for AdkSession {
 
     /// adk-session stores streamed fragments; google-adk's tables never contain any.
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        let told = |error: DbErr| error.to_string();
-        let text = |column: &str| row.try_get::<String>("", column).map_err(told);
+        let unreadable = |error: DbErr| error.to_string();
+        let text = |column: &str| row.try_get::<String>("", column).map_err(unreadable);
         let response: Fields = parse(&text("llm_response")?, "llm_response")?;
         if response.get("partial").is_some_and(|partial| partial.as_str() == "true") {
             return Ok(None);
         }
-        let timestamp = self.time(row, "timestamp").map_err(told)?;
+        let timestamp = self.time(row, "timestamp").map_err(unreadable)?;
         let mut data = Object::default();
         data.text("id", &text("id")?);
         data.text("invocation_id", &text("invocation_id")?);
@@ -88,7 +88,7 @@ impl Shape for AdkSession {
             metadata.json("adk_session", &custom.finish());
             data.json("custom_metadata", &metadata.finish());
         }
-        event_of(row, timestamp, Some(data.finish())).map(Some).map_err(told)
+        event_of(row, timestamp, Some(data.finish())).map(Some).map_err(unreadable)
     }
 
     fn spreads_times(&self) -> bool {
@@ -97,7 +97,7 @@ impl Shape for AdkSession {
 }
 
 fn parse<'de, T: Deserialize<'de>>(text: &'de str, name: &str) -> Result<T, String> {
-    serde_json::from_str(text).map_err(|_| format!("{name} is not what adk-session writes"))
+    serde_json::from_str(text).map_err(|_| format!("{name} is not in adk-session's format"))
 }
 
 fn parse_time(text: &str) -> Option<DateTime> {
@@ -126,7 +126,7 @@ fn write_actions(actions: &Fields, custom: &mut Object) -> Result<String, String
         let mut fields = Object::default();
         for (name, json) in set(&compaction, &["start_timestamp", "end_timestamp"]) {
             let text: String = parse(json.as_str(), name)?;
-            let time = parse_time(&text).ok_or_else(|| format!("{name} is no time"))?;
+            let time = parse_time(&text).ok_or_else(|| format!("{name} is not a time"))?;
             fields.value(name, &Timestamp::from_naive_utc(time).as_seconds());
         }
         for (name, json) in set(&compaction, &["compacted_content"]) {

@@ -55,11 +55,11 @@ impl V0 {
     }
 
     fn event_data(&self, row: &QueryResult, timestamp: DateTime) -> Result<String, String> {
-        let told = |error: DbErr| error.to_string();
+        let unreadable = |error: DbErr| error.to_string();
         let mut data = Object::default();
-        let text = |column: &str| row.try_get::<Option<String>>("", column).map_err(told);
-        data.text("id", &row.try_get::<String>("", "id").map_err(told)?);
-        data.text("invocation_id", &row.try_get::<String>("", "invocation_id").map_err(told)?);
+        let text = |column: &str| row.try_get::<Option<String>>("", column).map_err(unreadable);
+        data.text("id", &row.try_get::<String>("", "id").map_err(unreadable)?);
+        data.text("invocation_id", &row.try_get::<String>("", "invocation_id").map_err(unreadable)?);
         data.text("author", &text("author")?.unwrap_or_else(|| "agent".to_owned()));
         for column in TEXT_FIELDS.into_iter().filter(|column| self.has(column)) {
             if let Some(text) = text(column)? {
@@ -67,24 +67,24 @@ impl V0 {
             }
         }
         for column in BOOLEAN_FIELDS.into_iter().filter(|column| self.has(column)) {
-            if let Some(value) = row.try_get::<Option<bool>>("", column).map_err(told)? {
+            if let Some(value) = row.try_get::<Option<bool>>("", column).map_err(unreadable)? {
                 data.json(column, if value { "true" } else { "false" });
             }
         }
         for column in JSON_FIELDS.into_iter().filter(|column| self.has(column)) {
             // SQLAlchemy writes Python's `None` as JSON's `null`.
             if let Some(text) = text(column)?.filter(|text| text != "null") {
-                let json: &RawValue = serde_json::from_str(&text).map_err(|_| format!("{column} is no JSON"))?;
+                let json: &RawValue = serde_json::from_str(&text).map_err(|_| format!("{column} is not JSON"))?;
                 data.json(column, json.get());
             }
         }
         let long_running = if self.has(LONG_RUNNING) { text(LONG_RUNNING)? } else { None };
         let long_running: Vec<String> = match long_running {
-            Some(text) => serde_json::from_str(&text).map_err(|_| format!("{LONG_RUNNING} is no list"))?,
+            Some(text) => serde_json::from_str(&text).map_err(|_| format!("{LONG_RUNNING} is not a list"))?,
             None => Vec::new(),
         };
         data.value("long_running_tool_ids", &long_running);
-        let actions: Option<Vec<u8>> = row.try_get("", "actions").map_err(told)?;
+        let actions: Option<Vec<u8>> = row.try_get("", "actions").map_err(unreadable)?;
         let actions = match actions {
             Some(pickle) => decode_actions(&pickle).map_err(|error| format!("actions: {error}"))?,
             None => EMPTY_ACTIONS.to_owned(),
@@ -118,9 +118,9 @@ impl Shape for V0 {
     }
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        let told = |error: DbErr| error.to_string();
-        let timestamp = self.moment(row.try_get("", "timestamp").map_err(told)?);
+        let unreadable = |error: DbErr| error.to_string();
+        let timestamp = self.moment(row.try_get("", "timestamp").map_err(unreadable)?);
         let event_data = self.event_data(row, timestamp)?;
-        event_of(row, timestamp, Some(event_data)).map(Some).map_err(told)
+        event_of(row, timestamp, Some(event_data)).map(Some).map_err(unreadable)
     }
 }

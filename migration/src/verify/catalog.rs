@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult};
 
-use super::{Finding, Mend};
-use crate::schema::{self, Flavor};
+use super::{Finding, Repair};
+use crate::schema;
+use crate::spec::{Database, SchemaSpec};
+
+/// What to do about a table that SQLite cannot change.
+const COPY: &str = "copy into a new database with `seabed-migrate copy`";
 
 /// A column of an index, as the database describes it.
 #[derive(FromQueryResult)]
@@ -17,26 +21,31 @@ struct IndexColumn {
 }
 
 /// Returns the query for the columns of all indexes on Seabed's tables, in index order.
-fn index_query(flavor: Flavor) -> String {
-    let names = schema::tables().map(|table| format!("'{table}'")).join(", ");
-    match flavor {
-        Flavor::Postgres => format!(
-            "SELECT CAST(name AS text) AS table_name, CAST(indexrelid AS text) AS index_name, \
+fn index_query(spec: &SchemaSpec) -> String {
+    let schema = spec.catalog_schema();
+    let names = schema::tables().map(|table| format!("'{}'", spec.name(table))).join(", ");
+    match spec.database {
+        Database::Postgres => format!(
+            "SELECT CAST(class.relname AS text) AS table_name, CAST(indexrelid AS text) AS index_name, \
              CAST(indisprimary AS int)::bigint AS is_primary, CAST(attname AS text) AS column_name \
-             FROM unnest(ARRAY[{names}]) AS name JOIN pg_index ON indrelid = to_regclass(name) AND indisvalid \
+             FROM unnest(ARRAY[{}]) AS name JOIN pg_class class ON class.oid = to_regclass(name) \
+             JOIN pg_index ON indrelid = class.oid AND indisvalid \
              CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS key (number, place) \
-             JOIN pg_attribute ON attrelid = indrelid AND attnum = key.number ORDER BY indexrelid, place"
+             JOIN pg_attribute ON attrelid = indrelid AND attnum = key.number ORDER BY indexrelid, place",
+            schema::tables().map(|table| format!("'{}'", spec.full_name(table))).join(", ")
         ),
-        Flavor::Sqlite => format!(
+        Database::Sqlite => format!(
             "SELECT tables.name AS table_name, indexes.name AS index_name, indexes.origin = 'pk' AS is_primary, \
-             keys.name AS column_name FROM sqlite_master AS tables, pragma_index_list(tables.name) AS indexes, \
-             pragma_index_info(indexes.name) AS keys WHERE tables.type = 'table' AND tables.name IN ({names}) \
-             ORDER BY tables.name, indexes.name, keys.seqno"
+             keys.name AS column_name FROM {}.sqlite_master AS tables, \
+             pragma_index_list(tables.name, {schema}) AS indexes, pragma_index_info(indexes.name, {schema}) AS keys \
+             WHERE tables.type = 'table' AND tables.name IN ({names}) \
+             ORDER BY tables.name, indexes.name, keys.seqno",
+            spec.quote(spec.tables.schema().unwrap_or("main"))
         ),
-        Flavor::MySql | Flavor::MariaDb => format!(
+        Database::MySql => format!(
             "SELECT CAST(table_name AS CHAR) AS table_name, CAST(index_name AS CHAR) AS index_name, \
              CAST(index_name = 'PRIMARY' AS SIGNED) AS is_primary, CAST(column_name AS CHAR) AS column_name \
-             FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name IN ({names}) \
+             FROM information_schema.statistics WHERE table_schema = {schema} AND table_name IN ({names}) \
              ORDER BY table_name, index_name, seq_in_index"
         ),
     }
@@ -45,87 +54,85 @@ fn index_query(flavor: Flavor) -> String {
 /// The foreign key from `events` to `sessions`.
 pub(super) struct SessionKey {
     /// Its name; empty on SQLite.
-    pub(super) name: String,
+    name: String,
     /// Whether deleting a session deletes its events.
-    pub(super) cascades: bool,
+    cascades: bool,
 }
 
-const KEY: &str = "(app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE";
-
 impl SessionKey {
-    pub(super) async fn find(connection: &DatabaseConnection, flavor: Flavor) -> Result<Option<Self>, DbErr> {
-        let query = match flavor {
-            Flavor::Postgres => {
+    pub(super) async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Option<Self>, DbErr> {
+        let (events, sessions) = (spec.name("events"), spec.name("sessions"));
+        let query = match spec.database {
+            Database::Postgres => format!(
                 "SELECT CAST(conname AS text) AS name, confdeltype = 'c' AS cascades FROM pg_constraint \
-                 WHERE contype = 'f' AND conrelid = to_regclass('events') AND confrelid = to_regclass('sessions')"
-            }
-            Flavor::Sqlite => {
-                "SELECT '' AS name, on_delete = 'CASCADE' AS cascades FROM pragma_foreign_key_list('events') \
-                 WHERE \"table\" = 'sessions'"
-            }
+                 WHERE contype = 'f' AND conrelid = to_regclass('{}') AND confrelid = to_regclass('{}')",
+                spec.full_name("events"),
+                spec.full_name("sessions")
+            ),
+            Database::Sqlite => format!(
+                "SELECT '' AS name, on_delete = 'CASCADE' AS cascades \
+                 FROM pragma_foreign_key_list('{events}', {}) WHERE \"table\" = '{sessions}'",
+                spec.catalog_schema()
+            ),
             // The catalog shows constraints only to accounts with more privileges than a service needs.
-            Flavor::MySql | Flavor::MariaDb => "SHOW CREATE TABLE events",
+            Database::MySql => format!("SHOW CREATE TABLE {}", spec.full_name("events")),
         };
-        let row = connection.query_one_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
-        let Some(row) = row else { return Ok(None) };
-        if matches!(flavor, Flavor::Postgres | Flavor::Sqlite) {
-            return Ok(Some(Self { name: row.try_get("", "name")?, cascades: row.try_get("", "cascades")? }));
+        let Some(row) = connection.query_one_raw(spec.query(query)).await? else { return Ok(None) };
+        match spec.database {
+            Database::Postgres | Database::Sqlite => {
+                Ok(Some(Self { name: row.try_get("", "name")?, cascades: row.try_get("", "cascades")? }))
+            }
+            Database::MySql => Ok(Self::from_mysql(&row.try_get_by_index::<String>(1)?, &spec.quote(&sessions))),
         }
-        let created: String = row.try_get_by_index(1)?;
-        Ok(created.lines().find_map(|line| {
-            let (before, _) =
-                line.split_once(" FOREIGN KEY ").filter(|(_, after)| after.contains("REFERENCES `sessions`"))?;
+    }
+
+    /// Finds the key in the answer to SHOW CREATE TABLE, which names a table of the same database without it.
+    fn from_mysql(created: &str, sessions: &str) -> Option<Self> {
+        let references = format!("REFERENCES {sessions} (");
+        created.lines().find_map(|line| {
+            let (before, _) = line.split_once(" FOREIGN KEY ").filter(|(_, after)| after.contains(&references))?;
             let name = before.trim().strip_prefix("CONSTRAINT `")?.strip_suffix('`')?.to_owned();
             Some(Self { name, cascades: line.contains("ON DELETE CASCADE") })
-        }))
+        })
     }
 
     /// Wraps `changes` in statements that drop the key before and add it again after: MySQL and MariaDB cannot change a
     /// column that is part of a key.
-    pub(super) fn around(key: Option<&Self>, flavor: Flavor, changes: Vec<String>) -> Vec<String> {
+    pub(super) fn around(key: Option<&Self>, spec: &SchemaSpec, changes: Vec<String>) -> Vec<String> {
         let Some(Self { name, .. }) = key else { return changes };
-        let name = flavor.quote(name);
-        let drop = format!("ALTER TABLE events DROP FOREIGN KEY {name}");
-        let add = format!("ALTER TABLE events ADD CONSTRAINT {name} FOREIGN KEY {KEY}");
+        let (events, name) = (spec.full_name("events"), spec.quote(name));
+        let drop = format!("ALTER TABLE {events} DROP FOREIGN KEY {name}");
+        let add = format!("ALTER TABLE {events} ADD CONSTRAINT {name} {}", foreign_key_sql(spec));
         [vec![drop], changes, vec![add]].concat()
     }
 }
 
+fn foreign_key_sql(spec: &SchemaSpec) -> String {
+    format!(
+        "FOREIGN KEY (app_name, user_id, session_id) REFERENCES {} (app_name, user_id, id) ON DELETE CASCADE",
+        spec.full_name("sessions")
+    )
+}
+
+/// Findings about primary keys and the index on `events`.
 pub(super) async fn keys_and_indexes(
     connection: &DatabaseConnection,
-    flavor: Flavor,
-    key: Option<&SessionKey>,
-    has_orphans: bool,
+    spec: &SchemaSpec,
 ) -> Result<Vec<Finding>, DbErr> {
-    let backend = connection.get_database_backend();
-    let rows = connection.query_all_raw(Statement::from_string(backend, index_query(flavor))).await?;
     let mut primary_keys: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut indexes: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for row in &rows {
-        let IndexColumn { table_name, index_name, is_primary, column_name } = IndexColumn::from_query_result(row, "")?;
+    for row in connection.query_all_raw(spec.query(index_query(spec))).await? {
+        let IndexColumn { table_name, index_name, is_primary, column_name } = IndexColumn::from_query_result(&row, "")?;
+        let table = spec.base_name(&table_name).to_owned();
         if is_primary != 0 {
-            primary_keys.entry(table_name.clone()).or_default().push(column_name.clone());
+            primary_keys.entry(table.clone()).or_default().push(column_name.clone());
         }
-        indexes.entry((table_name, index_name)).or_default().push(column_name);
+        indexes.entry((table, index_name)).or_default().push(column_name);
     }
     let mut findings = Vec::new();
     for (table, key) in schema::primary_keys() {
-        let mut found = primary_keys.get(table).cloned().unwrap_or_default();
-        let mut wanted: Vec<String> = key.iter().map(ToString::to_string).collect();
-        found.sort();
-        wanted.sort();
-        if found != wanted {
-            let quoted = key.iter().map(|name| flavor.quote(name)).collect::<Vec<_>>().join(", ");
-            findings.push(Finding::error(
-                table,
-                format!("the primary key is ({}) instead of ({})", found.join(", "), key.join(", ")),
-                "concurrent writers store rows twice, or fail",
-                match flavor {
-                    Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
-                    _ => Mend::Unsafe(vec![format!("ALTER TABLE {} ADD PRIMARY KEY ({quoted})", flavor.quote(table))]),
-                },
-            ));
-        }
+        let found = primary_keys.remove(table).unwrap_or_default();
+        findings.extend(primary_key(spec, table, &key, found));
     }
     let order = ["app_name", "user_id", "session_id", "timestamp"];
     let is_ours = |((table, _), columns): (&(String, String), &Vec<String>)| {
@@ -136,23 +143,51 @@ pub(super) async fn keys_and_indexes(
             "events",
             "there is no index on (app_name, user_id, session_id, timestamp, id)",
             "reading one session reads the events of all",
-            Mend::Safe(vec![schema::create_events_index(flavor)]),
-        ));
-    }
-    if !key.is_some_and(|key| key.cascades) {
-        findings.push(Finding::warning(
-            "events",
-            "no foreign key takes the events of a session away with it",
-            "google-adk's delete_session leaves events behind, which the next session of that id would have",
-            match flavor {
-                Flavor::Sqlite => Mend::Advice("copy into a new database with `seabed-migrate copy`".to_owned()),
-                // For example after a repair that was interrupted between dropping the key and adding it again.
-                _ if key.is_none() && !has_orphans => {
-                    Mend::Safe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")])
-                }
-                _ => Mend::Unsafe(vec![format!("ALTER TABLE events ADD FOREIGN KEY {KEY}")]),
-            },
+            Repair::Safe(vec![schema::create_events_index(spec)]),
         ));
     }
     Ok(findings)
+}
+
+fn primary_key(spec: &SchemaSpec, table: &str, key: &[&str], mut found: Vec<String>) -> Option<Finding> {
+    let mut wanted: Vec<String> = key.iter().map(ToString::to_string).collect();
+    found.sort();
+    wanted.sort();
+    if found == wanted {
+        return None;
+    }
+    let repair = match spec.database {
+        Database::Sqlite => Repair::Advice(COPY.to_owned()),
+        Database::Postgres | Database::MySql => {
+            let quoted = key.iter().map(|name| spec.quote(name)).collect::<Vec<_>>().join(", ");
+            Repair::Unsafe(vec![format!("ALTER TABLE {} ADD PRIMARY KEY ({quoted})", spec.full_name(table))])
+        }
+    };
+    Some(Finding::error(
+        table,
+        format!("the primary key is ({}) instead of ({})", found.join(", "), key.join(", ")),
+        "concurrent writers store rows twice, or fail",
+        repair,
+    ))
+}
+
+/// The finding that no foreign key deletes the events of a deleted session.
+pub(super) fn foreign_key(spec: &SchemaSpec, key: Option<&SessionKey>, has_orphans: bool) -> Option<Finding> {
+    if key.is_some_and(|key| key.cascades) {
+        return None;
+    }
+    let repair = match spec.database {
+        Database::Sqlite => Repair::Advice(COPY.to_owned()),
+        Database::Postgres | Database::MySql => {
+            // Safe for example after a repair that was interrupted between dropping the key and adding it again.
+            let add = vec![format!("ALTER TABLE {} ADD {}", spec.full_name("events"), foreign_key_sql(spec))];
+            if key.is_none() && !has_orphans { Repair::Safe(add) } else { Repair::Unsafe(add) }
+        }
+    };
+    Some(Finding::warning(
+        "events",
+        "no foreign key deletes the events of a session with it",
+        "google-adk's delete_session leaves events behind, and the next session with that id would have them",
+        repair,
+    ))
 }

@@ -3,72 +3,82 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
 use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
-use super::{Finding, Mend};
-use crate::schema::{self, Flavor};
+use super::{Finding, Repair};
+use crate::schema;
+use crate::spec::{Database, SchemaSpec};
 
 /// The maximum number of ids named.
 const NAMED: usize = 10;
+
+/// Those of the columns whose collation treats different ids as equal.
+fn inexact(unsuitable: &[UnsuitableColumn]) -> impl Iterator<Item = &UnsuitableColumn> {
+    unsuitable.iter().filter(|column| column.problem == ColumnProblem::Risk(SchemaRisk::InexactIds))
+}
 
 /// Returns one finding for all columns whose collation treats different ids as equal: they are repaired together or not
 /// at all.
 pub(super) async fn inexact_ids(
     connection: &DatabaseConnection,
-    flavor: Flavor,
+    spec: &SchemaSpec,
     key: Option<&SessionKey>,
-    unfit: &[UnsuitableColumn],
+    unsuitable: &[UnsuitableColumn],
 ) -> Result<Finding, DbErr> {
-    let weak = || unfit.iter().filter(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
-    let columns: Vec<String> = weak().map(|unfit| format!("{}.{}", unfit.table, unfit.column)).collect();
-    let first = weak().next().map(ToString::to_string).unwrap_or_default();
+    let columns: Vec<String> =
+        inexact(unsuitable).map(|column| format!("{}.{}", column.table, column.column)).collect();
+    let first = inexact(unsuitable).next().map(ToString::to_string).unwrap_or_default();
     let mut problem = format!("{first} ({} such columns)", columns.len());
-    let mend = match flavor.collation() {
-        None => Mend::Advice(
-            "make another database with `seabed-migrate up`, and copy into it with `seabed-migrate copy`".to_owned(),
+    let repair = match spec.id_collation {
+        None => Repair::Advice(
+            "create another database with `seabed-migrate up`, and copy into it with `seabed-migrate copy`".to_owned(),
         ),
         Some(collation) => {
             let convert = |table: &str| {
-                format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", flavor.quote(table))
+                format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", spec.full_name(table))
             };
-            let statements = SessionKey::around(key, flavor, schema::tables().map(convert).into());
-            let collisions = collisions(connection, unfit).await?;
+            let statements = SessionKey::around(key, spec, schema::tables().map(convert).into());
+            let collisions = collisions(connection, spec, unsuitable).await?;
             if collisions.is_empty() {
-                Mend::Safe(statements)
+                Repair::Safe(statements)
             } else {
-                problem.push_str("; taken for one now:");
+                problem.push_str("; treated as one id now:");
                 for ids in collisions.iter().take(NAMED) {
                     write!(problem, " {ids};").map_err(|error| DbErr::Custom(error.to_string()))?;
                 }
                 if collisions.len() > NAMED {
                     problem.push_str(" and others;");
                 }
-                problem.push_str(" once ids are exact they share no state any more, and events may lose their session");
-                Mend::Unsafe(statements)
+                problem.push_str(" once ids are exact, they no longer share state, and events may lose their session");
+                Repair::Unsafe(statements)
             }
         }
     };
-    Ok(Finding::error(&columns.join(", "), problem, SchemaRisk::InexactIds.consequence(), mend))
+    Ok(Finding::error(&columns.join(", "), problem, SchemaRisk::InexactIds.consequence(), repair))
 }
 
 /// Returns ids that are stored in several spellings that a collation treats as equal, on MySQL and MariaDB.
 pub(crate) async fn collisions(
     connection: &DatabaseConnection,
-    unfit: &[UnsuitableColumn],
+    spec: &SchemaSpec,
+    unsuitable: &[UnsuitableColumn],
 ) -> Result<BTreeSet<String>, DbErr> {
-    let weak = unfit.iter().filter(|unfit| unfit.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
-    let folding = weak.filter_map(|unfit| unfit.found.as_ref()?.collation.as_deref());
+    let folding = inexact(unsuitable).filter_map(|column| column.found.as_ref()?.collation.as_deref());
     let folding = folding.map(|name| if name.starts_with("utf8mb4") { name } else { "utf8mb4_general_ci" });
     let mut collisions = BTreeSet::new();
     for collation in folding.collect::<BTreeSet<&str>>() {
-        collisions.extend(collisions_under(connection, collation).await?);
+        collisions.extend(collisions_under(connection, spec, collation).await?);
     }
     Ok(collisions)
 }
 
-async fn collisions_under(connection: &DatabaseConnection, collation: &str) -> Result<Vec<String>, DbErr> {
+async fn collisions_under(
+    connection: &DatabaseConnection,
+    spec: &SchemaSpec,
+    collation: &str,
+) -> Result<Vec<String>, DbErr> {
     let id = |column: &str, name: &str| format!("CONVERT({column} USING utf8mb4) COLLATE {collation} AS {name}");
     let (app, user) = (id("app_name", "app"), id("user_id", "user"));
     let spelled = |name: &str, scope: &str, selects: &[String]| {
@@ -79,16 +89,16 @@ async fn collisions_under(connection: &DatabaseConnection, collation: &str) -> R
             NAMED + 1
         )
     };
-    let apps = ["app_states", "user_states", "sessions", "events"].map(|table| format!("SELECT {app} FROM {table}"));
-    let users = ["user_states", "sessions", "events"].map(|table| format!("SELECT {app}, {user} FROM {table}"));
+    let select = |columns: &str, table: &str| format!("SELECT {columns} FROM {}", spec.full_name(table));
+    let apps = ["app_states", "user_states", "sessions", "events"].map(|table| select(&app, table));
+    let users = ["user_states", "sessions", "events"].map(|table| select(&format!("{app}, {user}"), table));
     let sessions = [("sessions", "id"), ("events", "session_id")]
-        .map(|(table, column)| format!("SELECT {app}, {user}, {} FROM {table}", id(column, "session")));
+        .map(|(table, column)| select(&format!("{app}, {user}, {}", id(column, "session")), table));
     let mut found = Vec::new();
     for query in
         [spelled("app", "", &apps), spelled("user", "app, ", &users), spelled("session", "app, user, ", &sessions)]
     {
-        let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
-        for row in rows {
+        for row in connection.query_all_raw(spec.query(query)).await? {
             found.push(row.try_get("", "ids")?);
         }
     }
@@ -99,89 +109,102 @@ async fn collisions_under(connection: &DatabaseConnection, collation: &str) -> R
 const STATE_TABLES: [(&str, &str); 2] = [("app_states", "app_name"), ("user_states", "app_name, user_id")];
 
 /// Selects the sessions that have no row in a table of shared state.
-fn without_state(table: &str) -> String {
-    let same_user = if table == "user_states" { " AND states.user_id = sessions.user_id" } else { "" };
+fn without_state(spec: &SchemaSpec, table: &str) -> String {
+    let (sessions, states) = (spec.full_name("sessions"), spec.full_name(table));
+    let same_user =
+        if table == "user_states" { format!(" AND states.user_id = {sessions}.user_id") } else { String::new() };
     format!(
-        "FROM sessions WHERE NOT EXISTS (SELECT 1 FROM {table} states WHERE states.app_name = sessions.app_name{same_user})"
+        "FROM {sessions} WHERE NOT EXISTS \
+         (SELECT 1 FROM {states} states WHERE states.app_name = {sessions}.app_name{same_user})"
     )
 }
 
-fn insert_states(flavor: Flavor, table: &str, key: &str) -> String {
-    let state = if flavor == Flavor::Postgres { "CAST('{}' AS jsonb)" } else { "'{}'" };
-    let missing = without_state(table);
+fn insert_states(spec: &SchemaSpec, table: &str, key: &str) -> String {
+    let state = match spec.database {
+        Database::Postgres => "CAST('{}' AS jsonb)",
+        Database::MySql | Database::Sqlite => "'{}'",
+    };
     format!(
-        "INSERT INTO {table} ({key}, state, update_time) SELECT {key}, {state}, MIN(create_time) {missing} GROUP BY {key}"
+        "INSERT INTO {} ({key}, state, update_time) SELECT {key}, {state}, MIN(create_time) {} GROUP BY {key}",
+        spec.full_name(table),
+        without_state(spec, table)
     )
 }
 
 /// Returns the statements that add the rows of shared state that sessions lack.
 #[cfg(feature = "transfer")]
-pub(crate) async fn missing_states(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<String>, DbErr> {
+pub(crate) async fn missing_states(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<String>, DbErr> {
     let mut statements = Vec::new();
     for (table, key) in STATE_TABLES {
-        if count(connection, &without_state(table)).await? > 0 {
-            statements.push(insert_states(flavor, table, key));
+        if count(connection, spec, &without_state(spec, table)).await? > 0 {
+            statements.push(insert_states(spec, table, key));
         }
     }
     Ok(statements)
 }
 
-const BELONGS: &str =
-    "sessions.app_name = events.app_name AND sessions.user_id = events.user_id AND sessions.id = events.session_id";
+/// The condition that an event belongs to a session. It has the tables' full names: MariaDB takes no alias in DELETE.
+fn belongs(spec: &SchemaSpec) -> String {
+    let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
+    format!(
+        "{sessions}.app_name = {events}.app_name AND {sessions}.user_id = {events}.user_id \
+         AND {sessions}.id = {events}.session_id"
+    )
+}
 
 /// Selects the events that have no session.
-fn orphans() -> String {
-    format!("FROM events WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE {BELONGS})")
+fn orphans(spec: &SchemaSpec) -> String {
+    let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
+    format!("FROM {events} WHERE NOT EXISTS (SELECT 1 FROM {sessions} WHERE {})", belongs(spec))
 }
 
 /// Whether there are events without a session.
-pub(super) async fn has_orphans(connection: &DatabaseConnection) -> Result<bool, DbErr> {
-    Ok(count(connection, &orphans()).await? > 0)
+pub(super) async fn has_orphans(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<bool, DbErr> {
+    Ok(count(connection, spec, &orphans(spec)).await? > 0)
 }
 
 /// Returns findings about rows that must not exist, whoever wrote them.
-pub(super) async fn rows(connection: &DatabaseConnection, flavor: Flavor) -> Result<Vec<Finding>, DbErr> {
+pub(super) async fn rows(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Finding>, DbErr> {
     let mut findings = Vec::new();
     for (table, key) in STATE_TABLES {
-        let missing = without_state(table);
-        let count = count(connection, &missing).await?;
+        let count = count(connection, spec, &without_state(spec, table)).await?;
         if count > 0 {
             findings.push(Finding::error(
                 table,
                 format!("{count} sessions have no row here"),
                 "google-adk cannot append to them",
-                Mend::Safe(vec![insert_states(flavor, table, key)]),
+                Repair::Safe(vec![insert_states(spec, table, key)]),
             ));
         }
     }
-    let orphans = orphans();
-    let count_of_orphans = count(connection, &orphans).await?;
+    let orphans = orphans(spec);
+    let count_of_orphans = count(connection, spec, &orphans).await?;
     if count_of_orphans > 0 {
         findings.push(Finding::warning(
             "events",
             format!("{count_of_orphans} events have no session"),
-            "nobody reads them, until a session of that id is created: it would have them",
-            Mend::Unsafe(vec![format!("DELETE {orphans}")]),
+            "nobody reads them, but the next session created with that id would have them",
+            Repair::Unsafe(vec![format!("DELETE {orphans}")]),
         ));
     }
-    let timestamp = flavor.quote("timestamp");
-    let later = format!("EXISTS (SELECT 1 FROM events WHERE {BELONGS} AND events.{timestamp} > sessions.update_time)");
-    let count_of_later = count(connection, &format!("FROM sessions WHERE {later}")).await?;
+    let (sessions, events, belongs) = (spec.full_name("sessions"), spec.full_name("events"), belongs(spec));
+    let timestamp = format!("{events}.{}", spec.quote("timestamp"));
+    let later = format!("EXISTS (SELECT 1 FROM {events} WHERE {belongs} AND {timestamp} > {sessions}.update_time)");
+    let count_of_later = count(connection, spec, &format!("FROM {sessions} WHERE {later}")).await?;
     if count_of_later > 0 {
         findings.push(Finding::warning(
             "sessions.update_time",
             format!("{count_of_later} sessions have events later than their last update"),
             "google-adk stored them by clocks that disagree; the next event may be sorted before them",
-            Mend::Safe(vec![format!(
-                "UPDATE sessions SET update_time = (SELECT MAX(events.{timestamp}) FROM events WHERE {BELONGS}) WHERE {later}"
+            Repair::Safe(vec![format!(
+                "UPDATE {sessions} SET update_time = (SELECT MAX({timestamp}) FROM {events} WHERE {belongs}) WHERE {later}"
             )]),
         ));
     }
     Ok(findings)
 }
 
-async fn count(connection: &DatabaseConnection, rows: &str) -> Result<i64, DbErr> {
-    let query =
-        Statement::from_string(connection.get_database_backend(), format!("SELECT COUNT(*) AS rows_found {rows}"));
+async fn count(connection: &DatabaseConnection, spec: &SchemaSpec, rows: &str) -> Result<i64, DbErr> {
+    let query = spec.query(format!("SELECT COUNT(*) AS rows_found {rows}"));
     connection.query_one_raw(query).await?.map_or(Ok(0), |row| row.try_get("", "rows_found"))
 }

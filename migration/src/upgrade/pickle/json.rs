@@ -84,7 +84,9 @@ impl<'a> Writer<'a> {
                 ("artifact_delta", Node::Dict(pairs)) => self.map(&name, pairs, |writer, value| {
                     matches!(writer.nodes[value], Node::Int(_) | Node::Long(_))
                         .then(|| writer.value(value, Place::Any, 2))
-                        .unwrap_or_else(|| Err(PickleError::Value("an artifact's version that is no integer".into())))
+                        .unwrap_or_else(|| {
+                            Err(PickleError::Value("an artifact's version that is not an integer".into()))
+                        })
                 })?,
                 ("requested_auth_configs", Node::Dict(pairs)) => {
                     self.map(&name, pairs, |writer, value| writer.model("AuthConfig", value, Place::Auth, 2))?;
@@ -101,7 +103,7 @@ impl<'a> Writer<'a> {
                     }
                     self.json.push(']');
                 }
-                _ => return Err(PickleError::Value(format!("the field `{name}` as it is"))),
+                _ => return Err(PickleError::Value(format!("the value of the field `{name}`"))),
             }
         }
         self.json.push('}');
@@ -116,7 +118,7 @@ impl<'a> Writer<'a> {
         mut write: impl FnMut(&mut Self, Id) -> Result<()>,
     ) -> Result<()> {
         if pairs.iter().any(|(key, _)| !matches!(self.nodes[*key], Node::Str(_))) {
-            return Err(PickleError::Value(format!("a key of `{name}` that is no string")));
+            return Err(PickleError::Value(format!("a key of `{name}` that is not a string")));
         }
         self.json.push('{');
         for (key, value) in self.entries(pairs, &[])? {
@@ -130,7 +132,7 @@ impl<'a> Writer<'a> {
     fn model(&mut self, class: &str, id: Id, place: Place, depth: usize) -> Result<()> {
         match self.nodes[id] {
             Node::Object(Kind::Model, name, Some(_)) if name == class => self.value(id, place, depth),
-            _ => Err(PickleError::Value(format!("what is no {class}, where one belongs,"))),
+            _ => Err(PickleError::Value(format!("a value in the place of a {class}"))),
         }
     }
 
@@ -152,7 +154,7 @@ impl<'a> Writer<'a> {
                 let _ = write!(self.json, "{value:?}");
             }
             Node::Float(_) if place == Place::Any => self.json.push_str("null"),
-            Node::Float(value) => return Err(PickleError::Value(format!("{value} in a field"))),
+            Node::Float(value) => return Err(PickleError::Value(format!("the number {value}"))),
             // In an auth config, bytes have a different text than everywhere else.
             Node::Bytes(_) if place == Place::Auth => return Err(PickleError::Value("bytes in an auth config".into())),
             Node::Str(_) | Node::Bytes(_) | Node::Text(_) | Node::Delta(_) | Node::Path(_) => {
@@ -203,12 +205,12 @@ impl<'a> Writer<'a> {
     /// Returns the fields of a model, extra ones last. `__pydantic_private__` is never written.
     fn fields(&mut self, id: Id, class: &str) -> Result<Vec<(Cow<'a, str>, Id)>> {
         let Node::Object(Kind::Model, name, Some(state)) = self.nodes[id] else {
-            return Err(PickleError::Value(format!("what is no {class}")));
+            return Err(PickleError::Value(format!("a value in the place of a {class}")));
         };
         let declared = part_of_state(self.nodes, state, "__dict__");
         let extra = part_of_state(self.nodes, state, "__pydantic_extra__");
         if name != class {
-            return Err(PickleError::Value(format!("a {name} that should be a {class}")));
+            return Err(PickleError::Value(format!("a {name} in the place of a {class}")));
         }
         let Some(Node::Dict(declared)) = declared.map(|id| &self.nodes[id]) else {
             return Err(PickleError::Malformed("a model has no fields"));
@@ -216,7 +218,7 @@ impl<'a> Writer<'a> {
         match extra.map(|id| &self.nodes[id]) {
             Some(Node::Dict(extra)) => self.entries(declared, extra),
             Some(Node::None) | None => self.entries(declared, &[]),
-            Some(_) => Err(PickleError::Malformed("the extra fields of a model are no dict")),
+            Some(_) => Err(PickleError::Malformed("the extra fields of a model are not a dict")),
         }
     }
 
@@ -258,7 +260,7 @@ impl<'a> Writer<'a> {
             Node::None => "None".into(),
             Node::Path(parts) => match path(self.nodes, *parts) {
                 Some(text) => text.into(),
-                None => return Err(PickleError::Value("a path of such parts".into())),
+                None => return Err(PickleError::Value("a path with these parts".into())),
             },
             Node::Float(float) => python_float(*float).into(),
             _ => return Err(PickleError::Value("a key that is a collection".into())),

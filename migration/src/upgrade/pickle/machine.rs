@@ -26,7 +26,7 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Result<Id> {
         if self.take(1)? != b"\x80" || !(2..=5).contains(&self.byte()?) {
-            return Err(PickleError::Malformed("it does not begin with a protocol of 2 to 5"));
+            return Err(PickleError::Malformed("it does not begin with protocol 2 to 5"));
         }
         loop {
             let at = self.at;
@@ -63,7 +63,7 @@ impl<'a> Machine<'a> {
                     let (name, module) = (self.pop()?, self.pop()?);
                     match (&self.nodes[module], &self.nodes[name]) {
                         (Node::Str(module), Node::Str(name)) => global(module, name)?,
-                        _ => return Err(PickleError::Malformed("the name of a type is no string")),
+                        _ => return Err(PickleError::Malformed("the name of a type is not a string")),
                     }
                 }
                 b'R' => {
@@ -135,7 +135,7 @@ impl<'a> Machine<'a> {
         if self.stack.is_empty() && self.at == self.input.len() {
             Ok(root)
         } else {
-            Err(PickleError::Malformed("more follows the value"))
+            Err(PickleError::Malformed("the value is followed by more data"))
         }
     }
 
@@ -206,11 +206,11 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Id> {
-        self.stack.pop().flatten().ok_or(PickleError::Malformed("a value is missing on the stack"))
+        self.stack.pop().flatten().ok_or(PickleError::Malformed("a value is missing from the stack"))
     }
 
     fn top(&self) -> Result<Id> {
-        self.stack.last().copied().flatten().ok_or(PickleError::Malformed("a value is missing on the stack"))
+        self.stack.last().copied().flatten().ok_or(PickleError::Malformed("a value is missing from the stack"))
     }
 
     fn marked(&mut self) -> Result<Vec<Id>> {
@@ -234,7 +234,7 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, index: usize) -> Result<()> {
-        let id = *self.memo.get(&index).ok_or(PickleError::Malformed("it recalls what it did not remember"))?;
+        let id = *self.memo.get(&index).ok_or(PickleError::Malformed("it reads a memo entry that it did not write"))?;
         self.push(Some(id))
     }
 
@@ -242,7 +242,7 @@ impl<'a> Machine<'a> {
         let target = self.top()?;
         match &mut self.nodes[target] {
             Node::List(items) | Node::Set(items) => items.extend_from_slice(new),
-            _ => return Err(PickleError::Malformed("items are added to what is no collection")),
+            _ => return Err(PickleError::Malformed("items are added to a value that is not a collection")),
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ impl<'a> Machine<'a> {
         let target = self.top()?;
         match (&mut self.nodes[target], items.as_chunks()) {
             (Node::Dict(pairs), (new, [])) => pairs.extend(new.iter().map(|[key, value]| (*key, *value))),
-            _ => return Err(PickleError::Malformed("items are set on what is no dict")),
+            _ => return Err(PickleError::Malformed("items are set on a value that is not a dict")),
         }
         Ok(())
     }

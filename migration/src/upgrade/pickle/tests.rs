@@ -83,7 +83,7 @@ fn names_what_it_refuses() {
     assert_eq!(refused(b"cbuiltins\neval\n"), PickleError::Type("builtins.eval".into()));
     assert_eq!(refused(b"\x8c\x04uuid\x8c\x0fUUID.__module__\x93"), PickleError::Type("uuid.UUID.__module__".into()));
     let ever = b"cdatetime\ntimedelta\n\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x80K\x00K\x00\x87R";
-    assert_eq!(refused(ever), PickleError::Type("timedelta of these arguments".into()));
+    assert_eq!(refused(ever), PickleError::Type("timedelta with these arguments".into()));
     assert!(matches!(refused(b"(ios\nsystem\n"), PickleError::Opcode { opcode: b'i', .. }));
     assert!(matches!(refused(b"\x8c\x01\xed"), PickleError::Value(_)));
 }

@@ -83,17 +83,17 @@ pub(super) fn built<'a>(nodes: &[Node<'a>], object: Id, state: Id) -> Result<Nod
         Node::Object(Kind::Model, name, None) => Node::Object(Kind::Model, name, Some(state)),
         Node::Object(Kind::Uuid, ..) => {
             let uuid = part_of_state(nodes, state, "int").and_then(|id| uuid(&nodes[id]));
-            Node::Text(uuid.ok_or(PickleError::Malformed("a UUID is not of 128 bits"))?)
+            Node::Text(uuid.ok_or(PickleError::Malformed("a UUID does not have 128 bits"))?)
         }
         Node::Object(_, name, _) => return Err(PickleError::Type(format!("a rebuilt {name}"))),
-        _ => return Err(PickleError::Malformed("a state is set on what is no object")),
+        _ => return Err(PickleError::Malformed("a state is set on a value that is not an object")),
     })
 }
 
 /// Returns the result of calling a type with the arguments that Python pickles.
 pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result<Node<'a>> {
     let (Node::Class(kind, name), Node::Tuple(ids)) = (&nodes[class], &nodes[arguments]) else {
-        return Err(PickleError::Malformed("what is called is no type"));
+        return Err(PickleError::Malformed("a value that is not a type is called"));
     };
     // Only a path takes more than three arguments.
     let given: Vec<&Node<'a>> = ids.iter().take(4).map(|id| &nodes[*id]).collect();
@@ -124,7 +124,7 @@ pub(super) fn called<'a>(nodes: &[Node<'a>], class: Id, arguments: Id) -> Result
         (Kind::Path, _) => Some(Node::Path(arguments)),
         _ => None,
     };
-    made.ok_or_else(|| PickleError::Type(format!("{name} of these arguments")))
+    made.ok_or_else(|| PickleError::Type(format!("{name} with these arguments")))
 }
 
 /// Returns a part of an object's state. No state has more than four parts; searching more would not be charged to the

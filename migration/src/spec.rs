@@ -1,0 +1,190 @@
+//! The database and the tables in it: what every statement of the migrator depends on.
+
+use sea_orm::sea_query::{Alias, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
+use seabed_core::sql::{self, Column, SchemaDialect, Tables};
+
+/// The databases that Seabed supports. sea-orm's own enum may grow; with this one, a `match` covers every database, and
+/// a new one fails to compile wherever its SQL is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Database {
+    Postgres,
+    /// And MariaDB.
+    MySql,
+    Sqlite,
+}
+
+impl Database {
+    /// The database behind `connection`.
+    ///
+    /// # Errors
+    /// For a database that Seabed does not support.
+    pub(crate) fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
+        match connection.get_database_backend() {
+            DbBackend::Postgres => Ok(Self::Postgres),
+            DbBackend::MySql => Ok(Self::MySql),
+            DbBackend::Sqlite => Ok(Self::Sqlite),
+            other => Err(DbErr::Migration(format!("Seabed does not support {other:?}"))),
+        }
+    }
+
+    /// How the database describes and spells its schema.
+    ///
+    /// # Errors
+    /// For a database whose feature is not enabled.
+    fn dialect(self) -> Result<&'static dyn SchemaDialect, DbErr> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres => Ok(<seabed_postgres::Postgres as sql::Dialect>::SCHEMA),
+            #[cfg(feature = "mysql")]
+            Self::MySql => Ok(<seabed_mysql::MySql as sql::Dialect>::SCHEMA),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => Ok(<seabed_sqlite::Sqlite as sql::Dialect>::SCHEMA),
+            #[cfg(not(all(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+            other => Err(DbErr::Migration(format!(
+                "this build of seabed-migration was compiled without support for {other:?}"
+            ))),
+        }
+    }
+}
+
+/// How to spell the SQL for the tables of one store. Each command makes it once.
+#[derive(Debug, Clone)]
+pub(crate) struct SchemaSpec {
+    pub(crate) database: Database,
+    pub(crate) dialect: &'static dyn SchemaDialect,
+    /// `None` where ids are compared byte for byte anyway.
+    pub(crate) id_collation: Option<&'static str>,
+    pub(crate) tables: Tables,
+}
+
+impl SchemaSpec {
+    /// Asks the server what the SQL depends on.
+    ///
+    /// # Errors
+    /// Those of the database; for a database that Seabed does not support; for a schema that does not exist.
+    pub(crate) async fn of(connection: &impl ConnectionTrait, tables: &Tables) -> Result<Self, DbErr> {
+        let database = Database::of(connection)?;
+        let version = match database.dialect()?.version_query() {
+            Some(query) => {
+                let query = Statement::from_string(connection.get_database_backend(), query);
+                let row = connection.query_one_raw(query).await?;
+                row.map(|row| row.try_get::<String>("", "version")).transpose()?.unwrap_or_default()
+            }
+            None => String::new(),
+        };
+        let spec = Self::new(database, &version, tables)?;
+        spec.check_schema(connection).await?;
+        Ok(spec)
+    }
+
+    /// The SQL for a server of `version`.
+    ///
+    /// # Errors
+    /// For a database whose feature is not enabled.
+    pub(crate) fn new(database: Database, version: &str, tables: &Tables) -> Result<Self, DbErr> {
+        let dialect = database.dialect()?;
+        Ok(Self { database, dialect, id_collation: dialect.id_collation(version), tables: tables.clone() })
+    }
+
+    /// Refuses a schema that does not exist. The migrator creates none: who may read it and where it is stored is an
+    /// administrator's decision.
+    async fn check_schema(&self, connection: &impl ConnectionTrait) -> Result<(), DbErr> {
+        let Some(schema) = self.tables.schema() else { return Ok(()) };
+        let quoted = self.dialect.quote(schema);
+        let (catalog, create) = match self.database {
+            Database::Postgres => {
+                (format!("pg_namespace WHERE nspname = '{schema}'"), format!("CREATE SCHEMA {quoted}"))
+            }
+            Database::MySql => (
+                format!("information_schema.schemata WHERE schema_name = '{schema}'"),
+                format!("CREATE DATABASE {quoted}"),
+            ),
+            Database::Sqlite => (
+                format!("pragma_database_list WHERE name = '{schema}' COLLATE NOCASE"),
+                format!("ATTACH DATABASE 'FILE' AS {quoted} (on each connection)"),
+            ),
+        };
+        let query = self.query(format!("SELECT 1 FROM {catalog}"));
+        if connection.query_one_raw(query).await?.is_some() {
+            return Ok(());
+        }
+        Err(DbErr::Migration(format!("the schema {schema} does not exist; create it first: {create}")))
+    }
+
+    /// An identifier as SQL spells it.
+    pub(crate) fn quote(&self, name: &str) -> String {
+        self.dialect.quote(name)
+    }
+
+    /// The name of a table or index of the store, without its schema.
+    pub(crate) fn name(&self, base: &str) -> String {
+        self.tables.name(base)
+    }
+
+    /// The name without the prefix; empty for a table of another store.
+    pub(crate) fn base_name<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.tables.prefix()).unwrap_or_default()
+    }
+
+    /// A table or index of the store as SQL spells it, with its schema.
+    pub(crate) fn full_name(&self, base: &str) -> String {
+        let name = self.quote(&self.name(base));
+        self.tables.schema().map_or(name.clone(), |schema| format!("{}.{name}", self.quote(schema)))
+    }
+
+    /// A table of the store in a statement of sea-query's.
+    pub(crate) fn table_ref(&self, base: &str) -> TableRef {
+        let schema = self.tables.schema().map(|schema| SchemaName(None, Alias::new(schema).into_iden()));
+        TableRef::Table(TableName(schema, Alias::new(self.name(base)).into_iden()), None)
+    }
+
+    /// A table in the foreign key of another one. PostgreSQL searches for a table without a schema. MySQL and SQLite look
+    /// beside the table that has the key; SQLite takes no schema there, and sea-query spells none for MySQL.
+    pub(crate) fn sibling_ref(&self, base: &str) -> TableRef {
+        match self.database {
+            Database::Postgres => self.table_ref(base),
+            Database::MySql | Database::Sqlite => Alias::new(self.name(base)).into_table_ref(),
+        }
+    }
+
+    /// The schema in a query on the catalog of MySQL or SQLite. PostgreSQL's `to_regclass` looks up full names.
+    pub(crate) fn catalog_schema(&self) -> String {
+        match (self.tables.schema(), self.database) {
+            (Some(schema), _) => format!("'{schema}'"),
+            (None, Database::Postgres) => "current_schema()".to_owned(),
+            (None, Database::MySql) => "DATABASE()".to_owned(),
+            (None, Database::Sqlite) => "'main'".to_owned(),
+        }
+    }
+
+    /// The text of a statement, with its values.
+    pub(crate) fn build(&self, statement: &impl StatementBuilder) -> String {
+        self.dialect.backend().build(statement).to_string()
+    }
+
+    /// A query whose text is at hand.
+    pub(crate) fn query(&self, sql: impl Into<String>) -> Statement {
+        Statement::from_string(self.dialect.backend(), sql)
+    }
+
+    /// The columns of those of the tables that exist.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn columns(&self, connection: &impl ConnectionTrait) -> Result<Vec<Column>, DbErr> {
+        sql::columns(connection, self.dialect, &self.tables).await
+    }
+
+    /// Like [`columns`](Self::columns), for tables of other names.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn columns_of_tables(
+        &self,
+        connection: &impl ConnectionTrait,
+        names: &[&str],
+    ) -> Result<Vec<Column>, DbErr> {
+        sql::columns_of_tables(connection, self.dialect, &self.tables, names).await
+    }
+}

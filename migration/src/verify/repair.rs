@@ -1,0 +1,68 @@
+//! The repair of a column.
+
+use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
+
+use super::catalog::SessionKey;
+use super::{DOES_NOT_START, Finding, Repair};
+use crate::spec::{Database, SchemaSpec};
+
+/// Returns the finding for an unsuitable column. Excludes [`SchemaRisk::InexactIds`], which is one finding for all
+/// columns.
+pub(super) fn column(spec: &SchemaSpec, key: Option<&SessionKey>, unsuitable: &UnsuitableColumn) -> Option<Finding> {
+    let wanted = match unsuitable.problem {
+        ColumnProblem::WrongType { wanted } => wanted,
+        ColumnProblem::Risk(SchemaRisk::CoarseTimes) => spec.dialect.timestamp_type(),
+        ColumnProblem::Risk(SchemaRisk::ShortText) => spec.dialect.json_type(),
+        _ => return None,
+    };
+    let consequence = match unsuitable.problem {
+        ColumnProblem::Risk(risk) => risk.consequence(),
+        _ => DOES_NOT_START,
+    };
+    let subject = format!("{}.{}", unsuitable.table, unsuitable.column);
+    let found = unsuitable.found.as_ref().map_or("", |found| found.data_type.as_str());
+    let repair = change_type(spec, key, unsuitable, found, wanted);
+    Some(Finding::error(&subject, unsuitable.to_string(), consequence, repair))
+}
+
+fn change_type(
+    spec: &SchemaSpec,
+    key: Option<&SessionKey>,
+    unsuitable: &UnsuitableColumn,
+    found: &str,
+    wanted: &str,
+) -> Repair {
+    let (table, column) = (spec.full_name(unsuitable.table), spec.quote(unsuitable.column));
+    match spec.database {
+        Database::Sqlite => Repair::Advice(
+            "SQLite cannot change a column: create another database with `seabed-migrate up`, and copy into it with \
+             `seabed-migrate copy`"
+                .to_owned(),
+        ),
+        Database::Postgres => {
+            let value = match found {
+                "timestamp with time zone" => format!("{column} AT TIME ZONE 'UTC'"),
+                _ => format!("{column}::{wanted}"),
+            };
+            let change = format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wanted} USING {value}");
+            keeping(&["timestamp", "character varying", "json", "text"], found, vec![change])
+        }
+        Database::MySql => {
+            let null = if unsuitable.column == "event_data" { "NULL" } else { "NOT NULL" };
+            let collation = match (wanted.starts_with("datetime"), spec.id_collation) {
+                (false, Some(name)) => format!(" CHARACTER SET utf8mb4 COLLATE {name}"),
+                _ => String::new(),
+            };
+            let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
+            // MySQL shows a `timestamp` column in the session's time zone, and a migrator's session uses UTC.
+            let key = key.filter(|_| wanted.starts_with("varchar"));
+            let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "json"];
+            keeping(&kept, found, SessionKey::around(key, spec, vec![change]))
+        }
+    }
+}
+
+/// `changes` to a column are safe if its type is one of `kept`, whose values they preserve.
+fn keeping(kept: &[&str], found: &str, changes: Vec<String>) -> Repair {
+    if kept.iter().any(|name| found.starts_with(name)) { Repair::Safe(changes) } else { Repair::Unsafe(changes) }
+}
