@@ -1,6 +1,9 @@
 //! Running writes: in tasks of their own, in batches that share a commit, and again when they met other writers.
 
+use std::panic::AssertUnwindSafe;
+
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
@@ -93,9 +96,16 @@ fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
             if others_wait {
                 tokio::spawn(worker(writer.clone()));
             }
-            writer.run_batch(batch).await;
+            contain_panic(writer.run_batch(batch)).await;
         }
     })
+}
+
+/// Runs `work`. A panic in it ends the writes in it, and their callers learn that they were interrupted. Whoever runs the
+/// work goes on: other writes may wait for the rows or for the batch that are free now.
+async fn contain_panic(work: impl Future<Output = ()>) {
+    // The panic hook has reported it.
+    let _: std::thread::Result<()> = AssertUnwindSafe(work).catch_unwind().await;
 }
 
 /// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was alone
@@ -124,14 +134,17 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
 
 /// Runs a write that its batch left out, beside the batches; then goes on with what waited for its rows.
 async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, mut running: RunningWrite<E>, retries: Retries) {
-    if writer.batches {
-        running.write.diagnose(&writer.engine).await;
-    }
-    if running.write.is_settled() {
-        running.reply(retries.count_so_far());
-    } else {
-        run_with_retries(&*writer.engine, running, retries).await;
-    }
+    contain_panic(async {
+        if writer.batches {
+            running.write.diagnose(&writer.engine).await;
+        }
+        if running.write.is_settled() {
+            running.reply(retries.count_so_far());
+        } else {
+            run_with_retries(&*writer.engine, running, retries).await;
+        }
+    })
+    .await;
     worker(writer).await;
 }
 

@@ -12,6 +12,8 @@ mod op;
 mod pending;
 mod queue;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use batch::Writer;
 pub(crate) use op::{
