@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::op::{Engine, LockMode, SharedChanges, WriteOp};
+use super::op::{Engine, LockMode, Row, SharedChanges, WriteOp};
 use super::pending::{PendingWrite, Reply, pending};
 use super::queue::{Queue, QueuePolicy, RunningWrite};
 use super::retry::Retries;
@@ -59,15 +59,21 @@ impl<E: Engine> Writer<E> {
         if self.batches {
             self.attempt_batch(&mut batch, &mut retries).await;
         }
+        let mut deferred: Vec<Vec<RunningWrite<E>>> = Vec::new();
         for running in batch {
             if running.write.is_settled() {
                 running.reply(0);
-            } else if self.lock == LockMode::SkipLocked {
-                // This write may have to wait. The next batch need not.
-                tokio::spawn(run_deferred(self.clone(), running, retries));
-            } else {
+            } else if self.lock == LockMode::Wait {
                 run_with_retries(&*self.engine, running, retries).await;
+            } else if let Some(writes) = deferred.last_mut().filter(|writes| writes[0].target == running.target) {
+                writes.push(running);
+            } else {
+                deferred.push(vec![running]);
             }
+        }
+        for writes in deferred {
+            // These writes may have to wait. The next batch need not.
+            tokio::spawn(run_deferred(self.clone(), writes, retries));
         }
     }
 
@@ -132,20 +138,23 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
     }
 }
 
-/// Runs a write that its batch left out, beside the batches; then goes on with what waited for its rows.
-async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, mut running: RunningWrite<E>, retries: Retries) {
-    contain_panic(async {
-        if writer.batches {
-            running.write.diagnose(&writer.engine).await;
-        }
-        if running.write.is_settled() {
-            running.reply(retries.count_so_far());
-        } else {
-            run_with_retries(&*writer.engine, running, retries).await;
-        }
-    })
-    .await;
-    worker(writer).await;
+/// Runs writes to one target that their batch left out, beside the batches and in their order. Goes on with what waited for
+/// the rows of each.
+async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, writes: Vec<RunningWrite<E>>, retries: Retries) {
+    for mut running in writes {
+        contain_panic(async {
+            if writer.batches {
+                running.write.diagnose(&writer.engine).await;
+            }
+            if running.write.is_settled() {
+                running.reply(retries.count_so_far());
+            } else {
+                run_with_retries(&*writer.engine, running, retries).await;
+            }
+        })
+        .await;
+        tokio::spawn(worker(writer.clone()));
+    }
 }
 
 /// Runs a write in a transaction of its own, retries it while it meets other writers and its caller waits, and replies.
@@ -187,14 +196,15 @@ async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: Loc
     {
         return Ok(());
     }
-    let writes = batch.iter_mut().map(|running| &mut *running.write).collect();
+    let writes = batch.iter_mut().map(|running| (&running.target, &mut *running.write)).collect();
     engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock }).await
 }
 
 /// The statements of a batch.
 struct BatchBody<'a, E: Engine> {
     engine: &'a E,
-    writes: Vec<&'a mut dyn PendingWrite<E>>,
+    /// The writes and their targets.
+    writes: Vec<(&'a Row, &'a mut dyn PendingWrite<E>)>,
     operation: &'static str,
     lock: LockMode,
 }
@@ -204,11 +214,19 @@ impl<E: Engine> TransactionBody for BatchBody<'_, E> {
     /// The rows of each write alone come first, then app state, then user state, so that locks are taken in one order.
     async fn run(&mut self, on: &mut dyn Executor) -> Result<bool> {
         let mut changes = SharedChanges::default();
-        for write in &mut self.writes {
+        let mut left_out = None;
+        for (target, write) in &mut self.writes {
+            // The row may be free by now, and a later write to it would overtake.
+            if left_out == Some(*target) {
+                continue;
+            }
             write.apply(self.engine, on, self.lock, &mut changes).await?;
+            if write.is_left_out() {
+                left_out = Some(*target);
+            }
         }
         let states = self.engine.merge_shared(on, changes, self.operation).await?;
-        self.writes.iter_mut().for_each(|write| write.complete(&states));
-        Ok(self.writes.iter().any(|write| write.is_applied()))
+        self.writes.iter_mut().for_each(|(_, write)| write.complete(&states));
+        Ok(self.writes.iter().any(|(_, write)| write.is_applied()))
     }
 }

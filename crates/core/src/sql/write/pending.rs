@@ -56,6 +56,9 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Whether the current attempt has something to commit.
     fn is_applied(&self) -> bool;
 
+    /// Whether the current attempt left the write out, because of a row that may be locked.
+    fn is_left_out(&self) -> bool;
+
     /// Attempts the write in a transaction, and adds what it does to shared rows to `changes`.
     ///
     /// # Errors
@@ -187,6 +190,10 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
 
     fn is_applied(&self) -> bool {
         matches!(self.attempt, Some(Ok(Applied::Written(_) | Applied::Unchanged(_))))
+    }
+
+    fn is_left_out(&self) -> bool {
+        matches!(self.attempt, Some(Ok(Applied::Locked)))
     }
 
     async fn apply(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::engine::End;
 use super::ops::{Alone, Append, Bulk, Create, Gate, Outcome, STORED, Update, Write, session, write};
-use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, submit, writer};
+use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, settle, submit, writer};
 use crate::sql::write::QueuePolicy;
 use crate::sql::write::op::LockMode;
 use crate::{BackendErrorKind, Error, Result, State};
@@ -288,4 +288,43 @@ async fn writes_that_wait_for_one_that_panics_beside_the_batches_go_on() {
     assert_eq!(failure(panics).await, Some(BackendErrorKind::CommitUnknown));
     tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("it goes on").expect("a task").expect("ok");
     assert_eq!(engine.lock().stored(), ["2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_to_one_target_keep_their_order_when_their_batch_fails() {
+    let (writer, engine) = writer(TWO);
+    let gate = Gate::closed();
+    occupy(&writer, 2, &gate).await;
+    engine.lock().failing.insert("1".to_owned(), BackendErrorKind::Contention);
+    let first = submit(&writer, append("1").to("s").sharing("hot")).await;
+    let second = submit(&writer, append("2").to("s")).await;
+    gate.open();
+    settle().await;
+    let behind = submit(&writer, append("3").sharing("hot")).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!second.is_finished());
+    engine.lock().failing.clear();
+    engine.lock().failing.insert("2".to_owned(), BackendErrorKind::Contention);
+    assert!(outcome(first).await.is_ok());
+    assert!(outcome(behind).await.is_ok(), "the row of the first is free");
+    assert!(!second.is_finished());
+    engine.lock().failing.clear();
+    assert!(outcome(second).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_to_one_target_keep_their_order_when_a_batch_leaves_the_first_out() {
+    let (writer, engine) = writer(TWO);
+    let (gate, last) = (Gate::closed(), Gate::closed());
+    occupy(&writer, 2, &gate).await;
+    engine.lock().locked.insert(session("s"));
+    let first = submit(&writer, append("1").to("s")).await;
+    let second = submit(&writer, append("2").to("s").behind(&last)).await;
+    gate.open();
+    settle().await;
+    engine.lock().locked.clear();
+    last.open();
+    assert!(outcome(first).await.is_ok() && outcome(second).await.is_ok());
+    let stored: Vec<String> = engine.lock().stored().into_iter().map(str::to_owned).collect();
+    assert!(stored.ends_with(&["1".to_owned(), "2".to_owned()]), "{stored:?}");
 }
