@@ -140,8 +140,8 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
 
 /// Runs writes to one target that their batch left out, beside the batches and in their order. Goes on with what waited for
 /// the rows of each.
-async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, writes: Vec<RunningWrite<E>>, retries: Retries) {
-    for mut running in writes {
+async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>, retries: Retries) {
+    for mut running in deferred {
         contain_panic(async {
             if writer.batches {
                 running.write.diagnose(&writer.engine).await;

@@ -42,6 +42,22 @@ async fn a_batch_merges_each_shared_row_once_and_completes_each_outcome() -> Res
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_locks_rows_in_their_order() {
+    let (writer, engine) = writer(ONE);
+    let gate = Gate::closed();
+    occupy(&writer, 1, &gate).await;
+    let mut callers = Vec::new();
+    for (id, target) in [("1", "c"), ("2", "a"), ("3", "c"), ("4", "b")] {
+        callers.push(submit(&writer, append(id).to(target)).await);
+    }
+    gate.open();
+    for caller in callers {
+        assert!(outcome(caller).await.is_ok());
+    }
+    assert_eq!(engine.lock().commits[1], ["2", "4", "1", "3"], "the order of arrival stays within a target");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_write_leaves_the_rest_of_its_batch_alone() {
     let (writer, engine) = writer(ONE);
     let gate = Gate::closed();
@@ -300,7 +316,7 @@ async fn writes_to_one_target_keep_their_order_when_their_batch_fails() {
     let second = submit(&writer, append("2").to("s")).await;
     gate.open();
     settle().await;
-    let behind = submit(&writer, append("3").sharing("hot")).await;
+    let behind = submit(&writer, append("behind").sharing("hot")).await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!second.is_finished());
     engine.lock().failing.clear();
@@ -308,8 +324,11 @@ async fn writes_to_one_target_keep_their_order_when_their_batch_fails() {
     assert!(outcome(first).await.is_ok());
     assert!(outcome(behind).await.is_ok(), "the row of the first is free");
     assert!(!second.is_finished());
+    let third = submit(&writer, append("3").to("s")).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!third.is_finished(), "the second holds its row still");
     engine.lock().failing.clear();
-    assert!(outcome(second).await.is_ok());
+    assert!(outcome(second).await.is_ok() && outcome(third).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

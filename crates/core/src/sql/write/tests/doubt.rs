@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::engine::{End, FakeEngine, error};
-use super::ops::{Append, Bulk, BulkCreate, Create, Delete, Gate, Kind, Outcome, STORED, session, write};
+use super::ops::{AloneDelete, Append, Bulk, BulkCreate, Create, Delete, Gate, Kind, Outcome, STORED, session, write};
 use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, submit, writer};
 use crate::sql::write::QueuePolicy;
 use crate::sql::write::pending::{PendingWrite, pending};
@@ -37,6 +37,14 @@ async fn a_repeatable_write_is_attempted_again_and_finds_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_finds_itself_does_not_change_shared_rows_again() {
+    let (writer, engine) = writer(SEVERAL);
+    engine.end("1", [STORED_UNANSWERED]);
+    assert_eq!(writer.submit(write::<Append>("1").sharing("a")).await.ok(), Some(Outcome::Replayed));
+    assert_eq!(engine.lock().commits[1..], [[""; 0]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_repeatable_write_that_was_not_stored_is_stored() {
     for policy in POLICIES {
         let (outcome, attempts) = outcome_after::<Append>(policy, LOST_UNANSWERED).await;
@@ -57,6 +65,8 @@ async fn an_unrepeatable_write_is_only_resolved() {
     for policy in POLICIES {
         let (outcome, attempts) = outcome_after::<Delete>(policy, STORED_UNANSWERED).await;
         assert_eq!((outcome.ok(), attempts), (Some(Outcome::Resolved), 1));
+        let (outcome, attempts) = outcome_after::<AloneDelete>(policy, STORED_UNANSWERED).await;
+        assert_eq!((outcome.ok(), attempts), (Some(Outcome::Resolved), 0));
     }
 }
 

@@ -73,6 +73,7 @@ kinds! {
     BulkCreate { HAS_BULK = true, REFUSES_STORED = true }
     /// Needs no transaction when it is alone.
     Alone { HAS_ALONE = true }
+    AloneDelete { HAS_ALONE = true, REPEATABLE = false }
 }
 
 /// A write of an id.
@@ -110,6 +111,12 @@ impl<K> Write<K> {
     pub(super) fn sharing(mut self, name: &str) -> Self {
         let delta = State::new().with(&self.id, 1);
         self.shared.push(SharedChange { row: app(name), delta, now: Timestamp::clamped(0) });
+        self
+    }
+
+    /// Makes the state of an app, and leaves it as it is.
+    pub(super) fn making(mut self, name: &str) -> Self {
+        self.shared.push(SharedChange { row: app(name), delta: State::new(), now: Timestamp::clamped(0) });
         self
     }
 

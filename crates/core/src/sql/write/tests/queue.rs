@@ -166,6 +166,35 @@ async fn writers_of_a_hot_shared_row_take_turns_and_share_a_commit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shared_row_that_is_made_and_not_changed_keeps_nobody_out() {
+    let (writer, _engine) = writer(SEVERAL);
+    let gate = Gate::closed();
+    let first = submit(&writer, append("1").making("hot").behind(&gate)).await;
+    assert!(outcome(submit(&writer, append("2").sharing("hot")).await).await.is_ok());
+    gate.open();
+    assert!(outcome(first).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_a_batch_has_no_room_for_start_in_another_at_once() {
+    let (writer, engine) = writer(SEVERAL);
+    let (first, last) = (Gate::closed(), Gate::closed());
+    let hot = ["1", "2", "3", "4", "5"];
+    let holder = hot.iter().fold(append("holder").behind(&first), |write, name| write.sharing(name));
+    let mut callers = vec![submit(&writer, holder).await];
+    for name in hot {
+        callers.push(submit(&writer, append(name).sharing(name).behind(&last)).await);
+    }
+    first.open();
+    settle().await;
+    assert_eq!(engine.lock().transactions, ["Append", "a batch of writes", "Append"]);
+    last.open();
+    for caller in callers {
+        assert!(outcome(caller).await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_behind_a_hot_row_is_next_however_many_come_later() {
     let (writer, engine) = writer(QueuePolicy { batch_size: 2, ..SEVERAL });
     let gate = Gate::closed();
