@@ -6,11 +6,12 @@
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::dialect::Dialect;
 use super::driver::{Driver, DriverConnection};
@@ -219,3 +220,7 @@ async fn reap<D: Dialect>(cache: Arc<Mutex<Cache<D>>>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

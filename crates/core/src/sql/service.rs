@@ -153,7 +153,7 @@ impl<D: Dialect> SqlSessionService<D> {
             homogeneous: sql.has_bulk_statements(),
             // A batch that is the only one has no other to spare the wait.
             lock: if D::MAX_CONCURRENT_BATCHES > 1 { LockMode::SkipLocked } else { LockMode::Wait },
-            serialize_rows: fast_paths,
+            batching: fast_paths,
         };
         let context = Arc::new(Context::new(database, tables, fast_paths));
         Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context }

@@ -231,6 +231,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
     type Outcome = Appended;
 
     const NAME: &'static str = OPERATION;
+    const HAS_BULK: bool = true;
 
     fn target(&self) -> Row {
         Row::Session(self.new.key.clone())

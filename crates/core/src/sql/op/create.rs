@@ -70,6 +70,7 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     type Outcome = Session;
 
     const NAME: &'static str = OPERATION;
+    const HAS_BULK: bool = true;
 
     fn target(&self) -> Row {
         Row::Session(self.new.key.clone())

@@ -1,8 +1,10 @@
 //! Running writes: in tasks of their own, in batches that share a commit, and again when they met other writers.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
@@ -25,7 +27,7 @@ pub(crate) struct Writer<E: Engine> {
 
 impl<E: Engine> Writer<E> {
     pub(crate) fn new(engine: Arc<E>, policy: QueuePolicy) -> Arc<Self> {
-        Arc::new(Self { engine, queue: Queue::new(policy), lock: policy.lock, batches: policy.serialize_rows })
+        Arc::new(Self { engine, queue: Queue::new(policy), lock: policy.lock, batches: policy.batching })
     }
 
     /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has
@@ -55,15 +57,21 @@ impl<E: Engine> Writer<E> {
         if self.batches {
             self.attempt_batch(&mut batch, &mut retries).await;
         }
+        let mut deferred: Vec<Vec<RunningWrite<E>>> = Vec::new();
         for running in batch {
             if running.write.is_settled() {
                 running.reply(0);
-            } else if self.lock == LockMode::SkipLocked {
-                // This write may have to wait. The next batch need not.
-                tokio::spawn(run_deferred(self.clone(), running, retries));
-            } else {
+            } else if self.lock == LockMode::Wait {
                 run_with_retries(&*self.engine, running, retries).await;
+            } else if let Some(writes) = deferred.last_mut().filter(|writes| writes[0].target == running.target) {
+                writes.push(running);
+            } else {
+                deferred.push(vec![running]);
             }
+        }
+        for writes in deferred {
+            // These writes may have to wait. The next batch need not.
+            tokio::spawn(run_deferred(self.clone(), writes, retries));
         }
     }
 
@@ -92,9 +100,16 @@ fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
             if others_wait {
                 tokio::spawn(worker(writer.clone()));
             }
-            writer.run_batch(batch).await;
+            contain_panic(writer.run_batch(batch)).await;
         }
     })
+}
+
+/// Runs `work`. A panic in it ends the writes in it, and their callers learn that they were interrupted. Whoever runs
+/// the work goes on: other writes may wait for the rows or for the batch that are free now.
+async fn contain_panic(work: impl Future<Output = ()>) {
+    // The panic hook has reported it.
+    let _: std::thread::Result<()> = AssertUnwindSafe(work).catch_unwind().await;
 }
 
 /// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was
@@ -121,17 +136,23 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
     }
 }
 
-/// Runs a write that its batch left out, beside the batches; then goes on with what waited for its rows.
-async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, mut running: RunningWrite<E>, retries: Retries) {
-    if writer.batches {
-        running.write.diagnose(&writer.engine).await;
+/// Runs writes to one target that their batch left out, beside the batches and in their order. Goes on with what waited for
+/// the rows of each.
+async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>, retries: Retries) {
+    for mut running in deferred {
+        contain_panic(async {
+            if writer.batches {
+                running.write.diagnose(&writer.engine).await;
+            }
+            if running.write.is_settled() {
+                running.reply(retries.count_so_far());
+            } else {
+                run_with_retries(&*writer.engine, running, retries).await;
+            }
+        })
+        .await;
+        tokio::spawn(worker(writer.clone()));
     }
-    if running.write.is_settled() {
-        running.reply(retries.count_so_far());
-    } else {
-        run_with_retries(&*writer.engine, running, retries).await;
-    }
-    worker(writer).await;
 }
 
 /// Runs a write in a transaction of its own, retries it while it meets other writers and its caller waits, and replies.
@@ -181,6 +202,7 @@ async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: Loc
 /// The statements of a batch.
 struct BatchBody<'a, E: Engine> {
     engine: &'a E,
+    /// The writes and their targets.
     writes: Vec<(&'a Row, &'a mut dyn PendingWrite<E>)>,
     operation: &'static str,
     lock: LockMode,
@@ -195,9 +217,17 @@ impl<E: Engine> TransactionBody for BatchBody<'_, E> {
             targets if targets.is_empty() => HashMap::new(),
             targets => self.engine.prefetch(on, targets, self.operation).await?,
         };
+        let mut left_out = None;
         for (target, write) in &mut self.writes {
+            // The row may be free by now, and a later write to it would overtake.
+            if left_out == Some(*target) {
+                continue;
+            }
             let attempt = Attempt { on: &mut *on, lock: self.lock, prefetched: prefetched.remove(*target) };
             write.apply(self.engine, attempt, &mut changes).await?;
+            if write.is_left_out() {
+                left_out = Some(*target);
+            }
         }
         let states = self.engine.merge_shared(on, changes, self.operation).await?;
         self.writes.iter_mut().for_each(|(_, write)| write.complete(&states));

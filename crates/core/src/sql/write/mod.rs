@@ -13,6 +13,8 @@ mod op;
 mod pending;
 mod queue;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use batch::Writer;
 pub(crate) use op::{

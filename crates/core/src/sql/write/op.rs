@@ -158,8 +158,12 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     /// settles it.
     const REPEATABLE: bool = true;
 
-    /// Whether [`apply`](Self::apply) can leave out a row that is locked.
+    /// Whether the write may be in a batch that does not wait for locks. A write that has to wait for its target is run
+    /// by itself there.
     const SKIPS_LOCKED: bool = true;
+
+    /// Whether [`apply_bulk`](Self::apply_bulk) may have a statement, which takes each target once.
+    const HAS_BULK: bool = false;
 
     /// The row that the operation is about. Writes with the same target keep the order of their arrival.
     fn target(&self) -> Row;

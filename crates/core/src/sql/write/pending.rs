@@ -46,6 +46,9 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Whether the operation can leave out a row that is locked.
     fn skips_locked(&self) -> bool;
 
+    /// Whether the operation may have a bulk statement.
+    fn has_bulk(&self) -> bool;
+
     /// Whether the caller still waits for the outcome.
     fn is_wanted(&self) -> bool;
 
@@ -57,6 +60,9 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 
     /// Whether the next attempt reads the target before it writes.
     fn reads_target(&self) -> bool;
+
+    /// Whether the current attempt left the write out, because of a row that may be locked.
+    fn is_left_out(&self) -> bool;
 
     /// Attempts the write in a transaction, and adds what it does to shared rows to `changes`.
     ///
@@ -176,6 +182,10 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         O::SKIPS_LOCKED
     }
 
+    fn has_bulk(&self) -> bool {
+        O::HAS_BULK
+    }
+
     fn reads_target(&self) -> bool {
         self.op.reads_target()
     }
@@ -190,6 +200,10 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
 
     fn is_applied(&self) -> bool {
         matches!(self.attempt, Some(Ok(Applied::Written(_) | Applied::Unchanged(_))))
+    }
+
+    fn is_left_out(&self) -> bool {
+        matches!(self.attempt, Some(Ok(Applied::Locked)))
     }
 
     async fn apply(&mut self, engine: &E, attempt: Attempt<'_, E>, changes: &mut SharedChanges) -> Result<()> {

@@ -23,12 +23,13 @@ pub(crate) struct QueuePolicy {
     pub(crate) max_concurrent_batches: usize,
     /// How many writes a batch holds at most.
     pub(crate) batch_size: usize,
-    /// Whether a batch holds writes of one operation, to different targets.
+    /// Whether a batch holds writes of one operation, and to different targets where that has a bulk statement.
     pub(crate) homogeneous: bool,
     /// Whether a batch waits for rows that other connections have locked.
     pub(crate) lock: LockMode,
-    /// Whether writes to one row follow each other here already, and not only in the database.
-    pub(crate) serialize_rows: bool,
+    /// Whether writes share transactions and statements, and writes to one row follow each other here already.
+    /// Otherwise each write is a transaction of its own, and only the database keeps writers apart.
+    pub(crate) batching: bool,
 }
 
 pub(super) struct Queue<E> {
@@ -140,7 +141,7 @@ impl<E: Engine> BatchPermit<'_, E> {
         }
         let start = |Waiting { write, mut rows, capacity }: Waiting<E>| {
             let target = rows[0].clone();
-            if policy.serialize_rows {
+            if policy.batching {
                 for row in &rows {
                     *state.locked_rows.entry(row.clone()).or_default() += 1;
                 }
@@ -171,7 +172,9 @@ impl<E: Engine> QueueState<E> {
             let target = &rows[0];
             let is_free = !passed.contains(target) && !self.any_is_locked(rows);
             let fits = !policy.homogeneous
-                || batch.first().is_none_or(|first| first.write.name() == write.name() && !targets.contains(target));
+                || batch.first().is_none_or(|first| {
+                    first.write.name() == write.name() && !(write.has_bulk() && targets.contains(target))
+                });
             if is_free && fits {
                 targets.insert(target.clone());
                 batch.extend(self.waiting.remove(at));

@@ -1,6 +1,8 @@
 //! Retries: which errors another attempt may get past, how often, and how long to wait in between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::{BackendErrorKind, Error, Result};
 
