@@ -14,7 +14,7 @@
 mod bulk;
 mod schema;
 
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, InsertStatement, OnConflict};
+use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool};
@@ -52,14 +52,6 @@ impl Dialect for Postgres {
 
     fn bulk_statements(tables: &Tables) -> Option<BulkStatements> {
         Some(BulkStatements { append: bulk::append(tables), create: bulk::create(tables) })
-    }
-
-    fn read_json(column: Expr) -> Expr {
-        column.cast_as("text")
-    }
-
-    fn write_json(text: Expr) -> Expr {
-        text.cast_as("jsonb")
     }
 }
 

@@ -1,6 +1,7 @@
 //! How PostgreSQL describes google-adk's schema.
 
 use sea_orm::DbBackend;
+use sea_orm::sea_query::{Expr, ExprTrait};
 use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, is_at_least, name_type};
 
 use crate::Postgres;
@@ -8,6 +9,14 @@ use crate::Postgres;
 impl SchemaDialect for Postgres {
     fn backend(&self) -> DbBackend {
         DbBackend::Postgres
+    }
+
+    fn read_json(&self, column: Expr) -> Expr {
+        column.cast_as("text")
+    }
+
+    fn write_json(&self, text: Expr) -> Expr {
+        text.cast_as("jsonb")
     }
 
     fn json_type(&self) -> &'static str {

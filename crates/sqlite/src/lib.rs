@@ -33,9 +33,7 @@ use sea_orm::sqlx::pool::PoolOptions;
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteQueryResult, SqliteRow};
 use sea_orm::sqlx::{self, Pool};
-use sea_orm::{
-    ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, SqliteTransactionMode, TransactionOptions, Value,
-};
+use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, SqliteTransactionMode, TransactionOptions};
 use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
@@ -102,12 +100,6 @@ impl Dialect for Sqlite {
             select.and_where(Expr::col(column).eq(Expr::cust(format!("keys.value ->> {index}"))));
         }
         Some(select)
-    }
-
-    /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many
-    /// microseconds, and texts of one width compare as the times do.
-    fn timestamp(timestamp: Timestamp) -> Value {
-        timestamp.to_naive_utc().format_with_items(TIMESTAMP.iter()).to_string().into()
     }
 
     fn transaction_options() -> TransactionOptions {

@@ -1,13 +1,20 @@
 //! How SQLite describes google-adk's schema.
 
-use sea_orm::DbBackend;
+use sea_orm::{DbBackend, Value};
+use seabed_core::Timestamp;
 use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, name_type};
 
-use crate::Sqlite;
+use crate::{Sqlite, TIMESTAMP};
 
 impl SchemaDialect for Sqlite {
     fn backend(&self) -> DbBackend {
         DbBackend::Sqlite
+    }
+
+    /// The text that google-adk (SQLAlchemy) writes, always with six digits: it reads a shorter fraction as that many
+    /// microseconds, and texts of one width compare as the times do.
+    fn timestamp(&self, timestamp: Timestamp) -> Value {
+        timestamp.to_naive_utc().format_with_items(TIMESTAMP.iter()).to_string().into()
     }
 
     fn json_type(&self) -> &'static str {

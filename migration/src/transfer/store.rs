@@ -9,6 +9,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
 };
+use seabed_core::Timestamp;
 use seabed_core::entity::{app_states, events, sessions, user_states};
 
 use super::record::{ContentHash, Record, Refused, SessionId};
@@ -277,7 +278,7 @@ impl<'a> Store<'a> {
         let mut select = Query::select();
         let columns = table.columns().into_iter().filter(|column| *column != "state");
         select.from(self.spec.table_ref(table.name)).columns(columns);
-        select.expr_as(json_text(self.spec.database, "state"), "state").cond_where(any);
+        select.expr_as(json_text(&self.spec, "state"), "state").cond_where(any);
         // On SQLite the transaction holds the write lock.
         if lock && self.spec.database != Database::Sqlite {
             select.lock(LockType::Update);
@@ -326,19 +327,11 @@ impl<'a> Store<'a> {
     }
 
     fn json(&self, text: &str) -> Expr {
-        let text = Expr::val(text);
-        match self.spec.database {
-            Database::Postgres => text.cast_as("jsonb"),
-            Database::MySql | Database::Sqlite => text,
-        }
+        self.spec.dialect.write_json(Expr::val(text))
     }
 
-    /// On SQLite, formats the time as google-adk does: always with six digits.
     fn time(&self, time: DateTime) -> Expr {
-        match self.spec.database {
-            Database::Sqlite => Expr::val(time.format("%Y-%m-%d %H:%M:%S%.6f").to_string()),
-            Database::Postgres | Database::MySql => Expr::val(time),
-        }
+        Expr::val(self.spec.dialect.timestamp(Timestamp::from_naive_utc(time)))
     }
 }
 

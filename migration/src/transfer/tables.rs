@@ -207,12 +207,8 @@ fn select(spec: &SchemaSpec, table: &str, selection: &Selection) -> SelectStatem
 }
 
 /// Selects a JSON column as text.
-pub(super) fn json_text(database: Database, column: &str) -> Expr {
-    let column = Expr::col(Alias::new(column));
-    match database {
-        Database::Postgres => column.cast_as("text"),
-        Database::MySql | Database::Sqlite => column,
-    }
+pub(super) fn json_text(spec: &SchemaSpec, column: &str) -> Expr {
+    spec.dialect.read_json(Expr::col(Alias::new(column)))
 }
 
 struct Reader<S> {
@@ -230,7 +226,7 @@ impl<S: Shape> Reader<S> {
         for column in columns {
             select.expr_as(self.column(table, column), Alias::new(*column));
         }
-        select.expr_as(json_text(self.spec.database, "state"), "state");
+        select.expr_as(json_text(&self.spec, "state"), "state");
         if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
             select.and_where(Expr::col("user_id").eq(user_id.as_str()));
         }
@@ -352,7 +348,7 @@ impl<S: Shape> Reader<S> {
         ]);
         for (column, is_json) in self.shape.event_columns() {
             if is_json {
-                select.expr_as(json_text(self.spec.database, column), Alias::new(column));
+                select.expr_as(json_text(&self.spec, column), Alias::new(column));
             } else {
                 select.column(Alias::new(column));
             }

@@ -1,12 +1,11 @@
 //! The seam to a database: the SQL that differs. Pure: a dialect builds SQL and runs none.
 
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement, SelectStatement, TableRef, WithQuery};
-use sea_orm::{DbBackend, TransactionOptions, Value};
+use sea_orm::{DbBackend, TransactionOptions};
 
 use super::driver::Driver;
-use super::schema::SchemaDialect;
-use super::statement::Tables;
-use crate::Timestamp;
+use super::schema::dialect::SchemaDialect;
+use super::tables::Tables;
 
 /// Statements that carry out any number of writes to different sessions at once. The database must run each as one
 /// atomic statement.
@@ -86,21 +85,6 @@ pub trait Dialect: Send + Sync + 'static {
         _key: [(DynIden, DynIden); 3],
     ) -> Option<SelectStatement> {
         None
-    }
-
-    /// A JSON column as text.
-    fn read_json(column: Expr) -> Expr {
-        column
-    }
-
-    /// JSON text as the value of a JSON column.
-    fn write_json(text: Expr) -> Expr {
-        text
-    }
-
-    /// A moment as a `timestamp` column stores and compares it.
-    fn timestamp(timestamp: Timestamp) -> Value {
-        timestamp.to_naive_utc().into()
     }
 
     /// How a caller begins a transaction for the operations of

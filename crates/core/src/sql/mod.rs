@@ -25,6 +25,7 @@ mod pool;
 mod schema;
 mod service;
 mod statement;
+mod tables;
 mod timeout;
 mod write;
 
@@ -33,10 +34,9 @@ pub use driver::{Driver, DriverConnection, PoolLimits, in_task};
 pub use error::is_broken_connection;
 pub use op::statements;
 pub use options::{ConnectOptions, ServiceOptions};
-pub use schema::{
-    Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, UnsuitableColumn, columns, columns_of_tables,
-    is_at_least, name_type, unsuitable_columns,
-};
+pub use schema::columns::{UnsuitableColumn, columns, columns_of_tables, unsuitable_columns};
+pub use schema::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, is_at_least, name_type};
 pub use service::SqlSessionService;
-pub use statement::{Tables, event_columns, event_key_columns};
+pub use statement::{event_columns, event_key_columns};
+pub use tables::Tables;
 pub use timeout::answers;

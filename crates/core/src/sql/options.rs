@@ -9,8 +9,8 @@ use sea_orm::DatabaseConnection;
 use super::dialect::Dialect;
 use super::driver::Driver;
 use super::error::classify;
-use super::schema::SchemaRisk;
-use super::statement::Tables;
+use super::schema::dialect::SchemaRisk;
+use super::tables::Tables;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn

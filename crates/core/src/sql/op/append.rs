@@ -19,9 +19,10 @@ use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, Tables, event_columns, event_key_columns, event_session_predicate, inserted, placeholder,
-    session_key_predicate, session_key_values,
+    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, placeholder, session_key_predicate,
+    session_key_values,
 };
+use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
 use crate::validate::NewEvent;
 use crate::{
@@ -58,7 +59,7 @@ impl<D: Dialect> AppendSql<D> {
         use sessions::Column;
         let lock_session = Query::select()
             .columns([Column::CreateTime, Column::UpdateTime])
-            .expr_as(D::read_json(Expr::col(Column::State)), Column::State)
+            .expr_as(D::SCHEMA.read_json(Expr::col(Column::State)), Column::State)
             .from(tables.table(sessions::Entity))
             .and_where(session_key_predicate())
             .lock_exclusive()
@@ -79,7 +80,7 @@ impl<D: Dialect> AppendSql<D> {
         let write_state = Query::update()
             .table(tables.table(sessions::Entity))
             .value(Column::UpdateTime, placeholder())
-            .value(Column::State, D::write_json(placeholder()))
+            .value(Column::State, D::SCHEMA.write_json(placeholder()))
             .and_where(session_key_predicate())
             .take();
         let insert = insert_event::<D>(tables).values_panic(new_event::<D>()).take();
@@ -131,7 +132,7 @@ fn skip_locked(select: &SelectStatement) -> SelectStatement {
 /// A placeholder for each of [`event_columns`].
 fn new_event<D: Dialect>() -> [Expr; 7] {
     let value = || placeholder();
-    [value(), value(), value(), value(), value(), value(), D::write_json(value())]
+    [value(), value(), value(), value(), value(), value(), D::SCHEMA.write_json(value())]
 }
 
 /// An insert of an event that leaves alone an event with the same id. It still lacks its source.
@@ -150,7 +151,7 @@ fn select_event<D: Dialect>(tables: &Tables) -> SelectStatement {
     use events::Column;
     Query::select()
         .column(Column::Timestamp)
-        .expr_as(D::read_json(Expr::col(Column::EventData)), Column::EventData)
+        .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity))
         .and_where(event_session_predicate())
         .and_where(Expr::col(Column::Id).eq(placeholder()))
@@ -166,7 +167,7 @@ fn select_for_diagnosis<D: Dialect>(tables: &Tables) -> SelectStatement {
     Query::select()
         .column((sessions::Entity, Session::UpdateTime))
         .columns([Event::Id, Event::Timestamp].map(|column| (events::Entity, column)))
-        .expr_as(D::read_json(event(Event::EventData)), Event::EventData)
+        .expr_as(D::SCHEMA.read_json(event(Event::EventData)), Event::EventData)
         .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(events::Entity),
@@ -299,8 +300,8 @@ impl<D: Dialect> AppendOp<D> {
             LockMode::Wait => &sql.store_at_revision,
             LockMode::SkipLocked => &sql.store_at_free_revision,
         };
-        let timestamp = D::timestamp(new.timestamp);
-        let condition = [D::timestamp(expected.timestamp()), timestamp.clone()];
+        let timestamp = D::SCHEMA.timestamp(new.timestamp);
+        let condition = [D::SCHEMA.timestamp(expected.timestamp()), timestamp.clone()];
         let event = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
         store.run(true, on, event, [timestamp].into_iter().chain(session_key_values(&new.key))).await
     }
@@ -336,7 +337,7 @@ impl<D: Dialect> AppendOp<D> {
             state = Some(state_value(&merged)?);
         }
         let store = if state.is_some() { &sql.store_with_state } else { &sql.store };
-        let written = [D::timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(&new.key));
+        let written = [D::SCHEMA.timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(&new.key));
         if store.run(fast_paths, on, event_values::<D>(new, timestamp), written).await? {
             return Ok(Applied::Written(Appended::Stored(Revision::new(timestamp))));
         }
@@ -370,7 +371,7 @@ fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterat
     let rest = [
         Value::from(new.id.as_str()),
         new.invocation_id.as_str().into(),
-        D::timestamp(timestamp),
+        D::SCHEMA.timestamp(timestamp),
         new.event_data.as_str().into(),
     ];
     session_key_values(&new.key).chain(rest)

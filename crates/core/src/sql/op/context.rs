@@ -14,7 +14,8 @@ use crate::sql::dialect::Dialect;
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::{Executor, TransactionBody};
-use crate::sql::statement::{SqlText, Tables, select_create_time, session_key_columns, session_key_values};
+use crate::sql::statement::{SqlText, session_key_columns, session_key_predicate, session_key_values};
+use crate::sql::tables::Tables;
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
 use crate::{Error, Json, Result, SessionKey, State, Timestamp};
 
@@ -76,6 +77,13 @@ impl<D: Dialect> Context<D> {
     }
 }
 
+/// Reads when a session was created.
+fn select_create_time<D: Dialect>(tables: &Tables) -> SqlText<D> {
+    let mut select = Query::select();
+    select.column(sessions::Column::CreateTime).from(tables.table(sessions::Entity));
+    SqlText::new(select.and_where(session_key_predicate()))
+}
+
 /// Reads the rows of many sessions; `None` where the dialect locks rows one by one.
 fn prefetch_sessions<D: Dialect>(tables: &Tables) -> Option<SqlText<D>> {
     use sessions::Column;
@@ -83,7 +91,7 @@ fn prefetch_sessions<D: Dialect>(tables: &Tables) -> Option<SqlText<D>> {
     let select = Query::select()
         .columns(session_key_columns().map(of_session))
         .columns([Column::CreateTime, Column::UpdateTime].map(of_session))
-        .expr_as(D::read_json(Expr::col(of_session(Column::State))), Column::State)
+        .expr_as(D::SCHEMA.read_json(Expr::col(of_session(Column::State))), Column::State)
         .take();
     let key = session_key_columns().map(|column| (sessions::Entity.into_iden(), column.into_iden()));
     D::select_by_keys(select, tables.aliased(sessions::Entity), key).map(|select| SqlText::new(&select))

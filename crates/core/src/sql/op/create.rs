@@ -14,7 +14,8 @@ use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::{autocommit_error, statement_error};
 use crate::sql::executor::Executor;
-use crate::sql::statement::{SqlText, Tables, inserted, placeholder, session_key_columns, session_key_values};
+use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
+use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
 use crate::validate::NewSession;
 use crate::{BackendError, BackendErrorKind, Error, Result, Session, State};
@@ -38,7 +39,7 @@ impl<D: Dialect> CreateSql<D> {
                 placeholder(),
                 placeholder(),
                 placeholder(),
-                D::write_json(placeholder()),
+                D::SCHEMA.write_json(placeholder()),
                 placeholder(),
                 placeholder(),
             ])
@@ -53,7 +54,7 @@ impl<D: Dialect> CreateSql<D> {
     }
 
     fn insert_statement(&self, new: &NewSession) -> Result<Statement> {
-        let time = D::timestamp(new.create_time);
+        let time = D::SCHEMA.timestamp(new.create_time);
         let values = session_key_values(&new.key).chain([state_value(&new.state.session)?, time.clone(), time]);
         Ok(self.insert_session.bind(values))
     }

@@ -9,7 +9,8 @@ use super::context::Context;
 use crate::entity::{events, sessions};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
-use crate::sql::statement::{SqlText, Tables, event_session_predicate, session_key_predicate, session_key_values};
+use crate::sql::statement::{SqlText, event_session_predicate, session_key_predicate, session_key_values};
+use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, LockMode, Row, WriteOp};
 use crate::{Result, SessionKey};
 

@@ -11,8 +11,9 @@ use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, Tables, event_session_predicate, key_predicate, placeholder, session_key_predicate, session_key_values,
+    SqlText, event_session_predicate, key_predicate, placeholder, session_key_predicate, session_key_values,
 };
+use crate::sql::tables::Tables;
 use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
 use crate::{Error, Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp};
@@ -77,7 +78,7 @@ impl<D: Dialect> GetSql<D> {
         let values = session_key_values(key)
             .chain([app_name.clone(), app_name, user_id])
             .chain(session_key_values(key))
-            .chain([D::timestamp(after)]);
+            .chain([D::SCHEMA.timestamp(after)]);
         let statement = match request.num_recent_events {
             None => self.all_events.bind(values),
             Some(count) => self.recent_events.bind(values.chain([Value::from(i64::from(count))])),
@@ -100,7 +101,7 @@ fn part<D: Dialect, E: EntityTrait, C: IntoIden + Copy>(
         .expr_as(Expr::col(id), COLUMNS[ID])
         .expr_as(Expr::col(created), COLUMNS[CREATED])
         .expr_as(Expr::col(updated), COLUMNS[UPDATED])
-        .expr_as(D::read_json(Expr::col(body)), COLUMNS[BODY])
+        .expr_as(D::SCHEMA.read_json(Expr::col(body)), COLUMNS[BODY])
         .from(tables.table(table))
         .take()
 }

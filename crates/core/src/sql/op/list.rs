@@ -8,7 +8,7 @@ use crate::sql::decode::{RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::Tables;
+use crate::sql::tables::Tables;
 use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
 use crate::{
@@ -77,9 +77,9 @@ fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> Selec
     let mut select = Query::select();
     select
         .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
-        .expr_as(D::read_json(session(Column::State)), Column::State)
-        .expr_as(D::read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
-        .expr_as(D::read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
+        .expr_as(D::SCHEMA.read_json(session(Column::State)), Column::State)
+        .expr_as(D::SCHEMA.read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
+        .expr_as(D::SCHEMA.read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
         .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(user_states::Entity),
@@ -95,7 +95,7 @@ fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> Selec
         .and_where_option(user_id.map(|user_id| session(Column::UserId).eq(user_id.as_str())))
         .limit(u64::from(request.limit) + 1);
     let cursor = request.cursor.as_ref().map(|cursor| {
-        vec![D::timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
+        vec![D::SCHEMA.timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
     });
     let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
     keyset(&mut select, request.order, &sorted_by, cursor);
@@ -156,14 +156,16 @@ fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectSta
     let mut rows_of_page = Query::select();
     rows_of_page
         .columns([Column::Id, Column::Timestamp])
-        .expr_as(D::read_json(Expr::col(Column::EventData)), Column::EventData)
+        .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity))
         .and_where(Expr::col(Column::AppName).eq(key.app_name.as_str()))
         .and_where(Expr::col(Column::UserId).eq(key.user_id.as_str()))
         .and_where(Expr::col(Column::SessionId).eq(key.session_id.as_str()))
         .limit(u64::from(request.limit) + 1);
-    let cursor =
-        request.cursor.as_ref().map(|cursor| vec![D::timestamp(cursor.timestamp), cursor.event_id.as_str().into()]);
+    let cursor = request
+        .cursor
+        .as_ref()
+        .map(|cursor| vec![D::SCHEMA.timestamp(cursor.timestamp), cursor.event_id.as_str().into()]);
     let sorted_by = [Column::Timestamp, Column::Id];
     keyset(&mut rows_of_page, request.order, &sorted_by, cursor);
     let mut select = Query::select();

@@ -18,7 +18,10 @@ pub(crate) mod update_state;
 use std::sync::Arc;
 
 use crate::sql::dialect::Dialect;
-use crate::sql::statement::{SqlText, Tables};
+use crate::sql::schema::check::version_query;
+use crate::sql::schema::columns::columns_query;
+use crate::sql::statement::SqlText;
+use crate::sql::tables::Tables;
 
 /// The statements of the operations, built once for a service.
 pub(crate) struct Sql<D> {
@@ -64,5 +67,9 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         let named = |(name, text): (&str, &SqlText<D>)| (format!("{operation}.{name}"), text.as_str().to_owned());
         texts.into_iter().map(named).collect::<Vec<_>>()
     };
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).collect()
+    let of_schema = [
+        ("schema.version".to_owned(), version_query::<D>(tables).sql),
+        ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
+    ];
+    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_schema).collect()
 }

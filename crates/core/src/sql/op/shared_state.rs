@@ -10,7 +10,8 @@ use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::{SqlText, Tables, key_predicate, placeholder};
+use crate::sql::statement::{SqlText, key_predicate, placeholder};
+use crate::sql::tables::Tables;
 use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
 use crate::{BackendError, BackendErrorKind, Json, Result, SessionKey, State};
 
@@ -131,19 +132,21 @@ impl<D: Dialect> SharedTable<D> {
         C: IntoIden + Copy,
     {
         let read = Query::select()
-            .expr_as(D::read_json(Expr::col(state)), state)
+            .expr_as(D::SCHEMA.read_json(Expr::col(state)), state)
             .from(tables.table(table))
             .and_where(key_predicate(key))
             .take();
         let mut insert = Query::insert()
             .into_table(tables.table(table))
             .columns(key.into_iter().chain([state, update_time]))
-            .values_panic(key.map(|_| placeholder()).into_iter().chain([D::write_json(placeholder()), placeholder()]))
+            .values_panic(
+                key.map(|_| placeholder()).into_iter().chain([D::SCHEMA.write_json(placeholder()), placeholder()]),
+            )
             .take();
         D::insert_or_ignore(&mut insert, key.map(IntoIden::into_iden).into());
         let write = Query::update()
             .table(tables.table(table))
-            .value(state, D::write_json(placeholder()))
+            .value(state, D::SCHEMA.write_json(placeholder()))
             .value(update_time, placeholder())
             .and_where(key_predicate(key))
             .take();
@@ -185,7 +188,7 @@ impl<D: Dialect> SharedTable<D> {
         let select = if delta.is_empty() { &self.read } else { &self.lock };
         let mut found = self.select(on, select, key, operation).await?;
         if found.is_none() {
-            let values = key_values(key).chain([Value::from("{}"), D::timestamp(*now)]);
+            let values = key_values(key).chain([Value::from("{}"), D::SCHEMA.timestamp(*now)]);
             on.execute(self.insert_or_ignore.bind(values)).await.map_err(failed)?;
             found = self.select(on, &self.lock, key, operation).await?;
         }
@@ -196,7 +199,7 @@ impl<D: Dialect> SharedTable<D> {
         };
         if !delta.is_empty() {
             state.merge(delta.clone());
-            let values = [state_value(&state)?, D::timestamp(*now)];
+            let values = [state_value(&state)?, D::SCHEMA.timestamp(*now)];
             on.execute(self.write.bind(values.into_iter().chain(key_values(key)))).await.map_err(failed)?;
         }
         Ok(state)

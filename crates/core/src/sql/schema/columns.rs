@@ -9,68 +9,9 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityName, EntityTrait, FromQueryResult, IdenStatic, Iterable, Statement,
 };
 
-use super::SchemaDialect;
+use super::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk};
 use crate::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
-use crate::sql::statement::Tables;
-
-/// A law that a column breaks, and that a user may choose to do without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SchemaRisk {
-    /// The database compares ids without case, accents or trailing blanks: `alice` reads and changes what is `Alice`'s.
-    InexactIds,
-    /// The database rounds times to coarser steps than a microsecond. Events within one step lose their order, and the
-    /// revision that an append returns is not the stored one.
-    CoarseTimes,
-    /// The database refuses events and states beyond some size, 64 KB for MySQL's `text`.
-    ShortText,
-}
-
-impl SchemaRisk {
-    /// What happens to a user who accepts the risk.
-    pub fn consequence(self) -> &'static str {
-        match self {
-            Self::InexactIds => {
-                "the database treats ids as equal that differ only in case, accents or trailing blanks: users see and \
-                 change each other's sessions and state"
-            }
-            Self::CoarseTimes => {
-                "events that are stored within one step of the clock lose their order, and the revisions that appends \
-                 return are not the stored ones"
-            }
-            Self::ShortText => "events and states that do not fit are refused",
-        }
-    }
-}
-
-/// What is wrong with a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ColumnProblem {
-    /// It does not exist.
-    Missing,
-    /// It has a type that Seabed's statements cannot use.
-    WrongType {
-        /// The type that google-adk's schema v1 has there.
-        wanted: &'static str,
-    },
-    /// It breaks a law.
-    Risk(SchemaRisk),
-}
-
-/// A column, as the database describes it.
-#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
-pub struct Column {
-    /// Its table, without the prefix of [`Tables`].
-    pub table_name: String,
-    /// Its name.
-    pub column_name: String,
-    /// Its type in the database's words, in lower case.
-    pub data_type: String,
-    /// The collation, where the database reports one that matters: on PostgreSQL only one under which different texts
-    /// may be equal.
-    pub collation: Option<String>,
-}
+use crate::sql::tables::Tables;
 
 /// A column that cannot keep the laws.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,38 +51,6 @@ impl fmt::Display for UnsuitableColumn {
     }
 }
 
-/// What a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ColumnRole {
-    /// An id, or another short text.
-    Name {
-        /// How many characters it must hold.
-        length: u32,
-    },
-    /// JSON.
-    Json,
-    /// A moment.
-    Time,
-}
-
-impl ColumnRole {
-    /// The problem of a column that should be of type `wanted` in this role.
-    pub fn wrong_type(wanted: &'static str) -> Option<ColumnProblem> {
-        Some(ColumnProblem::WrongType { wanted })
-    }
-}
-
-/// The type of google-adk's column for a name of up to `length` characters.
-pub fn name_type(length: u32) -> &'static str {
-    if length > 128 { "varchar(256)" } else { "varchar(128)" }
-}
-
-/// Whether `limit`, which is empty or a number in parentheses, admits `length` characters.
-pub fn is_at_least(limit: &str, length: u32) -> bool {
-    let number = limit.trim_start_matches('(').trim_end_matches(')');
-    limit.is_empty() || number.parse::<u32>().is_ok_and(|limit| limit >= length)
-}
-
 /// A column that must exist.
 struct WantedColumn {
     table: &'static str,
@@ -169,6 +78,21 @@ fn columns_of<E: EntityTrait>(entity: E) -> impl Iterator<Item = WantedColumn> {
     })
 }
 
+fn table_names() -> [&'static str; 5] {
+    [
+        adk_internal_metadata::Entity.table_name(),
+        app_states::Entity.table_name(),
+        user_states::Entity.table_name(),
+        sessions::Entity.table_name(),
+        events::Entity.table_name(),
+    ]
+}
+
+/// The query for the columns of Seabed's tables.
+pub(crate) fn columns_query(dialect: &dyn SchemaDialect, tables: &Tables) -> String {
+    dialect.columns_query(tables.schema(), &table_names().map(|name| tables.name(name)))
+}
+
 /// The columns of those of Seabed's tables that exist. Needs no privileges but those on the tables.
 ///
 /// # Errors
@@ -178,14 +102,7 @@ pub async fn columns(
     dialect: &dyn SchemaDialect,
     tables: &Tables,
 ) -> Result<Vec<Column>, DbErr> {
-    let names = [
-        adk_internal_metadata::Entity.table_name(),
-        app_states::Entity.table_name(),
-        user_states::Entity.table_name(),
-        sessions::Entity.table_name(),
-        events::Entity.table_name(),
-    ];
-    columns_of_tables(connection, dialect, tables, &names).await
+    columns_of_tables(connection, dialect, tables, &table_names()).await
 }
 
 /// Like [`columns`], for other tables of the same schema and prefix. Their names must need no escaping.

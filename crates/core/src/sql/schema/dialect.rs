@@ -1,0 +1,150 @@
+//! The seam to a database's schema: types, names, casts, and how the database describes its columns.
+
+use std::fmt;
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{DbBackend, FromQueryResult, Value};
+
+use crate::Timestamp;
+
+/// How one database describes and spells google-adk's schema. Pure: it builds SQL and runs none.
+pub trait SchemaDialect: fmt::Debug + Send + Sync {
+    /// sea-orm's name of the database.
+    fn backend(&self) -> DbBackend;
+
+    /// An identifier as SQL spells it.
+    fn quote(&self, name: &str) -> String {
+        let doubled = name.replace('"', "\"\"");
+        format!("\"{doubled}\"")
+    }
+
+    /// A JSON column as text.
+    fn read_json(&self, column: Expr) -> Expr {
+        column
+    }
+
+    /// JSON text as the value of a JSON column.
+    fn write_json(&self, text: Expr) -> Expr {
+        text
+    }
+
+    /// A moment as a `timestamp` column stores and compares it.
+    fn timestamp(&self, timestamp: Timestamp) -> Value {
+        timestamp.to_naive_utc().into()
+    }
+
+    /// The type of a column for JSON.
+    fn json_type(&self) -> &'static str;
+
+    /// The type of a column for moments.
+    fn timestamp_type(&self) -> &'static str;
+
+    /// The query for the server's version, where [`id_collation`](Self::id_collation) depends on it: one column
+    /// `version`.
+    fn version_query(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The collation of ids on a server of `version`; `None` where the database compares ids byte for byte anyway.
+    fn id_collation(&self, _version: &str) -> Option<&'static str> {
+        None
+    }
+
+    /// The query for the columns of tables of these names, in `schema` or where unqualified names are looked up. Its
+    /// columns are those of [`Column`].
+    fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String;
+
+    /// What is wrong with a column in its role.
+    fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem>;
+}
+
+/// A law that a column breaks, and that a user may choose to do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SchemaRisk {
+    /// The database compares ids without case, accents or trailing blanks: `alice` reads and changes what is `Alice`'s.
+    InexactIds,
+    /// The database rounds times to coarser steps than a microsecond. Events within one step lose their order, and the
+    /// revision that an append returns is not the stored one.
+    CoarseTimes,
+    /// The database refuses events and states beyond some size, 64 KB for MySQL's `text`.
+    ShortText,
+}
+
+impl SchemaRisk {
+    /// What happens to a user who accepts the risk.
+    pub fn consequence(self) -> &'static str {
+        match self {
+            Self::InexactIds => {
+                "the database treats ids as equal that differ only in case, accents or trailing blanks: users see and \
+                 change each other's sessions and state"
+            }
+            Self::CoarseTimes => {
+                "events that are stored within one step of the clock lose their order, and the revisions that appends \
+                 return are not the stored ones"
+            }
+            Self::ShortText => "events and states that do not fit are refused",
+        }
+    }
+}
+
+/// What is wrong with a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ColumnProblem {
+    /// It does not exist.
+    Missing,
+    /// It has a type that Seabed's statements cannot use.
+    WrongType {
+        /// The type that google-adk's schema v1 has there.
+        wanted: &'static str,
+    },
+    /// It breaks a law.
+    Risk(SchemaRisk),
+}
+
+/// A column, as the database describes it.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct Column {
+    /// Its table, without the prefix of [`Tables`].
+    pub table_name: String,
+    /// Its name.
+    pub column_name: String,
+    /// Its type in the database's words, in lower case.
+    pub data_type: String,
+    /// The collation, where the database reports one that matters: on PostgreSQL only one under which different texts
+    /// may be equal.
+    pub collation: Option<String>,
+}
+
+/// What a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnRole {
+    /// An id, or another short text.
+    Name {
+        /// How many characters it must hold.
+        length: u32,
+    },
+    /// JSON.
+    Json,
+    /// A moment.
+    Time,
+}
+
+impl ColumnRole {
+    /// The problem of a column that should be of type `wanted` in this role.
+    pub fn wrong_type(wanted: &'static str) -> Option<ColumnProblem> {
+        Some(ColumnProblem::WrongType { wanted })
+    }
+}
+
+/// The type of google-adk's column for a name of up to `length` characters.
+pub fn name_type(length: u32) -> &'static str {
+    if length > 128 { "varchar(256)" } else { "varchar(128)" }
+}
+
+/// Whether `limit`, which is empty or a number in parentheses, admits `length` characters.
+pub fn is_at_least(limit: &str, length: u32) -> bool {
+    let number = limit.trim_start_matches('(').trim_end_matches(')');
+    limit.is_empty() || number.parse::<u32>().is_ok_and(|limit| limit >= length)
+}
