@@ -42,12 +42,12 @@ impl Layout {
             Self::V1 => "the tables have google-adk's schema v1",
             Self::V0 => "the tables have google-adk's schema v0; `seabed-migrate upgrade` upgrades them to v1",
             Self::SqliteSessionService => {
-                "the tables are those of google-adk's SqliteSessionService, which stores times as numbers; `seabed-migrate \
-                 upgrade --to` copies them into another database"
+                "the tables are those of google-adk's SqliteSessionService, which stores times as numbers; \
+                 `seabed-migrate upgrade --to` copies them into another database"
             }
             Self::AdkSession => {
-                "the tables are those of the Rust crate adk-session; `seabed-migrate upgrade --to` copies them into another \
-                 database"
+                "the tables are those of the Rust crate adk-session; `seabed-migrate upgrade --to` copies them into \
+                 another database"
             }
             Self::Unknown(reason) => reason,
         }

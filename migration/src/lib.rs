@@ -158,8 +158,8 @@ async fn execute(connection: &impl ConnectionTrait, statements: Vec<String>) -> 
 /// # Errors
 /// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]. A backend error of
 /// kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which may be somebody else's.
-/// In both cases nothing is dropped. Other backend errors if the database fails. Stop the services first: rows that they
-/// store between the check and the drop are not detected.
+/// In both cases nothing is dropped. Other backend errors if the database fails. Stop the services first: rows that
+/// they store between the check and the drop are not detected.
 pub async fn down(tables: impl Into<SessionTables<'_>>, stored_data: StoredData) -> Result<()> {
     lock::run_locked(&tables.into(), move |transaction, spec| {
         Box::pin(async move { down_locked(transaction, spec, stored_data).await })

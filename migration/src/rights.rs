@@ -58,8 +58,9 @@ pub(crate) struct Missing {
 /// Those of the connection.
 pub(crate) async fn missing(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Missing>, DbErr> {
     let mut missing = Vec::new();
-    if spec.database == Database::Sqlite {
-        return Ok(missing);
+    match spec.database {
+        Database::Sqlite => return Ok(missing),
+        Database::Postgres | Database::MySql => {}
     }
     for (table, rights) in needed(spec) {
         for &right in rights {

@@ -258,14 +258,16 @@ fn timestamp(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
 
 #[cfg(all(test, feature = "postgres", feature = "mysql", feature = "sqlite"))]
 mod tests {
-    use super::*;
+    use sea_orm::DbBackend;
     use seabed_core::sql::Tables;
+
+    use super::*;
 
     #[test]
     fn every_statement_names_the_schema_and_the_prefix() {
         let tables = Tables::new().with_schema("agents").with_prefix("bot_");
-        for database in [Database::Postgres, Database::MySql, Database::Sqlite] {
-            let spec = SchemaSpec::new(database, "", &tables).expect("a dialect");
+        for backend in [DbBackend::Postgres, DbBackend::MySql, DbBackend::Sqlite] {
+            let spec = SchemaSpec::new(backend, "", &tables).expect("a dialect");
             let full = format!("{}.", spec.quote("agents"));
             let statements = [create(&spec), vec![update_time_index(&spec)], drop(&spec)].concat();
             assert!(statements.iter().all(|statement| statement.contains(&full)), "{statements:#?}");
@@ -274,7 +276,7 @@ mod tests {
             let is_plain = |statement: &String| plain.iter().any(|name| statement.contains(name));
             assert!(!statements.iter().any(is_plain), "{statements:#?}");
             let references = statements.iter().find_map(|statement| Some(statement.split_once("REFERENCES ")?.1));
-            let sessions = match database {
+            let sessions = match spec.database {
                 Database::Postgres => spec.full_name("sessions"),
                 Database::MySql | Database::Sqlite => spec.quote("bot_sessions"),
             };

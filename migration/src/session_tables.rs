@@ -67,8 +67,8 @@ impl<'a> SessionTables<'a> {
     /// Checks the names, then asks the server what their SQL depends on.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the names. Backend errors, of kind [`Schema`](seabed_core::BackendErrorKind::Schema) for a
-    /// schema that does not exist.
+    /// [`Error::Invalid`] for the names. Backend errors, of kind [`Schema`](seabed_core::BackendErrorKind::Schema) for
+    /// a schema that does not exist.
     pub(crate) async fn spec(&self) -> Result<SchemaSpec> {
         self.check()?;
         SchemaSpec::of(self.connection, &self.tables).await.map_err(migration_error)

@@ -15,36 +15,31 @@ pub(crate) enum Database {
 }
 
 impl Database {
-    /// The database behind `connection`.
-    ///
     /// # Errors
     /// For a database that Seabed does not support.
-    pub(crate) fn of(connection: &impl ConnectionTrait) -> Result<Self, DbErr> {
-        match connection.get_database_backend() {
+    fn of(backend: DbBackend) -> Result<Self, DbErr> {
+        match backend {
             DbBackend::Postgres => Ok(Self::Postgres),
             DbBackend::MySql => Ok(Self::MySql),
             DbBackend::Sqlite => Ok(Self::Sqlite),
             other => Err(DbErr::Migration(format!("Seabed does not support {other:?}"))),
         }
     }
+}
 
-    /// How the database describes and spells its schema.
-    ///
-    /// # Errors
-    /// For a database whose feature is not enabled.
-    fn dialect(self) -> Result<&'static dyn SchemaDialect, DbErr> {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres => Ok(<seabed_postgres::Postgres as sql::Dialect>::SCHEMA),
-            #[cfg(feature = "mysql")]
-            Self::MySql => Ok(<seabed_mysql::MySql as sql::Dialect>::SCHEMA),
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => Ok(<seabed_sqlite::Sqlite as sql::Dialect>::SCHEMA),
-            #[cfg(not(all(feature = "postgres", feature = "mysql", feature = "sqlite")))]
-            other => Err(DbErr::Migration(format!(
-                "this build of seabed-migration was compiled without support for {other:?}"
-            ))),
-        }
+/// How a database describes and spells its schema.
+///
+/// # Errors
+/// For a database whose feature is not enabled.
+fn dialect_of(backend: DbBackend) -> Result<&'static dyn SchemaDialect, DbErr> {
+    match backend {
+        #[cfg(feature = "postgres")]
+        DbBackend::Postgres => Ok(<seabed_postgres::Postgres as sql::Dialect>::SCHEMA),
+        #[cfg(feature = "mysql")]
+        DbBackend::MySql => Ok(<seabed_mysql::MySql as sql::Dialect>::SCHEMA),
+        #[cfg(feature = "sqlite")]
+        DbBackend::Sqlite => Ok(<seabed_sqlite::Sqlite as sql::Dialect>::SCHEMA),
+        other => Err(DbErr::Migration(format!("this build of seabed-migration does not support {other:?}"))),
     }
 }
 
@@ -64,16 +59,15 @@ impl SchemaSpec {
     /// # Errors
     /// Those of the database; for a database that Seabed does not support; for a schema that does not exist.
     pub(crate) async fn of(connection: &impl ConnectionTrait, tables: &Tables) -> Result<Self, DbErr> {
-        let database = Database::of(connection)?;
-        let version = match database.dialect()?.version_query() {
+        let backend = connection.get_database_backend();
+        let version = match dialect_of(backend)?.version_query() {
             Some(query) => {
-                let query = Statement::from_string(connection.get_database_backend(), query);
-                let row = connection.query_one_raw(query).await?;
+                let row = connection.query_one_raw(Statement::from_string(backend, query)).await?;
                 row.map(|row| row.try_get::<String>("", "version")).transpose()?.unwrap_or_default()
             }
             None => String::new(),
         };
-        let spec = Self::new(database, &version, tables)?;
+        let spec = Self::new(backend, &version, tables)?;
         spec.check_schema(connection).await?;
         Ok(spec)
     }
@@ -81,9 +75,9 @@ impl SchemaSpec {
     /// The SQL for a server of `version`.
     ///
     /// # Errors
-    /// For a database whose feature is not enabled.
-    pub(crate) fn new(database: Database, version: &str, tables: &Tables) -> Result<Self, DbErr> {
-        let dialect = database.dialect()?;
+    /// For a database that Seabed, or this build of it, does not support.
+    pub(crate) fn new(backend: DbBackend, version: &str, tables: &Tables) -> Result<Self, DbErr> {
+        let (database, dialect) = (Database::of(backend)?, dialect_of(backend)?);
         Ok(Self { database, dialect, id_collation: dialect.id_collation(version), tables: tables.clone() })
     }
 
@@ -139,8 +133,8 @@ impl SchemaSpec {
         TableRef::Table(TableName(schema, Alias::new(self.name(base)).into_iden()), None)
     }
 
-    /// A table in the foreign key of another one. PostgreSQL searches for a table without a schema. MySQL and SQLite look
-    /// beside the table that has the key; SQLite takes no schema there, and sea-query spells none for MySQL.
+    /// A table in the foreign key of another one. PostgreSQL searches for a table without a schema. MySQL and SQLite
+    /// look beside the table that has the key; SQLite takes no schema there, and sea-query spells none for MySQL.
     pub(crate) fn sibling_ref(&self, base: &str) -> TableRef {
         match self.database {
             Database::Postgres => self.table_ref(base),

@@ -188,8 +188,8 @@ async fn run_safe_repairs(tables: &SessionTables<'_>, findings: &[Finding]) -> R
     .await
 }
 
-/// Repeats [`verify`] and [`run_repairs`] while there is something to repair, at most three times. Returns the remaining
-/// findings.
+/// Repeats [`verify`] and [`run_repairs`] while there is something to repair, at most three times. Returns the
+/// remaining findings.
 ///
 /// # Errors
 /// Those of [`run_repairs`].

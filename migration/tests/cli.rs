@@ -124,7 +124,7 @@ impl Cli {
     }
 
     /// Runs a query through the program's own driver, and returns its column `text`.
-    fn query(&self, url: &str, query: &str) -> Vec<String> {
+    fn query(url: &str, query: &str) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let pool = url.parse::<seabed_sqlite::SqliteOptions>().expect("a URL").open().await.expect("a database");
@@ -136,13 +136,13 @@ impl Cli {
     }
 
     fn execute(&self, statement: &str) {
-        self.query(&self.url(), statement);
+        Self::query(&self.url(), statement);
     }
 
     /// The names of all tables and indexes of the first database that have one.
     fn objects(&self) -> Vec<String> {
         let query = "SELECT name AS text FROM sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name";
-        self.query(&self.url(), query)
+        Self::query(&self.url(), query)
     }
 }
 
@@ -260,7 +260,7 @@ fn stores_with_different_prefixes_share_a_file() {
     assert_eq!(cli.objects(), objects_of(""));
     assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
     assert_eq!(cli.succeeds(&["status", BOT[0], BOT[1]]), "pending  m0001_adk_schema_v1\n");
-    assert_eq!(cli.query(&cli.url(), "SELECT id AS text FROM sessions"), ["s"]);
+    assert_eq!(Cli::query(&cli.url(), "SELECT id AS text FROM sessions"), ["s"]);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn tables_of_others_do_not_matter_to_a_store_with_a_prefix() {
     cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
     cli.succeeds(&["down", "--drop-data", BOT[0], BOT[1]]);
     assert_eq!(cli.objects(), ["idx_events_app_user_session_ts_id", "sessions"]);
-    assert_eq!(cli.query(&cli.url(), "SELECT id AS text FROM sessions"), ["web"]);
+    assert_eq!(Cli::query(&cli.url(), "SELECT id AS text FROM sessions"), ["web"]);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn sessions_move_between_stores_with_different_prefixes() {
     let copy = [&["copy", "--from", &from][..], &to].concat();
     let (status, _, report) = cli.status(&copy);
     assert!(status == Some(0) && report.contains("new in the target: 1 sessions"), "{report}");
-    assert_eq!(cli.query(&other, "SELECT state AS text FROM bot_sessions"), ["{\"secret\": \"value\"}"]);
+    assert_eq!(Cli::query(&other, "SELECT state AS text FROM bot_sessions"), ["{\"secret\": \"value\"}"]);
     assert_eq!(cli.succeeds(&["verify", "--database-url", &other, BOT[0], BOT[1]]), "No problems found.\n");
     assert!(cli.fails(&copy).contains("--resume"));
     // Within one file, too.
@@ -325,5 +325,5 @@ fn sessions_move_between_stores_with_different_prefixes() {
     cli.succeeds(&["export", "--file", &file, BOT[0], BOT[1]]);
     cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
     cli.succeeds(&["import", "--file", &file, BOT[0], BOT[1]]);
-    assert_eq!(cli.query(&from, "SELECT id AS text FROM bot_sessions"), ["s"]);
+    assert_eq!(Cli::query(&from, "SELECT id AS text FROM bot_sessions"), ["s"]);
 }

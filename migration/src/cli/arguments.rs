@@ -10,8 +10,8 @@ use super::findings::Format;
 
 /// Creates, checks, moves and drops the session tables that Seabed shares with google-adk (schema v1).
 ///
-/// Exit status: 0 on success; 1 if the command failed; 2 for invalid arguments; 3 if it succeeded and reported problems:
-/// `verify` found an error, or a transfer skipped rows; 130 after Ctrl-C.
+/// Exit status: 0 on success; 1 if the command failed; 2 for invalid arguments; 3 if it succeeded and reported
+/// problems: `verify` found an error, or a transfer skipped rows; 130 after Ctrl-C.
 #[derive(Parser)]
 #[command(name = "seabed-migrate", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -134,11 +134,11 @@ pub(crate) enum Command {
         #[command(flatten)]
         resume: Resume,
     },
-    /// Upgrade a database of google-adk's schema v0, of its `SqliteSessionService`, or of the Rust crate adk-session to v1
+    /// Upgrade a database of google-adk's schema v0, its `SqliteSessionService`, or the Rust crate adk-session to v1
     ///
-    /// No pickle is executed; rows that cannot be read are skipped and listed. With --to, the database is copied and not
-    /// changed. Without it, a database of schema v0 is upgraded in place: stop all agents first. Its tables are kept as
-    /// `seabed_v0_`… until --finish. After an interruption, run the same command again to continue.
+    /// No pickle is executed; rows that cannot be read are skipped and listed. With --to, the database is copied and
+    /// not changed. Without it, a database of schema v0 is upgraded in place: stop all agents first. Its tables are
+    /// kept as `seabed_v0_`… until --finish. After an interruption, run the same command again to continue.
     Upgrade {
         /// Another database to write, which must have the tables; without it, the upgrade is in place
         #[arg(long)]

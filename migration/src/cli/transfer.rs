@@ -131,7 +131,8 @@ async fn check_target(target: &SessionTables<'_>, resume: bool) -> anyhow::Resul
     let has_sessions = target.connection().query_one(&any).await.is_ok_and(|row| row.is_some());
     if has_sessions && !resume {
         anyhow::bail!(
-            "the target already has sessions, and nothing was written; --resume adds missing rows and keeps existing ones"
+            "the target already has sessions, and nothing was written; --resume adds missing rows and keeps existing \
+             ones"
         );
     }
     Ok(())
@@ -141,7 +142,7 @@ async fn check_target(target: &SessionTables<'_>, resume: bool) -> anyhow::Resul
 pub(crate) struct Report {
     bar: Option<ProgressBar>,
     started: Instant,
-    last_report: Instant,
+    reported: Instant,
 }
 
 impl Report {
@@ -149,15 +150,15 @@ impl Report {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {elapsed}, {eta} left");
         let bar = style.ok().filter(|_| std::io::stderr().is_terminal());
         let bar = bar.map(|style| ProgressBar::new(0).with_style(style));
-        Self { bar, started: Instant::now(), last_report: Instant::now() }
+        Self { bar, started: Instant::now(), reported: Instant::now() }
     }
 
     pub(crate) fn show(&mut self, summary: &Summary) {
         if let Some(bar) = &self.bar {
             bar.set_length(summary.expected_events.unwrap_or(summary.events));
             bar.set_position(summary.events);
-        } else if self.last_report.elapsed() > REPORT_INTERVAL {
-            self.last_report = Instant::now();
+        } else if self.reported.elapsed() > REPORT_INTERVAL {
+            self.reported = Instant::now();
             let of = summary.expected_events.map(|all| format!(" of {all}")).unwrap_or_default();
             eprintln!("{} sessions, {}{of} events", summary.sessions, summary.events);
         }

@@ -11,9 +11,12 @@ const INVOCATION_ID_LENGTH: usize = 256;
 
 /// Returns why a database would reject a row. SQLite accepts any text.
 pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
-    if database == Database::Sqlite {
-        return None;
-    }
+    let checks_json = match database {
+        Database::Sqlite => return None,
+        // It stores JSON as text.
+        Database::MySql => false,
+        Database::Postgres => true,
+    };
     let (table, ids, invocation_id, json): (&str, Vec<&str>, &str, Option<&str>) = match record {
         Record::AppState(row) => ("app_states", vec![&row.app_name], "", Some(&row.state)),
         Record::UserState(row) => ("user_states", vec![&row.app_name, &row.user_id], "", Some(&row.state)),
@@ -31,8 +34,7 @@ pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
             "the invocation id is longer than {INVOCATION_ID_LENGTH} characters or contains a NUL character"
         ));
     }
-    // MySQL and MariaDB store JSON as text.
-    if database == Database::MySql {
+    if !checks_json {
         return None;
     }
     let portable = json.map_or(Ok(()), |json| Json::parse(json).and_then(|json| json.check_portable()));

@@ -166,10 +166,13 @@ pub(crate) async fn read(
     refused: Vec<Refused>,
 ) -> Result<Source, DbErr> {
     let mut options = TransactionOptions::default();
-    // A transaction of SQLite's reads one snapshot anyway.
-    if spec.database != Database::Sqlite {
-        options.isolation_level = Some(IsolationLevel::RepeatableRead);
-        options.access_mode = Some(AccessMode::ReadOnly);
+    match spec.database {
+        Database::Postgres | Database::MySql => {
+            options.isolation_level = Some(IsolationLevel::RepeatableRead);
+            options.access_mode = Some(AccessMode::ReadOnly);
+        }
+        // Its transactions read one snapshot anyway.
+        Database::Sqlite => {}
     }
     let transaction = connection.begin_with_options(options).await?;
     let mut count = select(&spec, &shape.table("events"), &selection);

@@ -197,7 +197,8 @@ pub(super) async fn rows(connection: &DatabaseConnection, spec: &SchemaSpec) -> 
             format!("{count_of_later} sessions have events later than their last update"),
             "google-adk stored them by clocks that disagree; the next event may be sorted before them",
             Repair::Safe(vec![format!(
-                "UPDATE {sessions} SET update_time = (SELECT MAX({timestamp}) FROM {events} WHERE {belongs}) WHERE {later}"
+                "UPDATE {sessions} SET update_time = (SELECT MAX({timestamp}) FROM {events} WHERE {belongs}) \
+                 WHERE {later}"
             )]),
         ));
     }
