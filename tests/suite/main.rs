@@ -14,6 +14,7 @@ mod model;
 mod processes;
 mod round_trips;
 mod rows;
+mod tables;
 mod targets;
 mod torture;
 mod traces;
@@ -123,6 +124,7 @@ fn main() -> ExitCode {
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
+            tables::CASES,
             torture::CASES,
             traces::CASES,
             transactions::CASES,

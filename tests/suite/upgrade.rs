@@ -398,8 +398,8 @@ async fn only_what_needs_it_is_upgraded(fixture: &Fixture) -> anyhow::Result<()>
     ensure!(empty.contains("no session tables"), "{empty}");
     seabed::migrate(&fixture.admin).await?;
     let v1 = told(upgrade_into(&fixture.admin, &other.pool, UpgradeOptions::default(), &mut |_| {}).await);
-    ensure!(v1.contains("schema v1 already"), "{v1}");
+    ensure!(v1.contains("already ha"), "{v1}");
     let v1 = told(upgrade_in_place(&fixture.admin, UpgradeOptions::default(), &mut |_| {}).await);
-    ensure!(v1.contains("schema v1 already"), "{v1}");
+    ensure!(v1.contains("already ha"), "{v1}");
     Ok(())
 }

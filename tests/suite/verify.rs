@@ -1,7 +1,7 @@
 //! `seabed-migrate verify`, `repair` and `grants`, and what a service rejects when it connects.
 
 use anyhow::{Context as _, ensure};
-use seabed::migration::{Finding, Mend, Selection, Severity, copy, grants, repair, verify};
+use seabed::migration::{Finding, Repair, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession,
@@ -184,7 +184,7 @@ async fn events_without_a_session_are_found_and_left(fixture: &Fixture) -> anyho
     }
     let left = repair(&fixture.admin).await?;
     let orphans = left.iter().find(|finding| finding.problem.contains("3 events have no session"));
-    ensure!(orphans.is_some_and(|finding| matches!(finding.mend, Mend::Unsafe(_))), "{left:#?}");
+    ensure!(orphans.is_some_and(|finding| matches!(finding.repair, Repair::Unsafe(_))), "{left:#?}");
     Ok(())
 }
 
@@ -297,7 +297,7 @@ async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Resul
     let finding = finding.with_context(|| format!("{findings:#?}"))?;
     if fixture.kind.map(Kind::family) == Some(Family::MySql) {
         ensure!(finding.problem.contains("alice, Alice") || finding.problem.contains("Alice, alice"), "{finding:#?}");
-        ensure!(matches!(finding.mend, Mend::Unsafe(_)), "{finding:#?}");
+        ensure!(matches!(finding.repair, Repair::Unsafe(_)), "{finding:#?}");
     }
     let left = repair(&fixture.admin).await?;
     ensure!(left.iter().any(|finding| finding.problem.contains("treats different ids as equal")), "{left:#?}");

@@ -133,7 +133,7 @@ impl<D: Dialect> SqlSessionService<D> {
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         let (pool, query) = (connection.clone(), version_query::<D>(&tables));
         let version = in_task(async move { pool.query_one_raw(query).await });
-        check_version::<D>(timeout.limit(async { Ok(version.await?) }).await)?;
+        check_version::<D>(&tables, timeout.limit(async { Ok(version.await?) }).await)?;
         let (pool, of) = (connection.clone(), tables.clone());
         let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
         check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
@@ -305,7 +305,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
             let mut on = database.autocommit();
             let row = on.query_one(version_query::<D>(tables));
             let row: Result<_, StatementError> = StatementTimeout(HEALTH_CHECK_TIMEOUT).limit(row).await;
-            check_version::<D>(row)
+            check_version::<D>(tables, row)
         })
         .await
     }

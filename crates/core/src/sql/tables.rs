@@ -100,9 +100,9 @@ impl Tables {
 }
 
 impl fmt::Display for Tables {
-    /// In words, for messages: `the tables bot_… in the schema agents`.
+    /// In words, for messages: `the session tables bot_… in the schema agents`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the tables")?;
+        f.write_str("the session tables")?;
         if !self.prefix.is_empty() {
             write!(f, " {}…", self.prefix)?;
         }

@@ -251,8 +251,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "one migrator at a time, PostgreSQL",
         file: "migration/src/lock.rs",
-        from: "            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;\n        }\n        DbBackend::MySql",
-        to: "            let _ = lock;\n        }\n        DbBackend::MySql",
+        from: "            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;\n        }\n        Database::MySql",
+        to: "            let _ = lock;\n        }\n        Database::MySql",
         case: "postgres_18::ten_processes_migrate_at_once",
     },
     Mutant {
@@ -384,8 +384,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a copy locks the rows that it merges",
         file: STORE,
-        from: "        if lock && self.flavor",
-        to: "        if false && lock && self.flavor",
+        from: "        if lock && self.spec.database",
+        to: "        if false && lock && self.spec.database",
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
     Mutant {

@@ -23,7 +23,10 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
 }
 
 /// Refuses a database whose schema, by the answer to [`version_query`], is missing or not google-adk's v1.
-pub(crate) fn check_version<D: Dialect>(answer: Result<Option<QueryResult>, StatementError>) -> Result<()> {
+pub(crate) fn check_version<D: Dialect>(
+    tables: &Tables,
+    answer: Result<Option<QueryResult>, StatementError>,
+) -> Result<()> {
     let version = answer.and_then(|row| Ok(row.map(|row| row.try_get_by_index::<String>(0)).transpose()?));
     let refused = |message: String| Err(BackendError::new(BackendErrorKind::Schema, message).into());
     match version {
@@ -37,8 +40,7 @@ pub(crate) fn check_version<D: Dialect>(answer: Result<Option<QueryResult>, Stat
              status`"
         )),
         Err(error) if classify::<D>(&error) == BackendErrorKind::Schema => {
-            let missing = "there are no session tables in this database; make them with `seabed-migrate up` or \
-                           `seabed::migrate`";
+            let missing = format!("{tables} do not exist; create them with `seabed-migrate up` or `seabed::migrate`");
             Err(BackendError::new(BackendErrorKind::Schema, missing).with_source(error).into())
         }
         Err(error) => Err(statement_error::<D>("reading the schema version", error)),
