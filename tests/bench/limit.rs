@@ -312,6 +312,7 @@ impl Client for BareClient {
 
 impl BareClient {
     /// Returns the values of each statement that has parameters, in the order in which Seabed binds them.
+    #[allow(clippy::too_many_lines, reason = "one arm a work")]
     fn values(&mut self) -> Vec<Vec<Value>> {
         let text = |text: &str| Value::from(text);
         let time = |time: Timestamp| match self.family {

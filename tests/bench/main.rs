@@ -4,6 +4,8 @@
 //! other load on the machine affects both. Each ratio comes from one round. The tables show medians, and the lowest and
 //! highest ratio.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
+
 mod growth;
 mod limit;
 mod measure;

@@ -15,6 +15,8 @@
 //! One server of each kind serves a whole run. Each test process creates its own database on it, and an account that
 //! may only SELECT, INSERT, UPDATE and DELETE. The service under test uses that account.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
+
 mod adk;
 mod container;
 mod database;

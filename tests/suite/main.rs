@@ -3,6 +3,8 @@
 //!
 //! Run it with `cargo xtask test`, or `cargo test -p seabed-tests -- FILTER`.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
+
 mod cancellation;
 mod connections;
 mod faults;
@@ -92,6 +94,7 @@ macro_rules! database_cases {
 }
 pub(crate) use database_cases;
 
+#[allow(clippy::too_many_lines, reason = "the list of all cases")]
 fn main() -> ExitCode {
     let runtime = Arc::new(Runtime::new().expect("a runtime for the tests"));
     if let Some(outcome) = processes::run_as_child(&runtime).or_else(|| torture::run_as_child(&runtime)) {
@@ -168,6 +171,7 @@ async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fi
     stores.fixture(store).await
 }
 
+#[allow(clippy::future_not_send, reason = "a case runs on the thread of its test")]
 async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Completion, Failed> {
     let fixture = match needed(stores, store, case).await {
         Ok(fixture) => fixture,

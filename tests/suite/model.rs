@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seabed::{
     AppName, AppendEvent, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource, Json, ListEvents,
     ListSessions, MemorySessionService, Order, Revision, SessionId, SessionScope, State, StateService, StateTarget,
-    Timestamp, UpdateState, UserKey,
+    StateUpdated, Timestamp, UpdateState, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
 use tokio::runtime::Handle;
@@ -111,6 +111,7 @@ struct Subject {
 
 impl Subject {
     /// Runs a step and describes its outcome in words.
+    #[allow(clippy::too_many_lines, reason = "one arm a step")]
     async fn run(&mut self, app: &str, step: &Step) -> anyhow::Result<String> {
         let service = &self.service;
         let user = |user: u8| UserKey::try_new(app, format!("user{user}"));
@@ -182,7 +183,7 @@ impl Subject {
                 };
                 let update = UpdateState::new(target, state(delta)).with_event_id(format!("event{event}"));
                 let updated = service.update_state(update.with_timestamp(1_767_225_600.0)).await;
-                self.last = updated.as_ref().ok().and_then(|updated| updated.revision()).or(self.last);
+                self.last = updated.as_ref().ok().and_then(StateUpdated::revision).or(self.last);
                 told(updated)
             }
             Step::States { user: name } => {
@@ -324,6 +325,7 @@ async fn random_json_comes_back_or_is_refused(fixture: &Fixture) -> anyhow::Resu
 
 /// Another writer has put arbitrary text, JSON or not, into the columns: reading returns its meaning, or an error that
 /// names the row.
+#[allow(clippy::future_not_send, reason = "a case runs on the thread of its test")]
 async fn json_that_others_wrote_never_panics(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;

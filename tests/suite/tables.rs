@@ -64,9 +64,9 @@ async fn exercise(service: &DynSessionService, id: &str) -> anyhow::Result<()> {
     let delta = State::new().with("app:appended", id).with("user:appended", id).with("appended", id);
     let event = Event::new("user").with_state_delta(delta);
     let request = AppendEvent::new(key.clone(), event, ExpectedRevision::Exact(session.revision));
-    let stored = service.append_event(request.clone()).await?.revision().context("stored")?;
+    let current = service.append_event(request.clone()).await?.revision().context("stored")?;
     ensure!(service.append_event(request).await?.is_replayed());
-    let plain = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(stored));
+    let plain = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(current));
     service.append_event(plain).await?;
     let stale = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(session.revision));
     let refused = service.append_event(stale).await;

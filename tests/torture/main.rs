@@ -1,5 +1,7 @@
 //! `cargo xtask torture`.
 
+#![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -22,6 +22,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    #[allow(clippy::disallowed_methods, reason = "each case has an app of its own")]
     pub(crate) fn new(target: Target, services: Services) -> Self {
         let app = format!("app-{:016x}", fastrand::u64(..));
         Self { target, service: services.sessions, state: services.state, app }

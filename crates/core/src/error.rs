@@ -227,22 +227,3 @@ impl BackendError {
         Self::new(BackendErrorKind::Corrupt, format!("{table}.{column} of {row} cannot be decoded")).with_source(source)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Timestamp;
-
-    #[test]
-    fn errors_serialize_for_a_server_that_passes_them_on() {
-        let key = Box::new(SessionKey::try_new("app", "alice", "s").unwrap());
-        let revision = |micros| Revision::new(Timestamp::try_from_micros(micros).unwrap());
-        let conflict = Error::RevisionConflict { key, expected: revision(1), actual: revision(2) };
-        let json = serde_json::to_value(&conflict).unwrap();
-        assert_eq!((&json["kind"], &json["retryable"]), (&"revision_conflict".into(), &false.into()));
-        assert_eq!((&json["expected"], &json["actual"]), (&1.into(), &2.into()));
-        let error = Error::from(BackendError::new(BackendErrorKind::Contention, "m").with_source("secret"));
-        let text = serde_json::to_string(&error).unwrap();
-        assert_eq!(text, r#"{"kind":"contention","message":"contention: m","retryable":true}"#);
-    }
-}

@@ -146,6 +146,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    #[allow(clippy::disallowed_methods, reason = "how long the user waits")]
     pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {elapsed}, {eta} left");
         let bar = style.ok().filter(|_| std::io::stderr().is_terminal());
@@ -153,6 +154,7 @@ impl Report {
         Self { bar, started: Instant::now(), reported: Instant::now() }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "how long the user waits")]
     pub(crate) fn show(&mut self, summary: &Summary) {
         if let Some(bar) = &self.bar {
             bar.set_length(summary.expected_events.unwrap_or(summary.events));

@@ -51,7 +51,7 @@ impl Store<'_> {
             .from(self.spec.tables.table(events::Entity))
             .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
             .cond_where(of_session(session));
-        select.expr_as(json_text(&self.spec, "event_data"), "event_data");
+        select.expr_as(json_text(self.spec, "event_data"), "event_data");
         let mut rows = self.connection.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
             let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };

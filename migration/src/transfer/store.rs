@@ -278,7 +278,7 @@ impl<'a> Store<'a> {
         let mut select = Query::select();
         let columns = table.columns().into_iter().filter(|column| *column != "state");
         select.from(self.spec.table_ref(table.name)).columns(columns);
-        select.expr_as(json_text(&self.spec, "state"), "state").cond_where(any);
+        select.expr_as(json_text(self.spec, "state"), "state").cond_where(any);
         // On SQLite the transaction holds the write lock.
         if lock && self.spec.database != Database::Sqlite {
             select.lock(LockType::Update);

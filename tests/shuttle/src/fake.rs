@@ -197,7 +197,9 @@ impl<K: Kind> WriteOp<Database> for Write<K> {
             return None;
         }
         let transaction = database.lock().begin();
-        writes.iter().for_each(|write| database.lock().enter(&write.target(), transaction));
+        for write in writes {
+            database.lock().enter(&write.target(), transaction);
+        }
         yield_now().await;
         let mut stored = database.lock();
         let is_left_out: Vec<bool> = writes.iter().map(|write| write.is_refused || stored.chance(20)).collect();

@@ -31,6 +31,7 @@ impl Case {
     ///
     /// # Errors
     /// If the law does not hold, or the target cannot be opened. Some cases panic instead.
+    #[allow(clippy::future_not_send, reason = "a case runs on the thread of its test")]
     pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
         match target.open().await.map_err(|error| failed(&error))? {
             Opened::Ignored(reason) => Ok(Completion::ignored_with(reason)),

@@ -179,26 +179,29 @@ impl<'a> Writer<'a> {
                 }
                 self.json.push('}');
             }
-            Node::Object(_, name, _) => {
-                let fields = self.fields(id, name)?;
-                self.json.push('{');
-                for (class, field, default) in AUTH_DEFAULTS {
-                    if place == Place::Auth && class == *name && !fields.iter().any(|(name, _)| name == field) {
-                        self.member(field);
-                        self.json.push_str(default);
-                    }
-                }
-                for (field, value) in fields {
-                    if place == Place::Any || !matches!(self.nodes[value], Node::None) {
-                        self.member(&field);
-                        self.value(value, place, depth + 1)?;
-                    }
-                }
-                self.json.push('}');
-            }
+            Node::Object(_, name, _) => self.object(id, name, place, depth)?,
             Node::Class(_, name) => return Err(PickleError::Value(format!("the type {name}"))),
             Node::Zone(_) => return Err(PickleError::Value("a time zone on its own".into())),
         }
+        Ok(())
+    }
+
+    fn object(&mut self, id: Id, name: &str, place: Place, depth: usize) -> Result<()> {
+        let fields = self.fields(id, name)?;
+        self.json.push('{');
+        for (class, field, default) in AUTH_DEFAULTS {
+            if place == Place::Auth && class == name && !fields.iter().any(|(name, _)| name == field) {
+                self.member(field);
+                self.json.push_str(default);
+            }
+        }
+        for (field, value) in fields {
+            if place == Place::Any || !matches!(self.nodes[value], Node::None) {
+                self.member(&field);
+                self.value(value, place, depth + 1)?;
+            }
+        }
+        self.json.push('}');
         Ok(())
     }
 
