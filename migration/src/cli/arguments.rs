@@ -27,10 +27,10 @@ pub(crate) struct Cli {
 /// Which tables of the database; those of the source for `copy` and `upgrade --to`.
 #[derive(Args)]
 pub(crate) struct TablesArguments {
-    /// The schema of the tables: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite
+    /// The schema (PostgreSQL) or database (MySQL) of the tables; for `copy` and `upgrade --to`, those of the source
     #[arg(long, global = true, env = "SEABED_SCHEMA", value_name = "NAME")]
     schema: Option<String>,
-    /// The prefix of the table names, for example `bot_` for `bot_sessions`
+    /// The prefix of the table names, as `bot_` in `bot_sessions`; for `copy` and `upgrade --to`, those of the source
     #[arg(long, global = true, env = "SEABED_TABLE_PREFIX", value_name = "PREFIX")]
     table_prefix: Option<String>,
 }
