@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use shuttle::rand::{Rng as _, thread_rng};
@@ -110,10 +110,10 @@ struct Transaction<'a> {
 }
 
 impl Executor for Transaction<'_> {
-    fn store(&mut self, id: usize, target: &Row) -> bool {
+    fn store(&mut self, id: usize, target: &Row, is_repeatable: bool) -> bool {
         let mut stored = self.database.lock();
         stored.enter(target, self.number);
-        let is_new = !self.ids.contains(&id) && !stored.ids.contains(&id);
+        let is_new = !is_repeatable || !self.ids.contains(&id) && !stored.ids.contains(&id);
         if is_new {
             self.ids.push(id);
         }
@@ -136,7 +136,7 @@ pub(crate) trait Kind: Send + Sync + 'static {
 
 /// May be repeated.
 pub(crate) struct Append;
-/// May not be repeated.
+/// May not be repeated: that stores it twice.
 pub(crate) struct Delete;
 /// May be repeated, and has a bulk statement.
 pub(crate) struct Bulk;
@@ -187,7 +187,7 @@ impl<K: Kind> WriteOp<Database> for Write<K> {
         if self.is_refused {
             return Err(Error::invalid("id", "refused"));
         }
-        let is_new = on.store(self.id, &self.target());
+        let is_new = on.store(self.id, &self.target(), K::REPEATABLE);
         yield_now().await;
         Ok(if is_new { Applied::Written(()) } else { Applied::Unchanged(()) })
     }
@@ -215,6 +215,3 @@ impl<K: Kind> WriteOp<Database> for Write<K> {
         Ok(database.lock().ids.contains(&self.id).then_some(()))
     }
 }
-
-/// The database of a scenario.
-pub(crate) type SharedDatabase = Arc<Database>;

@@ -5,13 +5,12 @@ use std::marker::PhantomData;
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, yield_now};
 
-use crate::fake::{Append, Bulk, Database, Delete, Kind, SharedDatabase, Write};
+use crate::fake::{Append, Bulk, Database, Delete, Kind, Write};
 use crate::sql::write::{LockMode, QueuePolicy, Writer};
 use crate::sync::Arc;
 use crate::{BackendErrorKind, Result};
 
-const CALLERS: usize = 3;
-/// How many writes a caller submits at once.
+/// How many writes a caller submits at once, at most.
 const WRITES: usize = 3;
 const TARGETS: usize = 2;
 
@@ -40,6 +39,10 @@ pub enum Operation {
 /// Callers who write at the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
+    /// How many callers there are.
+    pub callers: usize,
+    /// How many writes each submits at once: up to three.
+    pub writes: usize,
     /// How writes share commits.
     pub policy: Policy,
     /// What the callers do.
@@ -78,10 +81,10 @@ impl Scenario {
     }
 
     async fn run_with<K: Kind>(self) {
-        let database: SharedDatabase = Arc::new(Database::new(self.fails));
+        let database = Arc::new(Database::new(self.fails));
         let writer = Writer::new(database.clone(), self.queue_policy());
         let mut callers: Vec<JoinHandle<Vec<Reply>>> =
-            (0..CALLERS).map(|caller| tokio::spawn(call::<K>(writer.clone(), caller))).collect();
+            (0..self.callers).map(|caller| tokio::spawn(call::<K>(writer.clone(), caller, self.writes))).collect();
         if self.drops
             && let Some(dropped) = callers.pop()
         {
@@ -103,10 +106,10 @@ impl Scenario {
 }
 
 /// Submits writes, the first before the second, and so on, and waits for their outcomes.
-async fn call<K: Kind>(writer: Arc<Writer<Database>>, caller: usize) -> Vec<Reply> {
-    let submitted = (0..WRITES).map(|number| {
+async fn call<K: Kind>(writer: Arc<Writer<Database>>, caller: usize, count: usize) -> Vec<Reply> {
+    let submitted = (0..count).map(|number| {
         let id = caller * WRITES + number;
-        let (target, changes_app) = (target(id), id.is_multiple_of(4));
+        let (target, changes_app) = (target(id), number == 0 && count > 1);
         let write = Write::<K> { id, target, changes_app, is_refused: is_refused(id), kind: PhantomData };
         let writer = writer.clone();
         async move { (id, writer.submit(write).await) }
@@ -114,7 +117,7 @@ async fn call<K: Kind>(writer: Arc<Writer<Database>>, caller: usize) -> Vec<Repl
     join_all(submitted).await
 }
 
-/// Each caller writes to one target twice.
+/// The target of a write: each caller writes to one of them twice.
 fn target(id: usize) -> usize {
     (id / WRITES + id % WRITES) % TARGETS
 }

@@ -17,9 +17,19 @@ fn explore(scenario: Scenario) {
     Runner::new(PctScheduler::new(DEPTH, ORDERS), config).run(move || scenario.run());
 }
 
+/// Few tasks have few orders, so most of them are tried.
+#[test]
+fn no_write_is_left_waiting() {
+    for (callers, policy) in [(2, Policy::One), (3, Policy::One), (3, Policy::Several)] {
+        let (operation, fails, drops, closes) = (Operation::Append, false, false, false);
+        let scenario = Scenario { callers, writes: 1, policy, operation, fails, drops, closes };
+        (0..3).for_each(|_| explore(scenario));
+    }
+}
+
 fn explore_policies(operation: Operation, fails: bool, drops: bool, closes: bool) {
     for policy in [Policy::One, Policy::Several, Policy::Homogeneous] {
-        explore(Scenario { policy, operation, fails, drops, closes });
+        explore(Scenario { callers: 3, writes: 3, policy, operation, fails, drops, closes });
     }
 }
 
@@ -40,13 +50,8 @@ fn writes_that_may_not_be_repeated_are_not() {
 
 #[test]
 fn bulk_statements_keep_the_same_promises() {
-    explore(Scenario {
-        policy: Policy::Homogeneous,
-        operation: Operation::Bulk,
-        fails: true,
-        drops: true,
-        closes: true,
-    });
+    let (policy, operation) = (Policy::Homogeneous, Operation::Bulk);
+    explore(Scenario { callers: 3, writes: 3, policy, operation, fails: true, drops: true, closes: true });
 }
 
 #[test]

@@ -6,8 +6,9 @@ use super::write::Row;
 
 /// A transaction of the fake database.
 pub(crate) trait Executor: Send {
-    /// Adds a write to the transaction, unless it is there or stored already.
-    fn store(&mut self, id: usize, target: &Row) -> bool;
+    /// Adds a write to the transaction. One that may be repeated is left out, and false returned, when it is stored
+    /// already.
+    fn store(&mut self, id: usize, target: &Row, is_repeatable: bool) -> bool;
 }
 
 /// What runs inside a transaction.

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 
 use super::engine::{End, FakeEngine, error};
 use super::ops::{AloneDelete, Append, Bulk, BulkCreate, Create, Delete, Gate, Kind, Outcome, STORED, session, write};
-use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, submit, writer};
+use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, run, submit, writer};
 use crate::sql::write::QueuePolicy;
 use crate::sql::write::pending::{PendingWrite, pending};
 use crate::sync::Arc;
@@ -21,7 +21,7 @@ const POLICIES: [QueuePolicy; 3] = [ONE, SEVERAL, UNBATCHED];
 async fn outcome_after<K: Kind>(policy: QueuePolicy, end: End) -> (Result<Outcome>, usize) {
     let (writer, engine) = writer(policy);
     engine.end("1", [end]);
-    let outcome = writer.submit(write::<K>("1")).await;
+    let outcome = run(&writer, write::<K>("1")).await;
     let is_stored = engine.lock().stored() == ["1"];
     assert_eq!(is_stored, outcome.is_ok(), "an acknowledged write is stored once, and no other");
     let attempts = engine.lock().attempts.len();
@@ -40,7 +40,7 @@ async fn a_repeatable_write_is_attempted_again_and_finds_itself() {
 async fn a_write_that_finds_itself_does_not_change_shared_rows_again() {
     let (writer, engine) = writer(SEVERAL);
     engine.end("1", [STORED_UNANSWERED]);
-    assert_eq!(writer.submit(write::<Append>("1").sharing("a")).await.ok(), Some(Outcome::Replayed));
+    assert_eq!(run(&writer, write::<Append>("1").sharing("a")).await.ok(), Some(Outcome::Replayed));
     assert_eq!(engine.lock().commits[1..], [[""; 0]]);
 }
 
@@ -165,7 +165,7 @@ async fn a_bulk_statement_without_an_answer_leaves_all_its_writes_in_doubt() {
 async fn a_write_that_a_bulk_statement_leaves_in_doubt_is_attempted_again() {
     let (writer, engine) = writer(HOMOGENEOUS);
     engine.lock().doubtful.insert("1".to_owned());
-    assert_eq!(writer.submit(write::<Bulk>("1")).await.ok(), Some(Outcome::Replayed));
+    assert_eq!(run(&writer, write::<Bulk>("1")).await.ok(), Some(Outcome::Replayed));
     assert_eq!(engine.lock().stored(), ["1"]);
 }
 

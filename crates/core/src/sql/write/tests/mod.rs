@@ -32,6 +32,8 @@ const HOMOGENEOUS: QueuePolicy = QueuePolicy { homogeneous: true, ..SEVERAL };
 /// Each write is a transaction of its own, and the database alone keeps writers from each other.
 const UNBATCHED: QueuePolicy = QueuePolicy { batch_size: 1, batching: false, ..SEVERAL };
 
+const AN_HOUR: Duration = Duration::from_hours(1);
+
 type FakeWriter = Arc<Writer<FakeEngine>>;
 
 fn writer(policy: QueuePolicy) -> (FakeWriter, Arc<FakeEngine>) {
@@ -52,9 +54,18 @@ async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// The outcome that a caller got.
+/// The outcome that a caller gets, within an hour of the paused clock.
 async fn outcome(caller: JoinHandle<Result<Outcome>>) -> Result<Outcome> {
-    caller.await.expect("a caller panicked")
+    tokio::time::timeout(AN_HOUR, caller).await.expect("the caller waits for ever").expect("the caller panicked")
+}
+
+/// Submits a write, and returns its outcome.
+async fn run<K: Kind>(writer: &FakeWriter, write: Write<K>) -> Result<Outcome> {
+    outcome(submit(writer, write).await).await
+}
+
+async fn close(writer: &FakeWriter) {
+    tokio::time::timeout(AN_HOUR, writer.close()).await.expect("closing waits for ever");
 }
 
 /// The kind of the backend error that a caller got.

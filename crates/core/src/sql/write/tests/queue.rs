@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 
 use super::engine::FakeEngine;
 use super::ops::{Alone, Append, Bulk, Create, Gate, STORED, Write, write};
-use super::{HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, error, failure, outcome, settle, submit, writer};
+use super::{HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, close, error, failure, outcome, run, settle, submit, writer};
 use crate::sql::write::pending::pending;
 use crate::sql::write::queue::{Queue, RunningWrite};
 use crate::sql::write::{LockMode, QueuePolicy};
@@ -170,7 +170,7 @@ async fn a_shared_row_that_is_made_and_not_changed_keeps_nobody_out() {
     let (writer, _engine) = writer(SEVERAL);
     let gate = Gate::closed();
     let first = submit(&writer, append("1").making("hot").behind(&gate)).await;
-    assert!(outcome(submit(&writer, append("2").sharing("hot")).await).await.is_ok());
+    assert!(run(&writer, append("2").sharing("hot")).await.is_ok());
     gate.open();
     assert!(outcome(first).await.is_ok());
 }
@@ -204,7 +204,7 @@ async fn a_write_behind_a_hot_row_is_next_however_many_come_later() {
     for id in ["1", "2", "3", "4", "5", "6"] {
         let (hot, other) = (append(id).sharing("hot"), append(&format!("other {id}")));
         later.push(submit(&writer, hot).await);
-        assert!(outcome(submit(&writer, other).await).await.is_ok());
+        assert!(run(&writer, other).await.is_ok());
     }
     gate.open();
     assert!(outcome(holder).await.is_ok() && outcome(waiting).await.is_ok());
@@ -224,7 +224,7 @@ async fn closing_waits_for_accepted_writes_and_refuses_later_ones() {
     let waiting = submit(&writer, append("waiting")).await;
     let closing = tokio::spawn({
         let writer = writer.clone();
-        async move { writer.close().await }
+        async move { close(&writer).await }
     });
     settle().await;
     let late = submit(&writer, append("late")).await;
@@ -234,7 +234,7 @@ async fn closing_waits_for_accepted_writes_and_refuses_later_ones() {
     assert_eq!(engine.lock().stored(), ["running", "waiting"]);
     assert!(outcome(running).await.is_ok() && outcome(waiting).await.is_ok());
     assert_eq!(failure(late).await, Some(BackendErrorKind::Unavailable));
-    writer.close().await;
+    close(&writer).await;
     assert_eq!(failure(submit(&writer, append("later")).await).await, Some(BackendErrorKind::Unavailable));
 }
 
@@ -251,7 +251,7 @@ async fn a_caller_who_is_gone_before_its_turn_leaves_no_trace() {
     assert!(outcome(running).await.is_ok() && outcome(next).await.is_ok());
     assert_eq!(engine.lock().attempts.len(), 2);
     assert_eq!(engine.lock().stored(), ["running", "next"]);
-    writer.close().await;
+    close(&writer).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +261,7 @@ async fn a_caller_who_is_gone_does_not_interrupt_a_running_write() {
     submit(&writer, append("running").behind(&gate)).await.abort();
     settle().await;
     gate.open();
-    writer.close().await;
+    close(&writer).await;
     assert_eq!(engine.lock().stored(), ["running"]);
 }
 
@@ -363,8 +363,8 @@ fn the_place_of_a_caller_who_got_its_outcome_is_free() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_meets_no_other_starts_alone() -> Result<()> {
     let (writer, engine) = writer(SEVERAL);
-    assert_eq!(writer.submit(append("1")).await?, STORED);
-    assert_eq!(writer.submit(write::<Alone>("2")).await?, STORED);
+    assert_eq!(run(&writer, append("1")).await?, STORED);
+    assert_eq!(run(&writer, write::<Alone>("2")).await?, STORED);
     assert_eq!(engine.lock().transactions, ["Append"]);
     Ok(())
 }

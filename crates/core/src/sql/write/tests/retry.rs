@@ -13,7 +13,7 @@ use tracing_subscriber::registry::Registry;
 
 use super::engine::{End, error};
 use super::ops::{Append, Gate, write};
-use super::{ONE, SEVERAL, UNBATCHED, failure, settle, submit, writer};
+use super::{ONE, SEVERAL, UNBATCHED, close, failure, settle, submit, writer};
 use crate::BackendErrorKind;
 use crate::sql::write::retry;
 use crate::sql::write::retry::Retries;
@@ -89,7 +89,7 @@ async fn a_write_whose_caller_is_gone_is_not_retried() {
     let caller = submit(&writer, write::<Append>("1")).await;
     tokio::time::sleep(Duration::from_millis(150)).await;
     caller.abort();
-    writer.close().await;
+    close(&writer).await;
     assert_eq!(engine.lock().attempts.len(), 2);
 }
 
@@ -101,7 +101,7 @@ async fn a_write_that_its_batch_left_out_is_not_attempted_for_a_caller_who_is_go
     let caller = submit(&writer, write::<Append>("1")).await;
     caller.abort();
     settle().await;
-    writer.close().await;
+    close(&writer).await;
     assert_eq!(engine.lock().attempts.len(), 1);
     assert!(engine.lock().stored().is_empty());
 }
