@@ -1,6 +1,7 @@
 //! A snapshot of every statement of every dialect, so that a review sees each change of SQL, and a reader can read it.
 //!
-//! After a change, look at the difference and accept it: `INSTA_UPDATE=always cargo test -p seabed-tests --test statements`.
+//! After a change, look at the difference and accept it: `INSTA_UPDATE=always cargo test -p seabed-tests --test
+//! statements`.
 
 use seabed_core::sql::{Dialect, Tables, statements};
 

@@ -32,7 +32,7 @@ pub enum Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Repair {
-    /// SQL that loses nothing, and that [`repair`] runs: it widens columns, gives ids an exact collation, creates keys
+    /// SQL that loses nothing, and that [`repair()`] runs: it widens columns, gives ids an exact collation, creates keys
     /// and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are locked
     /// while a statement runs.
     Safe(Vec<String>),
@@ -69,7 +69,7 @@ impl Finding {
         Self { severity, subject: subject.into(), problem: problem.into(), consequence: consequence.into(), repair }
     }
 
-    /// Whether [`repair`] can repair it.
+    /// Whether [`repair()`] can repair it.
     pub fn is_safe(&self) -> bool {
         matches!(self.repair, Repair::Safe(_))
     }
@@ -161,7 +161,7 @@ fn missing_right(missing: rights::Missing) -> Finding {
 /// The consequence of tables that a service refuses.
 const DOES_NOT_START: &str = "no Seabed service starts on these tables";
 
-/// How often [`repair`] verifies again: one repair may reveal the need for another.
+/// How often [`repair()`] verifies again: one repair may reveal the need for another.
 const ROUNDS: usize = 3;
 
 /// Runs the statements of all safe repairs in `findings`, under the lock that migrations take.

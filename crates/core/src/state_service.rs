@@ -69,8 +69,7 @@ impl UpdateState {
         Self { target: target.into(), event, expected: ExpectedRevision::Any, nul_policy: NulPolicy::default() }
     }
 
-    /// The same, only if the session is at `revision`. Without effect for an app and a user, whose state has no
-    /// revision.
+    /// The same, only if the session is at `revision`. Invalid for an app and a user, whose state has no revision.
     pub fn with_expected_revision(mut self, revision: Revision) -> Self {
         self.expected = ExpectedRevision::Exact(revision);
         self
@@ -106,7 +105,8 @@ impl UpdateState {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum StateUpdated {
-    /// The state of the app or the user after the update, without prefixes.
+    /// The state of the app or the user after the update, without prefixes. Updates that were committed together all
+    /// return the state after the last of them.
     Shared(State),
     /// The event that sets the session's state.
     Session(Appended),

@@ -18,8 +18,13 @@ use crate::{
 /// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN
 /// IMMEDIATE` may fail as busy, whatever the timeout.
 ///
+/// # Lock order
+/// Seabed locks sessions first, then app states, then user states. A transaction that writes to several of them should do
+/// so in this order; otherwise it may end in a deadlock, which is [`Contention`](crate::BackendErrorKind::Contention).
+///
 /// # Errors
-/// Those of the operation of the same name. After a refusal nothing of the operation is in the transaction, which may
+/// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database. Otherwise those of the operation of
+/// the same name. After a refusal nothing of the operation is in the transaction, which may
 /// go on. After a backend error part of it may be: roll back, and if the error [is
 /// retryable](crate::Error::is_retryable), do all of the transaction again.
 ///

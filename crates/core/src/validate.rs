@@ -182,7 +182,7 @@ pub(crate) enum SharedTarget {
 
 impl NewStateUpdate {
     pub(crate) fn try_prepare(request: UpdateState, clock: &dyn Clock) -> Result<Self> {
-        if request.delta().is_empty() {
+        if request.delta().without_temp().is_empty() {
             return Err(Error::invalid("delta", "empty"));
         }
         let UpdateState { target, event, expected, nul_policy } = request;
@@ -194,6 +194,9 @@ impl NewStateUpdate {
                 return new
                     .map(|new| Self::Session(Box::new(new)))
                     .ok_or_else(|| Error::invalid("delta", "its event is partial"));
+            }
+            _ if expected != ExpectedRevision::Any => {
+                return Err(Error::invalid("expected", "the state of an app or a user has no revision"));
             }
             StateTarget::App(app_name) => SharedTarget::App(app_name),
             StateTarget::User(user) => SharedTarget::User(user),

@@ -101,8 +101,8 @@ impl SqlxBackend for MySql {
             // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is
             // no longer the primary)
             1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
-            // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR
-            1146 | 1054 => BackendErrorKind::Schema,
+            // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR, ER_BAD_DB_ERROR
+            1146 | 1054 | 1049 => BackendErrorKind::Schema,
             _ => BackendErrorKind::Unexpected,
         }
     }

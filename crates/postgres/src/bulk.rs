@@ -212,8 +212,8 @@ fn store_events(tables: &Tables) -> InsertStatement {
         .to_owned()
 }
 
-/// Moves the clocks of the sessions on to their events, and merges their states. A state that stays is not written again:
-/// it may be large, and then stored apart from the row.
+/// Moves the clocks of the sessions on to their events, and merges their states. A state that stays is not written
+/// again: it may be large, and then stored apart from the row.
 fn move_sessions(tables: &Tables) -> UpdateStatement {
     use sessions::Column;
     let state = || Expr::col((sessions::Entity, Column::State));

@@ -14,13 +14,14 @@
 mod bulk;
 mod schema;
 
+use sea_orm::prelude::DateTimeUtc;
 use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
-use sea_orm::sqlx::{self, Pool};
-use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
+use sea_orm::sqlx::{self, Pool, Row};
+use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult};
 use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
-use seabed_core::{BackendErrorKind, Error, Result};
+use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
 
 /// A session service on PostgreSQL.
@@ -36,6 +37,9 @@ pub struct Postgres;
 /// lock ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does
 /// not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
+
+/// 2000-01-01T00:00:00Z, where PostgreSQL's times begin, in microseconds since 1970.
+const YEAR_2000: i64 = 946_684_800_000_000;
 
 impl Dialect for Postgres {
     type Driver = Sqlx<Self>;
@@ -108,5 +112,16 @@ impl SqlxBackend for Postgres {
     /// `admin_shutdown`, `crash_shutdown` and the connection exceptions are no such errors: the statement may have run.
     fn was_rejected(error: &dyn DatabaseError) -> bool {
         error.code().is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
+    }
+
+    /// The driver's own decoder panics for `infinity` and for years that chrono does not know. The wire has microseconds
+    /// since the year 2000.
+    fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
+        let row = Self::row(row).ok_or_else(|| DbErr::Type("the row comes from another driver".to_owned()))?;
+        let micros: Result<i64, sqlx::Error> = row.try_get_unchecked(index.as_sqlx_postgres_index());
+        let micros = micros.map_err(|error| DbErr::Type(error.to_string()))?;
+        let moment = micros.checked_add(YEAR_2000).and_then(DateTimeUtc::from_timestamp_micros);
+        let moment = moment.ok_or_else(|| DbErr::Type("a time that no calendar has".to_owned()))?;
+        Ok(Timestamp::from_naive_utc(moment.naive_utc()))
     }
 }

@@ -86,9 +86,9 @@ impl Dialect for Sqlite {
         Some(Expr::cust("changes() > 0"))
     }
 
-    /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. Left the choice, the planner may
-    /// read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so the condition
-    /// stands in WHERE.
+    /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. Left the choice, the planner
+    /// may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so the
+    /// condition stands in WHERE.
     fn select_by_keys(
         mut select: SelectStatement,
         table: TableRef,

@@ -8,7 +8,8 @@ mod public_api;
 mod servers;
 mod test;
 
-// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take minutes.
+// The harness's own knowledge of the servers, by file: building the harness only to learn their names would take
+// minutes.
 #[path = "../../../tests/src/installed.rs"]
 #[allow(unreachable_pub, reason = "public in the harness")]
 mod installed;
@@ -47,8 +48,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every server, and
-    /// the better part of an hour
+    /// Take away each guard against a race or a fault, one at a time, and show the case that fails then; needs every
+    /// server, and the better part of an hour
     Mutants {
         /// Build nothing; only check that each mutant still applies to the code
         #[arg(long, conflicts_with = "only")]
@@ -62,8 +63,8 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where, `--help` the
-    /// rest
+    /// Kill servers, workers and connections under load, and check that nothing is lost; `--backend` says where,
+    /// `--help` the rest
     Torture {
         /// Passed on to the program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -1,8 +1,8 @@
 //! The write path of seabed-core, compiled against shuttle in place of tokio and of the standard library's locks.
 //!
 //! Shuttle runs a [`Scenario`] many times, each time with another order of its tasks, and reports the order in which
-//! something goes wrong. It knows only its own tasks and locks, so the sources are included here, in modules that bear their
-//! names in seabed-core.
+//! something goes wrong. It knows only its own tasks and locks, so the sources are included here, in modules that bear
+//! their names in seabed-core.
 //!
 //! Time does not pass: a sleep lets other tasks run.
 

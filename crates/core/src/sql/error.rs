@@ -24,7 +24,7 @@ impl StatementError {
     }
 
     /// What [`Error`]s carry as their source: the driver's error itself where there is one.
-    fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
+    pub(crate) fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {
             Self::Database(error) => error.into(),
             Self::Timeout => self.into(),

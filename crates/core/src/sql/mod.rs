@@ -10,8 +10,8 @@
 //! - `options` and `schema/`: how to connect, and what is checked then;
 //! - `timeout`, `error` and `statement`, and the seams `dialect` and `driver`.
 //!
-//! Only the last two lines refer to each other: `dialect` names [`Tables`] and [`SchemaDialect`], and the files of these
-//! are generic over [`Dialect`].
+//! Only the last two lines refer to each other: `dialect` names [`Tables`] and [`SchemaDialect`], and the files of
+//! these are generic over [`Dialect`].
 
 mod database;
 mod decode;

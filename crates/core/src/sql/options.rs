@@ -39,14 +39,13 @@ impl ServiceOptions {
         Self::default()
     }
 
-    /// The same with tables in a schema: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite.
-    /// By default the connection's own search decides. ASCII letters, digits and underscores.
+    /// The same with tables in a schema; see [`Tables::with_schema`]. By default the connection's own search decides.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.tables = self.tables.with_schema(schema);
         self
     }
 
-    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII letters, digits and
+    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII lower-case letters, digits and
     /// underscores, at most 30.
     pub fn with_table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tables = self.tables.with_prefix(prefix);
@@ -67,8 +66,8 @@ impl ServiceOptions {
 
     /// The same with another limit on a statement, or on all statements of one transaction; 30 seconds by default, a
     /// minute on SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
-    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Each wait for a lock of another connection ends after 10
-    /// seconds at most.
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On connections that Seabed opens, each wait for
+    /// a lock of another connection ends after 10 seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
         self

@@ -88,11 +88,6 @@ pub(crate) struct ConnectionGuard<'a, D: Dialect> {
     _permit: SemaphorePermit<'a>,
 }
 
-#[allow(clippy::disallowed_methods, reason = "how long a connection is kept; nothing that is stored")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 /// No change can panic halfway, so a poisoned cache is whole.
 fn lock<D: Dialect>(cache: &Mutex<Cache<D>>) -> MutexGuard<'_, Cache<D>> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,7 +156,7 @@ impl<D: Dialect> Pool<D> {
 
 impl<D: Dialect> CachedConnection<D> {
     fn new(connection: Box<dyn DriverConnection>) -> Self {
-        let now = now();
+        let now = Instant::now();
         Self { connection: Some(connection), is_clean: true, acquired: now, idle_since: now, dialect: PhantomData }
     }
 
@@ -196,7 +191,7 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         if !(pool.caches && cached.is_clean && cached.acquired.elapsed() < KEEP_IN_ALL) {
             return;
         }
-        cached.idle_since = now();
+        cached.idle_since = Instant::now();
         let mut cache = lock(&pool.cache);
         cache.connections.push(cached);
         if !cache.has_reaper {

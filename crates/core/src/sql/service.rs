@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionOptions};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, TransactionOptions};
 use tracing::Instrument;
 
 use super::database::Database;
@@ -44,11 +44,11 @@ const BATCH_SIZE: usize = 64;
 /// Clones share the pool. The backend crates name it `PostgresSessionService`, `MySqlSessionService` and
 /// `SqliteSessionService`.
 ///
-/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this service
-/// and its clones that have to wait for each other are committed together. A service that
-/// [`with_fast_paths`](Self::with_fast_paths) or [`with_statement_timeout`](Self::with_statement_timeout) returns shares
-/// the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A service
-/// belongs to the tokio runtime that it is first used on, as its pool does.
+/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this
+/// service and its clones that have to wait for each other are committed together. A service that
+/// [`with_fast_paths`](Self::with_fast_paths) or [`with_statement_timeout`](Self::with_statement_timeout) returns
+/// shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A
+/// service belongs to the tokio runtime that it is first used on, as its pool does.
 pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -126,10 +126,7 @@ impl<D: Dialect> SqlSessionService<D> {
     pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
         let ServiceOptions { tables, accepted_risks, statement_timeout } = options;
         tables.check()?;
-        let backend = connection.get_database_backend();
-        if backend != D::BACKEND {
-            return Err(Error::invalid("connection", format!("is one to {backend:?}, not to {:?}", D::BACKEND)));
-        }
+        check_backend::<D>("connection", connection.get_database_backend())?;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         let (pool, query) = (connection.clone(), version_query::<D>(&tables));
         let version = in_task(async move { pool.query_one_raw(query).await });
@@ -224,12 +221,25 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     async fn apply_in<O: WriteOp<Context<D>>>(&self, transaction: &DatabaseTransaction, op: &O) -> Result<O::Outcome> {
-        op.apply_in(&self.context, &mut CallerTransaction(transaction)).await
+        op.apply_in(&self.context, &mut in_transaction::<D>(transaction)?).await
     }
 
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
         Ok(self.context.read_shared(on, &row, operation).await?.unwrap_or_default())
     }
+}
+
+/// A caller's transaction, if it is one on such a database.
+fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
+    check_backend::<D>("transaction", transaction.get_database_backend())?;
+    Ok(CallerTransaction(transaction))
+}
+
+fn check_backend<D: Dialect>(field: &'static str, backend: DbBackend) -> Result<()> {
+    if backend == D::BACKEND {
+        return Ok(());
+    }
+    Err(Error::invalid(field, format!("is one to {backend:?}, not to {:?}", D::BACKEND)))
 }
 
 /// Runs an operation in a span that records what it was, where, and how it ended; never what it was about.
@@ -345,8 +355,10 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
     }
 
     async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
-        let mut on = CallerTransaction(transaction);
-        traced::<D, _>("get_session", self.sql.get.get_session(&mut on, &request)).await
+        traced::<D, _>("get_session", async {
+            self.sql.get.get_session(&mut in_transaction::<D>(transaction)?, &request).await
+        })
+        .await
     }
 
     async fn list_sessions_in(
@@ -356,7 +368,7 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
     ) -> Result<Page<Session, SessionCursor>> {
         traced::<D, _>("list_sessions", async {
             request.check()?;
-            list::list_sessions::<D>(&self.context.tables, &mut CallerTransaction(transaction), &request).await
+            list::list_sessions::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
         })
         .await
     }
@@ -368,7 +380,7 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
     ) -> Result<Page<Event, EventCursor>> {
         traced::<D, _>("list_events", async {
             request.check()?;
-            list::list_events::<D>(&self.context.tables, &mut CallerTransaction(transaction), &request).await
+            list::list_events::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
         })
         .await
     }
@@ -403,13 +415,13 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
 
     async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State> {
         const OPERATION: &str = "get_user_state";
-        let mut on = CallerTransaction(transaction);
+        let mut on = in_transaction::<D>(transaction)?;
         traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::User(key.clone()), OPERATION)).await
     }
 
     async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
         const OPERATION: &str = "get_app_state";
-        let mut on = CallerTransaction(transaction);
+        let mut on = in_transaction::<D>(transaction)?;
         traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::App(app_name.clone()), OPERATION)).await
     }
 }

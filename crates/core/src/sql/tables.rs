@@ -36,7 +36,9 @@ impl Tables {
         Self::default()
     }
 
-    /// The same tables in a schema: a schema of PostgreSQL, a database of MySQL, an attached database of SQLite.
+    /// The same tables in a schema: a schema of PostgreSQL, a database of MySQL, or a database that every connection of
+    /// the pool has attached to SQLite. SQLite commits to several files atomically only where none of them is in WAL mode:
+    /// a transaction of yours that also writes to another file may be torn by a power cut.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
@@ -58,18 +60,21 @@ impl Tables {
         &self.prefix
     }
 
-    /// Checks the schema and the prefix: ASCII letters, digits and underscores, at most as long as PostgreSQL allows.
+    /// Checks the schema and the prefix: ASCII letters, digits and underscores, at most as long as PostgreSQL allows. The
+    /// prefix has no capitals, for not every database keeps their case.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `schema` or `table_prefix`.
     pub fn check(&self) -> Result<()> {
-        let is_word = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let check = |field, name: &str, max: usize| {
-            if !is_word(name) {
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
                 return Err(Error::invalid(field, "may hold ASCII letters, digits and underscores only"));
             }
             if name.len() > max {
-                return Err(Error::invalid(field, format!("{} characters long; at most {max} fit", name.len())));
+                return Err(Error::invalid(
+                    field,
+                    format!("{} characters long; at most {max} are allowed", name.len()),
+                ));
             }
             Ok(())
         };
@@ -77,6 +82,9 @@ impl Tables {
             Some("") => return Err(Error::invalid("schema", "empty")),
             Some(schema) => check("schema", schema, MAX_IDENTIFIER)?,
             None => {}
+        }
+        if self.prefix.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(Error::invalid("table_prefix", "has capitals, whose case not every database keeps"));
         }
         check("table_prefix", &self.prefix, MAX_IDENTIFIER - LONGEST_NAME)
     }
@@ -123,5 +131,6 @@ mod tests {
             assert!(!check(Tables::new().with_schema(bad)), "{bad:?}");
             assert!(bad.is_empty() || !check(Tables::new().with_prefix(bad)), "{bad:?}");
         }
+        assert!(check(Tables::new().with_schema("Agents")) && !check(Tables::new().with_prefix("Bot_")));
     }
 }

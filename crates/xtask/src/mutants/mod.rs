@@ -1,6 +1,7 @@
 //! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
 
 mod list;
+mod units;
 
 use std::path::Path;
 use std::process::Command;
@@ -9,20 +10,25 @@ use anyhow::{Context as _, ensure};
 
 use crate::cargo::cargo;
 use crate::servers;
-use list::{MUTANTS, Mutant};
+use list::Mutant;
+
+/// All guards: first those whose cases are quick.
+fn mutants() -> impl Iterator<Item = &'static Mutant> {
+    units::MUTANTS.iter().chain(list::MUTANTS)
+}
 
 /// Whether each mutant still applies: the text that it replaces must be in its file exactly once. Prints those that do
 /// not.
 pub(crate) fn check() -> anyhow::Result<bool> {
     let workspace = servers::workspace()?;
     let mut stale = 0;
-    for mutant in MUTANTS {
+    for mutant in mutants() {
         if let Err(error) = mutated(workspace, mutant) {
             println!("{error:#}");
             stale += 1;
         }
     }
-    println!("{} mutants, {stale} of which no longer apply.", MUTANTS.len());
+    println!("{} mutants, {stale} of which no longer apply.", mutants().count());
     Ok(stale == 0)
 }
 
@@ -40,7 +46,7 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     let is_chosen = |mutant: &&Mutant| {
         only.is_empty() || only.iter().any(|only| mutant.guard.contains(only) || mutant.case.contains(only))
     };
-    for mutant in MUTANTS.iter().filter(is_chosen) {
+    for mutant in mutants().filter(is_chosen) {
         let told = match failing_cases(&folder, mutant) {
             Ok(cases) if !cases.is_empty() => {
                 cases.iter().map(|case| format!("`{case}`")).collect::<Vec<_>>().join(", ")
@@ -60,8 +66,11 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     let file = folder.join(mutant.file);
     let (text, mutated) = mutated(folder, mutant)?;
     std::fs::write(&file, mutated)?;
+    let (tests, case) = tests_of(mutant.case);
     let tested = cargo()
-        .args(["test", "--package", "seabed-tests", "--test", "suite", "--", mutant.case])
+        .arg("test")
+        .args(tests)
+        .args(["--", case])
         .current_dir(folder)
         // Beside the copy, so that the next run need not build all again.
         .env("CARGO_TARGET_DIR", folder.with_extension("build"))
@@ -76,6 +85,16 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     ensure!(ran, "{}: no case ran: {}", mutant.guard, String::from_utf8_lossy(&tested.stderr));
     let failed = output.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
     Ok(failed.map(|name| name.trim().to_owned()).collect())
+}
+
+/// The tests that hold a case, and its name there: the unit tests of core, those under shuttle, or the suite on databases.
+fn tests_of(case: &str) -> (&'static [&'static str], &str) {
+    if case.starts_with("sql::") {
+        return (&["--package", "seabed-core", "--lib"], case);
+    }
+    case.strip_prefix("shuttle::").map_or((&["--package", "seabed-tests", "--test", "suite"], case), |case| {
+        (&["--package", "seabed-shuttle", "--tests"], case)
+    })
 }
 
 /// The file of a mutant in the checkout at `folder`: as it is, and without the guard.

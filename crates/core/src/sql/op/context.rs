@@ -77,11 +77,11 @@ impl<D: Dialect> Context<D> {
     }
 }
 
-/// Reads when a session was created.
+/// Reads when a session was created. Waits for a transaction that is about to decide that.
 fn select_create_time<D: Dialect>(tables: &Tables) -> SqlText<D> {
     let mut select = Query::select();
     select.column(sessions::Column::CreateTime).from(tables.table(sessions::Entity));
-    SqlText::new(select.and_where(session_key_predicate()))
+    SqlText::new(select.and_where(session_key_predicate()).lock_exclusive())
 }
 
 /// Reads the rows of many sessions; `None` where the dialect locks rows one by one.

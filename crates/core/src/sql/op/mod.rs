@@ -49,8 +49,8 @@ impl<D: Dialect> Sql<D> {
     }
 }
 
-/// The text of the statements that the operations of dialect `D` send, by their names: for reviews, and for whoever reads
-/// the server's own statistics. Listings are shown once with a cursor and once without.
+/// The text of the statements that the operations of dialect `D` send, by their names: for reviews, and for whoever
+/// reads the server's own statistics. Listings are shown once with a cursor and once without.
 pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     let sql = Sql::<D>::new(tables, true);
     let shared_state = shared_state::SharedStateSql::<D>::new(tables);

@@ -83,6 +83,17 @@ impl<D: Dialect> SharedStateSql<D> {
         table.select(on, &table.read, row, operation).await
     }
 
+    /// Like [`read`](Self::read), but waits for a transaction that is about to change the row.
+    pub(super) async fn read_decided(
+        &self,
+        on: &mut dyn Executor,
+        row: &SharedKey,
+        operation: &str,
+    ) -> Result<Option<State>> {
+        let table = self.table(row);
+        table.select(on, &table.lock, row, operation).await
+    }
+
     /// Reads the states of a session's app and user, if both have a row.
     pub(super) async fn read_both(
         &self,

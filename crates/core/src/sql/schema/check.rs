@@ -41,7 +41,7 @@ pub(crate) fn check_version<D: Dialect>(
         )),
         Err(error) if classify::<D>(&error) == BackendErrorKind::Schema => {
             let missing = format!("{tables} do not exist; create them with `seabed-migrate up` or `seabed::migrate`");
-            Err(BackendError::new(BackendErrorKind::Schema, missing).with_source(error).into())
+            Err(BackendError::new(BackendErrorKind::Schema, missing).with_source(error.into_source()).into())
         }
         Err(error) => Err(statement_error::<D>("reading the schema version", error)),
     }

@@ -58,20 +58,54 @@ impl<E: Engine> Writer<E> {
             self.attempt_batch(&mut batch, &mut retries).await;
         }
         let mut deferred: Vec<Vec<RunningWrite<E>>> = Vec::new();
-        for running in batch {
+        for mut running in batch {
             if running.write.is_settled() {
                 running.reply(0);
-            } else if self.lock == LockMode::Wait {
-                run_with_retries(&*self.engine, running, retries).await;
-            } else if let Some(writes) = deferred.last_mut().filter(|writes| writes[0].target == running.target) {
-                writes.push(running);
-            } else {
-                deferred.push(vec![running]);
+                continue;
+            }
+            running.release_shared_rows();
+            let is_next_to = |writes: &&mut Vec<RunningWrite<E>>| writes[0].target == running.target;
+            match deferred.last_mut().filter(|writes| self.lock == LockMode::Wait || is_next_to(writes)) {
+                Some(writes) => writes.push(running),
+                None => deferred.push(vec![running]),
             }
         }
         for writes in deferred {
-            // These writes may have to wait. The next batch need not.
-            tokio::spawn(run_deferred(self.clone(), writes, retries));
+            if self.lock == LockMode::Wait {
+                self.run_in_turn(writes, retries).await;
+            } else {
+                // These writes may have to wait. The next batch need not.
+                tokio::spawn(run_deferred(self.clone(), writes, retries));
+            }
+        }
+    }
+
+    /// Runs each write by itself, in their order. Once a write has used up its retries, those behind it that would only wait
+    /// for the same server, or for the same row, end with it.
+    async fn run_in_turn(&self, writes: Vec<RunningWrite<E>>, retries: Retries) {
+        let mut given_up: Option<(Row, Error)> = None;
+        for (number, mut running) in writes.into_iter().enumerate() {
+            let retries = if number == 0 { retries } else { retries.restarted() };
+            let is_unavailable = |error: &Error| error.backend_kind() == Some(BackendErrorKind::Unavailable);
+            if let Some((target, error)) = &given_up
+                && (*target == running.target || is_unavailable(error))
+            {
+                running.write.fail(error.without_source());
+                running.reply(retries.count_so_far());
+                continue;
+            }
+            contain_panic(async {
+                if self.batches && self.lock == LockMode::SkipLocked {
+                    running.write.diagnose(&self.engine).await;
+                }
+                if running.write.is_settled() {
+                    running.reply(retries.count_so_far());
+                } else {
+                    let target = running.target.clone();
+                    given_up = run_with_retries(&*self.engine, running, retries).await.map(|error| (target, error));
+                }
+            })
+            .await;
         }
     }
 
@@ -136,32 +170,22 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
     }
 }
 
-/// Runs writes to one target that their batch left out, beside the batches and in their order. Goes on with what waited for
-/// the rows of each.
+/// Runs writes to one target that their batch left out, beside the batches. Goes on with what waited for the target.
 async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>, retries: Retries) {
-    for mut running in deferred {
-        contain_panic(async {
-            if writer.batches {
-                running.write.diagnose(&writer.engine).await;
-            }
-            if running.write.is_settled() {
-                running.reply(retries.count_so_far());
-            } else {
-                run_with_retries(&*writer.engine, running, retries).await;
-            }
-        })
-        .await;
-        tokio::spawn(worker(writer.clone()));
-    }
+    writer.run_in_turn(deferred, retries).await;
+    worker(writer).await;
 }
 
 /// Runs a write in a transaction of its own, retries it while it meets other writers and its caller waits, and replies.
-async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) {
+/// Returns the error that used up the retries.
+async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) -> Option<Error> {
+    let mut given_up = None;
     if !running.write.is_wanted() {
-        return;
+        return given_up;
     }
     while let Err(error) = attempt_one(engine, &mut running).await {
         if !(running.write.is_wanted() && retries.wait(&error).await) {
+            given_up = error.is_retryable().then(|| error.without_source());
             running.write.fail(error);
             break;
         }
@@ -170,6 +194,7 @@ async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, m
         }
     }
     running.reply(retries.count_so_far());
+    given_up
 }
 
 /// One attempt. It finds what an earlier attempt may have committed.

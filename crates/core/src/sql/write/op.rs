@@ -121,7 +121,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// A target that a batch has read before its first write.
     type Prefetched: Send;
 
-    /// Reads targets at once, in a transaction that has locked the whole database. None where rows are locked one by one.
+    /// Reads targets at once, in a transaction that has locked the whole database. None where rows are locked one by
+    /// one.
     async fn prefetch(
         &self,
         on: &mut dyn Executor,

@@ -16,6 +16,10 @@ use crate::{BackendError, BackendErrorKind, Result};
 /// How many writes may wait or run; further callers wait for a place.
 const CAPACITY: u32 = 1024;
 
+/// How often a write is passed over before its rows are kept free for it: without that, writers who take turns on two
+/// hot rows would starve a write that needs both.
+const PATIENCE: u32 = 16;
+
 /// How writes are put into batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueuePolicy {
@@ -50,6 +54,8 @@ struct Waiting<E> {
     /// The rows that it locks; its target first.
     rows: Vec<Row>,
     capacity: OwnedSemaphorePermit,
+    /// How many batches have left it waiting for its rows.
+    passed_over: u32,
 }
 
 /// A write in a batch. It holds its rows and its place in the queue until it is dropped.
@@ -61,6 +67,12 @@ pub(super) struct RunningWrite<E: Engine> {
 }
 
 impl<E: Engine> RunningWrite<E> {
+    /// Lets other writes to its shared rows start; the database still keeps them apart. A write that may wait for its
+    /// target must not hold up everybody who shares a state with it.
+    pub(super) fn release_shared_rows(&mut self) {
+        self.locks.release(|row| matches!(row, Row::Shared(_)) && *row != self.target);
+    }
+
     /// Sends the outcome to the caller. The rows are free by then: the caller's next write must not find them locked.
     pub(super) fn reply(self, retries: u32) {
         drop(self.locks);
@@ -106,7 +118,7 @@ impl<E: Engine> Queue<E> {
         let rows = write.rows();
         let mut state = lock(&self.state);
         let could_start = state.running_batches < self.policy.max_concurrent_batches && !state.any_is_locked(&rows);
-        state.waiting.push_back(Waiting { write, rows, capacity });
+        state.waiting.push_back(Waiting { write, rows, capacity, passed_over: 0 });
         Ok(could_start)
     }
 
@@ -139,7 +151,7 @@ impl<E: Engine> BatchPermit<'_, E> {
             self.is_released = true;
             return None;
         }
-        let start = |Waiting { write, mut rows, capacity }: Waiting<E>| {
+        let start = |Waiting { write, mut rows, capacity, .. }: Waiting<E>| {
             let target = rows[0].clone();
             if policy.batching {
                 for row in &rows {
@@ -164,22 +176,31 @@ impl<E: Engine> QueueState<E> {
         self.waiting.retain(|waiting| waiting.write.is_wanted());
         let mut batch: Vec<Waiting<E>> = Vec::new();
         let mut targets: HashSet<Row> = HashSet::new();
-        // Targets of writes that must wait: a later write to one of them must not overtake.
+        // Targets of writes that must wait: a later write to one of them must not overtake. All rows of writes that have
+        // waited for long.
         let mut passed: HashSet<Row> = HashSet::new();
         let mut at = 0;
         while at < self.waiting.len() && batch.len() < policy.batch_size {
             let Waiting { write, rows, .. } = &self.waiting[at];
             let target = &rows[0];
-            let is_free = !passed.contains(target) && !self.any_is_locked(rows);
-            let fits = !policy.homogeneous
-                || batch.first().is_none_or(|first| {
-                    first.write.name() == write.name() && !(write.has_bulk() && targets.contains(target))
-                });
+            let is_free = !rows.iter().any(|row| passed.contains(row)) && !self.any_is_locked(rows);
+            let fits = batch.first().is_none_or(|first| {
+                let is_alike = first.write.name() == write.name() && !(write.has_bulk() && targets.contains(target));
+                // A shared row that others have locked is waited for: nobody else's write waits along.
+                let waits_alone =
+                    matches!((&first.rows[0], target), (Row::Session(_), Row::Session(_))) || first.rows[0] == *target;
+                waits_alone && (is_alike || !policy.homogeneous)
+            });
             if is_free && fits {
                 targets.insert(target.clone());
                 batch.extend(self.waiting.remove(at));
             } else {
                 passed.insert(target.clone());
+                let waiting = &mut self.waiting[at];
+                waiting.passed_over += u32::from(!is_free);
+                if waiting.passed_over > PATIENCE {
+                    passed.extend(waiting.rows.iter().cloned());
+                }
                 at += 1;
             }
         }
@@ -197,8 +218,14 @@ impl<E> Drop for BatchPermit<'_, E> {
 
 impl<E> Drop for RowLocks<E> {
     fn drop(&mut self) {
+        self.release(|_| true);
+    }
+}
+
+impl<E> RowLocks<E> {
+    fn release(&mut self, is_released: impl Fn(&Row) -> bool) {
         let mut state = lock(&self.state);
-        for row in self.rows.drain(..) {
+        for row in self.rows.extract_if(.., |row| is_released(row)) {
             if let Some(count) = state.locked_rows.get_mut(&row) {
                 *count -= 1;
                 if *count == 0 {

@@ -28,9 +28,13 @@ pub(super) struct Retries {
 
 impl Retries {
     /// The first attempt begins now.
-    #[allow(clippy::disallowed_methods, reason = "measures how long the attempts take; nothing that is stored")]
     pub(super) fn new() -> Self {
         Self { attempts: 1, wait: FIRST_WAIT, started: Instant::now() }
+    }
+
+    /// The same attempts, as if the first began now: the wait behind other writes does not count.
+    pub(super) fn restarted(self) -> Self {
+        Self { started: Instant::now(), ..self }
     }
 
     /// How often the operation was retried so far.

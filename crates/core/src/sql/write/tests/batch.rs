@@ -61,6 +61,31 @@ async fn a_prefetched_target_serves_the_first_write_to_it() {
     assert_eq!(engine.lock().found_prefetched, ["1", "2", "4"], "4 only takes it away from 5");
 }
 
+/// A server that is gone takes its time to say so, and need not be asked for each of them.
+#[tokio::test(start_paused = true)]
+async fn writes_to_one_target_do_not_each_wait_for_a_server_that_is_gone() {
+    let (writer, engine) = writer(QueuePolicy { batch_size: 16, ..TWO });
+    engine.lock().locked.insert(session("a"));
+    let gate = Gate::closed();
+    occupy(&writer, 2, &gate).await;
+    let mut callers = Vec::new();
+    for number in 0..10 {
+        callers.push(submit(&writer, append(&number.to_string()).to("a")).await);
+    }
+    gate.open();
+    settle().await;
+    for number in 0..10 {
+        engine.lock().failing.insert(number.to_string(), BackendErrorKind::Unavailable);
+    }
+    engine.lock().duration = Duration::from_secs(5);
+    engine.lock().locked.clear();
+    let begun = tokio::time::Instant::now();
+    for caller in callers {
+        assert_eq!(failure(caller).await, Some(BackendErrorKind::Unavailable));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn updates_of_one_target_share_a_homogeneous_batch_without_a_bulk_statement() {
     let (writer, engine) = writer(HOMOGENEOUS);

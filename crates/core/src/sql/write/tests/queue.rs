@@ -216,6 +216,23 @@ async fn a_write_behind_a_hot_row_is_next_however_many_come_later() {
     assert_eq!(hot, ["holder", "0", "1", "2", "3", "4", "5", "6"]);
 }
 
+/// Others take turns on the two rows, so that one of them is always taken.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_needs_two_hot_rows_gets_its_turn() {
+    let (writer, engine) = writer(SEVERAL);
+    let (mut gate, mut next_gate) = (Gate::closed(), Gate::closed());
+    submit(&writer, write::<Append>("first").sharing("a").behind(&gate)).await;
+    let patient = submit(&writer, write::<Append>("patient").sharing("a").sharing("b")).await;
+    for round in 0..50 {
+        let row = if round % 2 == 0 { "b" } else { "a" };
+        submit(&writer, write::<Append>(&format!("round {round}")).sharing(row).behind(&next_gate)).await;
+        gate.open();
+        settle().await;
+        gate = std::mem::replace(&mut next_gate, Gate::closed());
+    }
+    assert!(patient.is_finished(), "{:?}", engine.lock().stored());
+}
+
 #[tokio::test(start_paused = true)]
 async fn closing_waits_for_accepted_writes_and_refuses_later_ones() {
     let (writer, engine) = writer(ONE);
@@ -265,8 +282,8 @@ async fn a_caller_who_is_gone_does_not_interrupt_a_running_write() {
     assert_eq!(engine.lock().stored(), ["running"]);
 }
 
-/// Adds a write to a queue. Returns whether it could start, and where its outcome arrives; `None` when it has to wait for
-/// a place.
+/// Adds a write to a queue. Returns whether it could start, and where its outcome arrives; `None` when it has to wait
+/// for a place.
 fn accept(queue: &Queue<FakeEngine>, write: Write<Append>) -> Option<(bool, impl Future + use<>)> {
     let (write, outcome) = pending(write);
     let could_start = queue.accept(write).now_or_never()?;
