@@ -32,9 +32,9 @@ pub enum Severity {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Repair {
-    /// SQL that loses nothing, and that [`repair()`] runs: it widens columns, gives ids an exact collation, creates keys
-    /// and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are locked
-    /// while a statement runs.
+    /// SQL that loses nothing, and that [`repair()`] runs: it widens columns, gives ids an exact collation, creates
+    /// keys and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are
+    /// locked while a statement runs.
     Safe(Vec<String>),
     /// SQL that needs a decision, because it may fail or change what readers see.
     Unsafe(Vec<String>),

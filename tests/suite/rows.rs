@@ -17,6 +17,9 @@ crate::database_cases! {
         a_corrupt_app_state_is_named_and_nothing_is_written,
         times_are_stored_as_google_adk_stores_them,
     ],
+    ExceptMySql: [
+        a_time_that_no_calendar_has_is_named,
+    ],
     Sqlite: [
         times_of_other_writers_are_read,
     ],
@@ -65,6 +68,23 @@ async fn a_corrupt_event_is_named_and_hides_no_other(fixture: &Fixture) -> anyho
     // The session still accepts events.
     service.append_event(append(&key, Event::new("user").with_id("e4"))).await?;
     Ok(())
+}
+
+/// MySQL's columns hold none. PostgreSQL's driver would panic.
+async fn a_time_that_no_calendar_has_is_named(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    service.append_event(append(&key, Event::new("user").with_id("e"))).await?;
+    fixture.execute("UPDATE events SET timestamp = 'infinity'").await?;
+    let page = service.list_events(ListEvents::new(key.clone())).await;
+    expect_corrupt(&page.err().context("a time without end was read")?, &["events.timestamp"])?;
+    let error = service.get_session(GetSession::new(key.clone())).await.err().context("it was read")?;
+    expect_corrupt(&error, &["events.timestamp"])?;
+    fixture.execute("UPDATE sessions SET update_time = 'infinity'").await?;
+    let error = service.get_session(GetSession::new(key.clone())).await.err().context("it was read")?;
+    expect_corrupt(&error, &["sessions.update_time"])?;
+    let listed = service.list_sessions(ListSessions::new(SessionScope::User(key.user()))).await;
+    expect_corrupt(&listed.err().context("it was listed")?, &["sessions.update_time"])
 }
 
 async fn a_corrupt_session_is_named_and_hides_no_other(fixture: &Fixture) -> anyhow::Result<()> {

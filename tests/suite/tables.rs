@@ -68,8 +68,8 @@ async fn exercise(service: &DynSessionService, id: &str) -> anyhow::Result<()> {
     ensure!(service.append_event(request).await?.is_replayed());
     let plain = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(current));
     service.append_event(plain).await?;
-    let stale = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(session.revision));
-    let refused = service.append_event(stale).await;
+    let outdated = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(session.revision));
+    let refused = service.append_event(outdated).await;
     ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
     service.update_state(UpdateState::new(key.user(), State::new().with("updated", id))).await?;
     let read = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;

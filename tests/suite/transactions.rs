@@ -17,6 +17,7 @@ crate::database_cases! {
     Servers: [
         a_replay_in_an_old_snapshot_of_its_caller_is_told,
         a_delta_is_not_merged_into_a_row_that_is_gone,
+        a_transaction_on_another_database_is_refused,
     ],
     Everywhere: [
         an_event_is_stored_with_the_transaction_of_its_caller,
@@ -282,6 +283,19 @@ async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) 
     service.append_event(append(&key, Event::new("user"))).await?;
     service.delete_session(&key).await?;
     ensure!(count(&fixture.admin, "events").await? == 0, "an event outlived its session");
+    Ok(())
+}
+
+async fn a_transaction_on_another_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+    let elsewhere = seabed::open("sqlite::memory:").await?;
+    let transaction = elsewhere.begin().await?;
+    let appended = service.append_event_in(&transaction, append(&key, Event::new("user"))).await.map(drop);
+    let read = service.get_session_in(&transaction, GetSession::new(key)).await.map(drop);
+    for refused in [appended, read] {
+        ensure!(matches!(refused, Err(Error::Invalid { field: "transaction", .. })), "{refused:?}");
+    }
     Ok(())
 }
 

@@ -19,14 +19,15 @@ use crate::{
 /// IMMEDIATE` may fail as busy, whatever the timeout.
 ///
 /// # Lock order
-/// Seabed locks sessions first, then app states, then user states. A transaction that writes to several of them should do
-/// so in this order; otherwise it may end in a deadlock, which is [`Contention`](crate::BackendErrorKind::Contention).
+/// Seabed locks sessions first, then app states, then user states. A transaction that writes to several of them should
+/// do so in this order; otherwise it may end in a deadlock, which is
+/// [`Contention`](crate::BackendErrorKind::Contention).
 ///
 /// # Errors
-/// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database. Otherwise those of the operation of
-/// the same name. After a refusal nothing of the operation is in the transaction, which may
-/// go on. After a backend error part of it may be: roll back, and if the error [is
-/// retryable](crate::Error::is_retryable), do all of the transaction again.
+/// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database. Otherwise those of the operation
+/// of the same name. After a refusal nothing of the operation is in the transaction, which may go on. After a backend
+/// error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), do all of the
+/// transaction again.
 ///
 /// # Cancel safety
 /// When a future is dropped, part of its operation may be in the transaction: roll it back. On MySQL and MariaDB do not

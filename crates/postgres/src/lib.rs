@@ -114,8 +114,8 @@ impl SqlxBackend for Postgres {
         error.code().is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
     }
 
-    /// The driver's own decoder panics for `infinity` and for years that chrono does not know. The wire has microseconds
-    /// since the year 2000.
+    /// The driver's own decoder panics for `infinity` and for years that chrono does not know. The wire has
+    /// microseconds since the year 2000.
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
         let row = Self::row(row).ok_or_else(|| DbErr::Type("the row comes from another driver".to_owned()))?;
         let micros: Result<i64, sqlx::Error> = row.try_get_unchecked(index.as_sqlx_postgres_index());

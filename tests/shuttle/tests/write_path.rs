@@ -11,6 +11,8 @@ const DEPTH: usize = 3;
 
 fn explore(scenario: Scenario) {
     let mut config = Config::new();
+    // Unoptimized futures need more than the default of 32 KiB.
+    config.stack_size = 256 * 1024;
     // The tasks of an execution that fails need no orderly end.
     config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     Runner::new(RandomScheduler::new(ORDERS), config.clone()).run(move || scenario.run());

@@ -37,8 +37,8 @@ impl Tables {
     }
 
     /// The same tables in a schema: a schema of PostgreSQL, a database of MySQL, or a database that every connection of
-    /// the pool has attached to SQLite. SQLite commits to several files atomically only where none of them is in WAL mode:
-    /// a transaction of yours that also writes to another file may be torn by a power cut.
+    /// the pool has attached to SQLite. SQLite commits to several files atomically only where none of them is in WAL
+    /// mode: a transaction of yours that also writes to another file may be torn by a power cut.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
@@ -60,8 +60,8 @@ impl Tables {
         &self.prefix
     }
 
-    /// Checks the schema and the prefix: ASCII letters, digits and underscores, at most as long as PostgreSQL allows. The
-    /// prefix has no capitals, for not every database keeps their case.
+    /// Checks the schema and the prefix: ASCII letters, digits and underscores, at most as long as PostgreSQL allows.
+    /// The prefix has no capitals, for not every database keeps their case.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `schema` or `table_prefix`.

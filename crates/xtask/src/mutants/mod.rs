@@ -87,7 +87,8 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     Ok(failed.map(|name| name.trim().to_owned()).collect())
 }
 
-/// The tests that hold a case, and its name there: the unit tests of core, those under shuttle, or the suite on databases.
+/// The tests that hold a case, and its name there: the unit tests of core, those under shuttle, or the suite on
+/// databases.
 fn tests_of(case: &str) -> (&'static [&'static str], &str) {
     if case.starts_with("sql::") {
         return (&["--package", "seabed-core", "--lib"], case);

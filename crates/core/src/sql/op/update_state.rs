@@ -56,8 +56,8 @@ impl<D: Dialect> WriteOp<Context<D>> for UpdateSharedStateOp {
         shared.get(&self.row)
     }
 
-    /// The update was committed if every key has its new value. If one has another value, others may have set it since. The
-    /// read waits for the row's lock, which an undecided first attempt still holds.
+    /// The update was committed if every key has its new value. If one has another value, others may have set it since.
+    /// The read waits for the row's lock, which an undecided first attempt still holds.
     async fn resolve(&self, context: &Context<D>) -> Result<Option<State>> {
         let mut on = context.database.autocommit();
         let state = context.shared_state.read_decided(&mut on, &self.row, OPERATION).await?.unwrap_or_default();

@@ -106,7 +106,7 @@ pub enum ColumnProblem {
 /// A column, as the database describes it.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct Column {
-    /// Its table, without the prefix of [`Tables`].
+    /// Its table, without the prefix of [`Tables`](crate::sql::Tables).
     pub table_name: String,
     /// Its name.
     pub column_name: String,

@@ -80,8 +80,8 @@ impl<E: Engine> Writer<E> {
         }
     }
 
-    /// Runs each write by itself, in their order. Once a write has used up its retries, those behind it that would only wait
-    /// for the same server, or for the same row, end with it.
+    /// Runs each write by itself, in their order. Once a write has used up its retries, those behind it that would only
+    /// wait for the same server, or for the same row, end with it.
     async fn run_in_turn(&self, writes: Vec<RunningWrite<E>>, retries: Retries) {
         let mut given_up: Option<(Row, Error)> = None;
         for (number, mut running) in writes.into_iter().enumerate() {

@@ -176,8 +176,8 @@ impl<E: Engine> QueueState<E> {
         self.waiting.retain(|waiting| waiting.write.is_wanted());
         let mut batch: Vec<Waiting<E>> = Vec::new();
         let mut targets: HashSet<Row> = HashSet::new();
-        // Targets of writes that must wait: a later write to one of them must not overtake. All rows of writes that have
-        // waited for long.
+        // Targets of writes that must wait: a later write to one of them must not overtake. All rows of writes that
+        // have waited for long.
         let mut passed: HashSet<Row> = HashSet::new();
         let mut at = 0;
         while at < self.waiting.len() && batch.len() < policy.batch_size {
