@@ -144,8 +144,8 @@
 //! # Guarantees
 //!
 //! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`] and [`TransactionalService`] state the
-//! guarantees of each operation. The crate `seabed-conformance` checks them on every backend, and on your own if you write
-//! one.
+//! guarantees of each operation. The crate `seabed-conformance` checks them on every backend, and on your own if you
+//! write one.
 
 use std::sync::Arc;
 
