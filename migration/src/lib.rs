@@ -100,7 +100,7 @@ pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
 /// Creates the missing tables.
 ///
 /// # Errors
-/// Those of [`migrate`]. [`Invalid`](Error::Invalid) for names that [`Tables::check`] refuses; kind
+/// Those of [`migrate`]. [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind
 /// [`Schema`](BackendErrorKind::Schema) for a schema that does not exist, with the statement that creates it.
 ///
 /// # Cancel safety

@@ -36,7 +36,7 @@ impl<'a> SessionTables<'a> {
         Self { connection, tables: Tables::new() }
     }
 
-    /// Other tables.
+    /// Sets the tables.
     pub fn with_tables(mut self, tables: Tables) -> Self {
         self.tables = tables;
         self

@@ -1,4 +1,4 @@
-//! Stores with a schema or a table prefix of their own share a database and see nothing of each other.
+//! Stores with a schema or a table prefix of their own share a database and are invisible to each other.
 
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Layout, SessionTables, StoredData, UpOptions, down, layout, repair, up, verify};

@@ -1,8 +1,8 @@
 //! The laws of a session service, as a test suite that any implementation of
 //! [`SessionService`](seabed_core::SessionService) can run.
 //!
-//! Each case is named after the law that it checks. A third party runs all of them like this, in a test with
-//! `harness = false`:
+//! Each law is a guarantee, and each case is named after the guarantee that it checks. A third party runs all of them
+//! like this, in a test with `harness = false`:
 //!
 //! ```no_run
 //! use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The reference model keeps the laws: also the shortest example of how to run the suite.
+//! The reference model keeps the guarantees: also the shortest example of how to run the suite.
 
 use std::sync::Arc;
 

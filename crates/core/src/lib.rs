@@ -1,4 +1,4 @@
-//! The heart of Seabed: what a session service is, and how it keeps its laws in SQL.
+//! The core of Seabed: the contract of a session service, and its implementation in SQL.
 //!
 //! This crate knows no database driver. It holds
 //!

@@ -1,4 +1,4 @@
-//! The reference model: the laws in their simplest form, without a database.
+//! The reference model: the guarantees in their simplest form, without a database.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::{
 
 /// A session service that keeps everything in memory, for tests and experiments.
 ///
-/// It obeys every law but durability: its data ends with the process. Clones share one store.
+/// It keeps every guarantee but durability: its data ends with the process. Clones share one store.
 #[derive(Clone)]
 pub struct MemorySessionService {
     clock: Arc<dyn Clock>,
@@ -72,13 +72,13 @@ impl MemorySessionService {
         Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), store: Arc::default() }
     }
 
-    /// Replaces the clock.
+    /// Returns the same service with another clock.
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// Replaces the source of session ids.
+    /// Returns the same service with another source of session ids.
     pub fn with_id_source(mut self, ids: impl IdSource) -> Self {
         self.ids = Arc::new(ids);
         self

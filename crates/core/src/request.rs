@@ -1,4 +1,5 @@
-//! The requests of all operations: required parts in `new`, optional parts in `with_*`.
+//! The requests of the operations of [`SessionService`](crate::SessionService): required parts in `new`, optional parts
+//! in `with_*`.
 
 use std::fmt;
 

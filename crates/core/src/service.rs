@@ -11,10 +11,10 @@ use crate::{
 
 /// A durable, race-free store of agent sessions.
 ///
-/// The terms are google-adk's. Every implementation obeys the laws that the crate `seabed-conformance` checks. The most
-/// important ones:
+/// The terms are google-adk's. Every implementation keeps the guarantees (the laws) that the crate `seabed-conformance`
+/// checks. The most important ones:
 ///
-/// - creating never loses a race;
+/// - concurrent creates never fail because of each other;
 /// - an acknowledged event is durable, stored once, and read back in append order, whatever the clocks say;
 /// - state merges are atomic and shallow, key by key, in all three scopes;
 /// - a stale writer gets an error, and nothing of its append is stored.

@@ -69,27 +69,27 @@ impl UpdateState {
         Self { target: target.into(), event, expected: ExpectedRevision::Any, nul_policy: NulPolicy::default() }
     }
 
-    /// The same, only if the session is at `revision`. Invalid for an app and a user, whose state has no revision.
+    /// Sets the revision that the session must be at. Invalid for an app and a user, whose state has no revision.
     pub fn with_expected_revision(mut self, revision: Revision) -> Self {
         self.expected = ExpectedRevision::Exact(revision);
         self
     }
 
-    /// The same with another id of the session's event. Repeating an update under one id stores it once, if its event
-    /// has the same time as well: see [`with_timestamp`](Self::with_timestamp).
+    /// Sets the id of the session's event; a new UUIDv7 by default. Repeating an update under one id stores it once, if
+    /// its event has the same time as well: see [`with_timestamp`](Self::with_timestamp).
     pub fn with_event_id(mut self, id: impl Into<String>) -> Self {
         self.event.id = id.into();
         self.event.invocation_id = format!("p-{}", self.event.id);
         self
     }
 
-    /// The same with another time of the session's event, in seconds since the epoch.
+    /// Sets the time of the session's event, in seconds since the epoch; the time of [`new`](Self::new) by default.
     pub fn with_timestamp(mut self, seconds: f64) -> Self {
         self.event.timestamp = seconds;
         self
     }
 
-    /// The same with another treatment of NUL characters.
+    /// Sets how to handle `\u0000`.
     pub fn with_nul_policy(mut self, nul_policy: NulPolicy) -> Self {
         self.nul_policy = nul_policy;
         self
@@ -101,7 +101,7 @@ impl UpdateState {
     }
 }
 
-/// What an [`UpdateState`] came to.
+/// The outcome of an [`UpdateState`].
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum StateUpdated {
@@ -122,7 +122,7 @@ impl StateUpdated {
     }
 }
 
-/// Sets state without a message of the user's or the agent's.
+/// Sets state without a message of the user or the agent.
 #[async_trait]
 pub trait StateService: SessionService {
     /// Sets keys of an app's, a user's or a session's state.
@@ -132,10 +132,10 @@ pub trait StateService: SessionService {
     /// it is missing.
     ///
     /// # Atomicity
-    /// All keys are set or none is. Of concurrent updates no key is lost.
+    /// Sets all keys or none. Concurrent updates lose no key.
     ///
     /// # Ordering
-    /// As of [`append_event`](SessionService::append_event).
+    /// As for [`append_event`](SessionService::append_event).
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) for an empty delta, for keys of an app or a user with one of the prefixes

@@ -1,4 +1,4 @@
-//! Operations inside a transaction of the caller's.
+//! Operations inside the caller's own transaction.
 
 use std::sync::Arc;
 
@@ -10,9 +10,8 @@ use crate::{
     Result, Session, SessionCursor, SessionKey, SessionService, State, StateUpdated, UpdateState, UserKey,
 };
 
-/// Operations inside a transaction of yours, together with what else the transaction writes: the same algorithms as
-/// those of [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their
-/// own.
+/// Runs operations inside your transaction, so that they commit together with your own writes. The algorithms are those
+/// of [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their own.
 ///
 /// What they write is durable once you commit. Begin the transaction with
 /// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN
@@ -25,9 +24,9 @@ use crate::{
 ///
 /// # Errors
 /// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database. Otherwise those of the operation
-/// of the same name. After a refusal nothing of the operation is in the transaction, which may go on. After a backend
-/// error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), do all of the
-/// transaction again.
+/// of the same name. After a rejection nothing of the operation is in the transaction, which may continue. After a
+/// backend error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), repeat the
+/// whole transaction.
 ///
 /// # Cancel safety
 /// When a future is dropped, part of its operation may be in the transaction: roll it back. On MySQL and MariaDB do not

@@ -100,8 +100,7 @@ impl NewEvent {
         }
     }
 
-    /// The revision that is all there is to know about the session before it is stored: it changes none of its state,
-    /// and the time it has itself is the one that it is stored under.
+    /// The revision, if it alone suffices to append: the event changes no session state and keeps its own time.
     pub(crate) fn revision_for_blind_append(&self) -> Option<Revision> {
         match self.expected {
             ExpectedRevision::Exact(expected)
@@ -113,7 +112,7 @@ impl NewEvent {
         }
     }
 
-    /// Whether the event that is stored under this id is this very event.
+    /// Checks that the event stored under this id is this very event.
     pub(crate) fn check_replay(&self, stored: &Json) -> Result<()> {
         if *stored == self.event_data {
             return Ok(());
@@ -122,7 +121,7 @@ impl NewEvent {
     }
 }
 
-/// The JSON of `value`, and `value`, with NUL characters treated as `nul_policy` wants, once it is sure that every
+/// The JSON of `value`, and `value`, with NUL characters treated as `nul_policy` wants, after a check that every
 /// backend and reader can take them.
 fn portable<T>(field: &'static str, mut value: T, nul_policy: NulPolicy) -> Result<(Json, T)>
 where

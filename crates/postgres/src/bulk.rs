@@ -40,7 +40,7 @@ const STATE: &str = "state";
 const APP_DELTA: &str = "app_delta";
 const USER_DELTA: &str = "user_delta";
 const NOW: &str = "now";
-/// When the event is stored, but for the step past the creation of its session.
+/// The stored time of the event, before the step past the creation of its session.
 const TIME: &str = "time";
 
 /// How a column of the input comes out of an array.
@@ -109,9 +109,8 @@ fn insert_from<C: IntoIden>(
     insert
 }
 
-/// A state, once it is sure to be an object, which is all that `||` merges as we mean it. Anything else ends the
-/// statement, and the portable algorithm then names the row; the message is what the server's log shows, and holds no
-/// value.
+/// A state, checked to be an object, because `||` merges only objects key by key. Anything else fails the statement,
+/// and the portable algorithm then names the row. The message, which the server's log shows, contains no value.
 fn object(state: impl Fn() -> Expr) -> Expr {
     let kind = || Expr::from(Func::cust("jsonb_typeof").arg(state()));
     let fail = Expr::cust_with_exprs("to_jsonb(CAST($1 || ' is no object' AS integer))", [kind()]);
@@ -188,7 +187,7 @@ fn lock_sessions(tables: &Tables) -> SelectStatement {
 
 /// Inserts the events, unless their ids are taken, after the second half of the clock.
 ///
-/// The insert itself finds an event that is there, by the primary key. For a separate look the planner would use the
+/// The insert itself finds an event that exists, by the primary key. For a separate lookup the planner would use the
 /// index on times, and read all events of the session, as long as it expects few.
 fn store_events(tables: &Tables) -> InsertStatement {
     let created = || Expr::col((LOCKED, sessions::Column::CreateTime));
@@ -298,7 +297,7 @@ impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N
         insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
     }
 
-    /// Makes the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged`
+    /// Creates the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged`
     /// into.
     fn make(self, mut writes: SelectStatement, merged: &'static str) -> InsertStatement {
         let Self { tables, table, key, state, update_time, .. } = self;
@@ -338,8 +337,8 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
     created.returning(Returning::new().columns(session_key));
     let is_created = || is_of_session(session_key.map(|column| (CREATED, column)), INPUT);
     let of_created = || Query::select().from(CREATED).from(INPUT).and_where(is_created()).take();
-    // What a part wrote the others do not see in the table: the merged state, else the one the table had, else none
-    // yet.
+    // The other parts do not see in the table what a part wrote. So: the merged state, otherwise the one that the table
+    // had, otherwise none yet.
     let (app_table, user_table) = (app_states::Entity.table_name(), user_states::Entity.table_name());
     let app = |part: &'static str| Expr::col((part, App::AppName)).eq(of(INPUT, APP));
     let user = |part: &'static str| {
@@ -367,7 +366,7 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
         .query(select)
 }
 
-/// The first of these that is there, as text.
+/// The first of these states that exists, as text.
 fn seen<C: IntoIden + Copy>(states: [(&'static str, C); 3]) -> Expr {
     object(|| Func::coalesce(states.map(|(part, state)| Expr::col((part, state)))).into()).cast_as("text")
 }

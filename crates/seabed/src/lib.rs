@@ -81,11 +81,11 @@
 //! # }
 //! ```
 //!
-//! # In a transaction of yours
+//! # In your own transaction
 //!
-//! [`TransactionalService`] has each operation once more, with `_in` at the end of its name. It runs in a transaction
-//! that you began on the service's database, together with what else you write there: all of it is committed, or
-//! nothing. The service neither commits nor retries.
+//! [`TransactionalService`] has a variant of each operation, with the suffix `_in`. It runs in a transaction that you
+//! began on the service's database, and commits together with your own writes, or not at all. The service neither
+//! commits nor retries.
 //!
 //! ```
 #![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
@@ -118,12 +118,12 @@
 //! # }
 //! ```
 //!
-//! # Tables of another name
+//! # Custom table names
 //!
 //! By default a service uses google-adk's table names, in the schema that its connections look in.
 //! [`ServiceOptions::with_schema`] and [`ServiceOptions::with_table_prefix`] name others, for [`from_connection_with`];
-//! the backends' options have both methods too. Services with different tables share a database and see nothing of each
-//! other.
+//! the backends' options have both methods too. Services with different tables share a database and are invisible to
+//! each other.
 //!
 //! # When an operation fails
 //!
@@ -131,7 +131,10 @@
 //! repeating it is safe even when it is unknown whether the first attempt was committed.
 //!
 //! If a commit gets no answer, the service itself looks up the outcome. If a connection breaks before the outcome is
-//! decided, the service replaces it. The caller gets an error only when no connection can be obtained.
+//! decided, the service replaces it and sends the statements again. The caller gets an error if no connection can be
+//! obtained in time, or if the outcome stays unknown ([`CommitUnknown`](BackendErrorKind::CommitUnknown)). For a
+//! delete, and for an update of app or user state, it may stay unknown on a healthy connection too: these are not
+//! repeated, because others may have written in between.
 //!
 //! # In production
 //!
@@ -149,7 +152,7 @@
 
 use std::sync::Arc;
 
-/// The tables as sea-orm entities, for queries of your own.
+/// The tables as sea-orm entities, for your own queries.
 pub use seabed_core::entity;
 pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
 pub use seabed_core::{
@@ -229,7 +232,7 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a database whose feature is not enabled; [`Schema`](BackendErrorKind::Schema) for
-/// tables that are missing, unknown, or unable to keep the laws.
+/// tables that are missing, unknown, or unable to keep the guarantees.
 pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessionService> {
     from_connection_with(connection, ServiceOptions::new()).await
 }

@@ -14,8 +14,8 @@
 //! # }
 //! ```
 //!
-//! The file must exist unless the URL ends in `?mode=rwc`. A database in memory (`sqlite::memory:`) lives as long as
-//! its pool, so open it with [`ConnectOptions::open`], make its tables, and go on with
+//! The file must exist unless the URL ends in `?mode=rwc`. An in-memory database (`sqlite::memory:`) lives as long as
+//! its pool, so open it with [`ConnectOptions::open`], create its tables, and go on with
 //! [`from_connection`](SqlSessionService::from_connection).
 
 mod schema;
@@ -86,9 +86,9 @@ impl Dialect for Sqlite {
         Some(Expr::cust("changes() > 0"))
     }
 
-    /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. Left the choice, the planner
-    /// may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so the
-    /// condition stands in WHERE.
+    /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. If it has the choice, the
+    /// planner may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so
+    /// the condition stands in WHERE.
     fn select_by_keys(
         mut select: SelectStatement,
         table: TableRef,
@@ -151,7 +151,7 @@ impl SqlxBackend for Sqlite {
         format!("the SQLite database {}", options.get_filename().display())
     }
 
-    /// A database in memory is gone when its last connection is, and connections to one block each other.
+    /// An in-memory database is gone when its last connection closes, and connections to it block each other.
     fn pool_options(pool: PoolOptions<sqlx::Sqlite>, options: &SqliteConnectOptions) -> PoolOptions<sqlx::Sqlite> {
         if in_memory(options) {
             return pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);

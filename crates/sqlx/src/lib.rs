@@ -160,8 +160,8 @@ where
             let connection = pool.acquire().await.map_err(acquire_error)?;
             Ok(Box::new(SqlxConnection::<B>(connection)) as Box<dyn DriverConnection>)
         };
-        // The pool closes a connection when the future is dropped while it tests it. A connection that can be kept must
-        // be.
+        // The pool closes a connection when the future is dropped during its test. A connection that can be kept must
+        // not be lost that way.
         if B::CANCEL_SAFE { in_task(acquired).await } else { acquired.await }
     }
 

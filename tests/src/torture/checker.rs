@@ -1,4 +1,4 @@
-//! Decides whether the laws were kept, from the workers' histories and the final contents of the database.
+//! Decides whether the guarantees were kept, from the workers' histories and the final contents of the database.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -52,7 +52,7 @@ pub struct Counts {
     pub sessions: usize,
 }
 
-/// Returns objections; none if every law was kept.
+/// Returns objections; none if every guarantee was kept.
 pub(crate) fn check(history: &History, contents: &Contents) -> (Counts, Vec<String>) {
     let mut checker = Checker { history, contents, objections: history.objections.clone(), deletes: HashMap::new() };
     for operation in history.operations.values().filter(|operation| operation.fate != Fate::Refused) {

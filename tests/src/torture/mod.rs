@@ -1,5 +1,5 @@
 //! Several processes make random calls while servers, workers and connections are killed. Afterwards a checker reads
-//! the histories and the database, and reports whether the laws were kept.
+//! the histories and the database, and reports whether the guarantees were kept.
 
 mod checker;
 #[cfg(test)]
@@ -66,7 +66,7 @@ pub struct Outcome {
     pub counts: Counts,
     /// How often each fault was injected.
     pub faults: BTreeMap<&'static str, usize>,
-    /// Violations of the laws.
+    /// Violations of the guarantees.
     pub objections: Vec<String>,
     /// How long the workers ran.
     pub took: Duration,

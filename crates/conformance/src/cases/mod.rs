@@ -1,4 +1,4 @@
-//! The cases, grouped by law.
+//! The cases, a file for each kind of guarantee.
 
 mod deletes;
 mod events;
@@ -17,20 +17,20 @@ use libtest_mimic::{Completion, Failed};
 
 use crate::{Context, Opened, Services, Target};
 
-/// A law, or part of one, and the function that checks it.
+/// A guarantee, or part of one, and the function that checks it.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// The law as a sentence in snake case.
+    /// The guarantee as a sentence in snake case.
     pub name: &'static str,
     needs: Capability,
     check: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
 }
 
 impl Case {
-    /// Checks the law on `target`, in an app of its own.
+    /// Checks the guarantee on `target`, in an app of its own.
     ///
     /// # Errors
-    /// If the law does not hold, or the target cannot be opened. Some cases panic instead.
+    /// If the guarantee does not hold, or the target cannot be opened. Some cases panic instead.
     #[allow(clippy::future_not_send, reason = "a case runs on the thread of its test")]
     pub async fn run(&self, target: &Target) -> Result<Completion, Failed> {
         match target.open().await.map_err(|error| failed(&error))? {

@@ -3,7 +3,7 @@
 //!
 //! JSON columns (`state`, `event_data`) are `jsonb` on PostgreSQL and text elsewhere, and `DATETIME` columns are text
 //! on SQLite. The entities declare the types that all backends read and write: text, and a time without zone. See
-//! [`Dialect`](crate::sql::Dialect) for how each backend converts them.
+//! [`SchemaDialect`](crate::sql::SchemaDialect) for how each backend converts them.
 
 pub mod adk_internal_metadata;
 pub mod app_states;

@@ -40,7 +40,7 @@ impl<D: Dialect> Database<D> {
         D::MAX_CONCURRENT_BATCHES.min(others)
     }
 
-    /// Runs each statement by itself. It commits by itself.
+    /// Runs each statement outside a transaction, so that it commits by itself.
     pub(crate) fn autocommit(&self) -> Autocommit<'_, D> {
         Autocommit(&self.pool)
     }
@@ -89,7 +89,7 @@ impl<D: Dialect> Executor for Autocommit<'_, D> {
     }
 }
 
-/// A transaction of ours. Dropping it before its end rolls it back.
+/// Seabed's own transaction. Dropping it before its end rolls it back.
 struct Transaction<'a, D: Dialect>(ConnectionGuard<'a, D>);
 
 impl<D: Dialect> Transaction<'_, D> {

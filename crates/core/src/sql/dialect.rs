@@ -12,7 +12,7 @@ use super::tables::Tables;
 ///
 /// Every parameter but the last is an array with one element for each write; the last is the number of writes. The
 /// statement must leave a write out as a whole when its session is locked, missing or at another revision, or when the
-/// event is stored already. The portable algorithm then settles it. (Triggers that leave out single rows of a statement
+/// event is stored already. The portable algorithm then handles it. (Triggers that leave out single rows of a statement
 /// are therefore not supported on these tables.)
 #[derive(Debug, Clone)]
 pub struct BulkStatements {

@@ -1,4 +1,4 @@
-//! Where statements run: the pool, a transaction of ours, or one of the caller's.
+//! Where statements run: on the pool, in Seabed's own transaction, or in the caller's.
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, Statement};
@@ -40,7 +40,7 @@ pub(crate) struct CallerTransaction<'a>(pub(crate) &'a DatabaseTransaction);
 
 #[async_trait]
 impl Executor for CallerTransaction<'_> {
-    /// None of our statements that return rows changes any.
+    /// Of the statements that run here, none that returns rows changes any.
     async fn run(
         &mut self,
         statement: Statement,
@@ -55,7 +55,7 @@ impl Executor for CallerTransaction<'_> {
     }
 }
 
-/// What runs inside a transaction of ours.
+/// What runs inside Seabed's own transaction.
 #[async_trait]
 pub(crate) trait TransactionBody: Send {
     /// Runs the statements. Returns whether to commit: a transaction that wrote nothing is rolled back.

@@ -1,17 +1,16 @@
 //! The session service on SQL databases, and the seams that a backend fills in: [`Dialect`], [`Driver`] and
 //! [`SchemaDialect`].
 //!
-//! Dependencies point one way, from the top of this list to the bottom:
+//! A file imports only from the lines below its own:
 //!
 //! - `service`: the service itself, and the traits it implements;
-//! - `op/`: one operation a file, over
-//! - `write/`: the write path, which knows no operation, and `decode`, which reads rows;
-//! - `database`, `executor` and `pool`: where statements run;
-//! - `options` and `schema/`: how to connect, and what is checked then;
-//! - `timeout`, `error` and `statement`, and the seams `dialect` and `driver`.
-//!
-//! Only the last two lines refer to each other: `dialect` names [`Tables`] and [`SchemaDialect`], and the files of
-//! these are generic over [`Dialect`].
+//! - `op/`: the operations;
+//! - `database`: transactions and single statements;
+//! - `pool`, and `write/`, the write path, which knows no operation;
+//! - `executor` (where statements run), `timeout`, `statement`, `options`, and `schema/check`, which runs at connect;
+//! - `error`, `decode` (from rows to values), and `schema/columns`;
+//! - `dialect`;
+//! - `driver`, `tables` and `schema/dialect`.
 
 mod database;
 mod decode;

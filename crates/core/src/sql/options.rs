@@ -34,40 +34,41 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// google-adk's own tables, no risks, and the driver's statement timeout.
+    /// The options for google-adk's own tables, with no risks accepted and the driver's statement timeout.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same with tables in a schema; see [`Tables::with_schema`]. By default the connection's own search decides.
+    /// Sets the schema of the tables; see [`Tables::with_schema`]. By default the database looks them up, as any
+    /// unqualified name.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.tables = self.tables.with_schema(schema);
         self
     }
 
-    /// The same with tables whose names begin with `prefix`, as in `bot_sessions`. ASCII lower-case letters, digits and
-    /// underscores, at most 30.
+    /// Sets the prefix of the tables' names, as `bot_` in `bot_sessions`: at most 30 lower-case ASCII letters, digits
+    /// and underscores.
     pub fn with_table_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.tables = self.tables.with_prefix(prefix);
         self
     }
 
-    /// The same with other tables.
+    /// Sets the schema and the prefix at once.
     pub fn with_tables(mut self, tables: Tables) -> Self {
         self.tables = tables;
         self
     }
 
-    /// The same for tables with `risk`, which a service refuses otherwise. [`SchemaRisk`] says what the risk is.
+    /// Accepts tables with `risk`, which a service otherwise refuses. [`SchemaRisk`] says what the risk is.
     pub fn accept_risk(mut self, risk: SchemaRisk) -> Self {
         self.accepted_risks.push(risk);
         self
     }
 
-    /// The same with another limit on a statement, or on all statements of one transaction; 30 seconds by default, a
-    /// minute on SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
-    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On connections that Seabed opens, each wait for
-    /// a lock of another connection ends after 10 seconds at most.
+    /// Sets the limit on a statement, or on all statements of one transaction; 30 seconds by default, a minute on
+    /// SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On connections that Seabed opens, each wait for a lock of
+    /// another connection ends after 10 seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
         self
@@ -121,7 +122,7 @@ impl<D: Dialect> ConnectOptions<D> {
         D::Driver::is_url(url)
     }
 
-    /// The same with other driver options.
+    /// Sets the driver's options to those that `change` returns.
     pub fn with_driver(
         mut self,
         change: impl FnOnce(<D::Driver as Driver>::Options) -> <D::Driver as Driver>::Options,
@@ -130,19 +131,19 @@ impl<D: Dialect> ConnectOptions<D> {
         self
     }
 
-    /// The same with at most `count` connections; 10 by default.
+    /// Sets the largest number of connections; 10 by default.
     pub fn with_max_connections(mut self, count: u32) -> Self {
         self.pool.max_connections(count);
         self
     }
 
-    /// The same with another limit on the wait for a connection, pooled or new; 5 seconds by default.
+    /// Sets the limit on the wait for a connection, pooled or new; 5 seconds by default.
     pub fn with_acquire_timeout(mut self, timeout: Duration) -> Self {
         self.pool.acquire_timeout(timeout);
         self
     }
 
-    /// The same with other service options.
+    /// Sets the service's options to those that `change` returns.
     pub fn with_service(mut self, change: impl FnOnce(ServiceOptions) -> ServiceOptions) -> Self {
         self.service = change(self.service);
         self
@@ -168,8 +169,8 @@ impl<D: Dialect> ConnectOptions<D> {
         self.with_service(|service| service.accept_risk(risk))
     }
 
-    /// Opens a pool whose connections suit the algorithms. It does not look at the tables. It tries one connection at
-    /// once, so that a wrong address or password is reported by its cause and not as a timeout of the pool.
+    /// Opens a pool whose connections suit the algorithms. It does not check the tables. It first tries one connection,
+    /// so that a wrong address or password is reported by its cause and not as a timeout of the pool.
     ///
     /// # Errors
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within

@@ -88,7 +88,7 @@ pub(crate) struct ConnectionGuard<'a, D: Dialect> {
     _permit: SemaphorePermit<'a>,
 }
 
-/// No change can panic halfway, so a poisoned cache is whole.
+/// No change can panic halfway, so the cache behind a poisoned lock is consistent.
 fn lock<D: Dialect>(cache: &Mutex<Cache<D>>) -> MutexGuard<'_, Cache<D>> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }

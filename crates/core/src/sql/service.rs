@@ -44,7 +44,7 @@ const BATCH_SIZE: usize = 64;
 /// Clones share the pool. The backend crates name it `PostgresSessionService`, `MySqlSessionService` and
 /// `SqliteSessionService`.
 ///
-/// Write operations run in tokio tasks of their own, which go on when a caller's future is dropped. Writes of this
+/// Write operations run in tokio tasks of their own, which continue when a caller's future is dropped. Writes of this
 /// service and its clones that have to wait for each other are committed together. A service that
 /// [`with_fast_paths`](Self::with_fast_paths) or [`with_statement_timeout`](Self::with_statement_timeout) returns
 /// shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A
@@ -85,7 +85,7 @@ impl<D: Dialect> SqlSessionService<D> {
     /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep
-    /// the laws, by name. None of them holds the URL.
+    /// the guarantees, by name. None of them holds the URL.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url.parse()?).await
     }
@@ -101,8 +101,8 @@ impl<D: Dialect> SqlSessionService<D> {
         Self::from_connection_with(options.open().await?, service).await
     }
 
-    /// Uses a pool that you have, with the settings you gave it. The laws hold on it at READ COMMITTED and REPEATABLE
-    /// READ. At SERIALIZABLE, writers that meet on one row make each other fail, and may end in
+    /// Uses your existing pool and its settings. The guarantees hold on it at READ COMMITTED and REPEATABLE READ. At
+    /// SERIALIZABLE, writers of one row make each other fail, and may end in
     /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. MySQL should be strict, must commit
     /// each statement by itself (`autocommit`), as it does by default, and must not log statements as they are
     /// (`binlog_format = STATEMENT`) at REPEATABLE READ. [`close`](SessionService::close) closes this pool.
@@ -162,30 +162,30 @@ impl<D: Dialect> SqlSessionService<D> {
         Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), fast_paths)
     }
 
-    /// The same service with or without its fast paths; with them by default.
+    /// Returns the same service with or without its fast paths; with them by default.
     ///
     /// Without, every write is a transaction of its own and runs the portable algorithm, the same on every database,
-    /// statement by statement. The laws and the outcomes are the same. Use it to find out whether a fast path is to
-    /// blame for something.
+    /// statement by statement. The guarantees and the outcomes are the same. Use it to find out whether a fast path is
+    /// to blame for something.
     pub fn with_fast_paths(self, fast_paths: bool) -> Self {
         let timeout = self.context.database.statement_timeout();
         self.reassemble(timeout, fast_paths)
     }
 
-    /// The same service with another limit on a statement, or on all statements of one transaction; see
+    /// Returns the same service with another limit on a statement, or on all statements of one transaction; see
     /// [`ServiceOptions::with_statement_timeout`].
     pub fn with_statement_timeout(self, timeout: Duration) -> Self {
         let fast_paths = self.context.fast_paths;
         self.reassemble(StatementTimeout(timeout), fast_paths)
     }
 
-    /// The same service on another clock.
+    /// Returns the same service with another clock.
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
     }
 
-    /// The same service with session ids from another source.
+    /// Returns the same service with another source of session ids.
     pub fn with_id_source(mut self, ids: impl IdSource) -> Self {
         self.ids = Arc::new(ids);
         self

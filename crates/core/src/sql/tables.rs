@@ -7,14 +7,14 @@ use sea_orm::sea_query::{Alias, IntoIden, SchemaName, TableName, TableRef};
 
 use crate::{Error, Result};
 
-/// The longest name of an index that the migrator makes, in bytes, and PostgreSQL's limit on an identifier.
+/// The longest name of an index that the migrator creates, in bytes, and PostgreSQL's limit on an identifier.
 const LONGEST_NAME: usize = "idx_events_app_user_session_ts_id".len();
 const MAX_IDENTIFIER: usize = 63;
 
 /// Which tables a store uses: by default google-adk's own names, in the schema that the connection looks in.
 ///
-/// Stores with different schemas or prefixes share a database and see nothing of each other. Every statement names its
-/// tables in full.
+/// Stores with different schemas or prefixes share a database and are invisible to each other. Every statement names
+/// its tables in full.
 ///
 /// ```
 /// use seabed_core::sql::Tables;
@@ -36,15 +36,15 @@ impl Tables {
         Self::default()
     }
 
-    /// The same tables in a schema: a schema of PostgreSQL, a database of MySQL, or a database that every connection of
-    /// the pool has attached to SQLite. SQLite commits to several files atomically only where none of them is in WAL
-    /// mode: a transaction of yours that also writes to another file may be torn by a power cut.
+    /// Sets the schema: a schema of PostgreSQL, a database of MySQL, or a database that every connection of the pool
+    /// has attached to SQLite. SQLite commits to several files atomically only where none of them is in WAL mode: a
+    /// power cut may tear your own transaction if it also writes to another file.
     pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
         self.schema = Some(schema.into());
         self
     }
 
-    /// The same tables with `prefix` before each name.
+    /// Sets the prefix of each name, in lower case.
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -61,7 +61,7 @@ impl Tables {
     }
 
     /// Checks the schema and the prefix: ASCII letters, digits and underscores, at most as long as PostgreSQL allows.
-    /// The prefix has no capitals, for not every database keeps their case.
+    /// The prefix must be in lower case, because not every database keeps the case of names.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `schema` or `table_prefix`.

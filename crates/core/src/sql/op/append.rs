@@ -43,7 +43,7 @@ pub(crate) struct AppendSql<D> {
     store: StoreSql<D>,
     /// The same, and replaces the session's state.
     store_with_state: StoreSql<D>,
-    /// The same as the first, in a session that is at a revision and was not created at that moment; locks that
+    /// The same as `store`, if the session is at a given revision and was not created at the event's time. Locks the
     /// session.
     store_at_revision: StoreSql<D>,
     /// The same, in a session that no other connection has locked.
@@ -201,7 +201,7 @@ impl<D: Dialect> StoreSql<D> {
         Self { insert, write_session: SqlText::new(write_session), joined }
     }
 
-    /// False, and nothing is written, if the insert leaves the event out.
+    /// Returns false, and writes nothing, if the insert leaves the event out.
     async fn run(
         &self,
         fast_paths: bool,
@@ -252,9 +252,9 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
 
     /// Stores the event and what it changes in its session.
     ///
-    /// The lock on the session row makes appends to one session follow each other, so what is read under it is what the
-    /// writes below change. A refusal comes before the first write: nothing of a refused append is stored, in a
-    /// caller's own transaction either.
+    /// The lock on the session row serializes the appends to one session, so what is read under it is what the writes
+    /// below change. A refusal comes before the first write: nothing of a refused append is stored, not even in a
+    /// caller's own transaction.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Appended>> {
         let Attempt { on, lock, prefetched } = attempt;
         if context.fast_paths
@@ -292,8 +292,8 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
 }
 
 impl<D: Dialect> AppendOp<D> {
-    /// Stores an event without reading its session first, which saves a round trip; false, and nothing is written, if
-    /// the session is at another revision, absent or locked, or if the event's id is taken.
+    /// Stores an event without reading its session first, which saves a round trip. Returns false, and writes nothing,
+    /// if the session is at another revision, absent or locked, or if the event's id is taken.
     async fn store_at_revision(&self, on: &mut dyn Executor, expected: Revision, lock: LockMode) -> Result<bool> {
         let Self { sql, new } = self;
         let store = match lock {
@@ -348,7 +348,8 @@ impl<D: Dialect> AppendOp<D> {
         Ok(Applied::Unchanged(replayed?))
     }
 
-    /// The outcome for an event whose id is taken: it was stored before, or another was. `None` when the id is free.
+    /// The outcome for an event whose id is taken: either this event or a different one is stored under that id. `None`
+    /// when the id is free.
     async fn replayed(&self, on: &mut dyn Executor) -> Result<Option<Appended>> {
         let Self { sql, new } = self;
         let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);

@@ -77,7 +77,7 @@ impl<D: Dialect> Context<D> {
     }
 }
 
-/// Reads when a session was created. Waits for a transaction that is about to decide that.
+/// Reads when a session was created. Waits for a transaction that has not decided it yet.
 fn select_create_time<D: Dialect>(tables: &Tables) -> SqlText<D> {
     let mut select = Query::select();
     select.column(sessions::Column::CreateTime).from(tables.table(sessions::Entity));

@@ -1,4 +1,5 @@
-//! `create_session`: the session row decides who wins, then the rows it shares with others are made or merged into.
+//! `create_session`: inserting the session row settles the race, then the rows it shares with others are created or
+//! merged into.
 
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         vec![change(SharedKey::app(key), &state.app), change(SharedKey::user(key), &state.user)]
     }
 
-    /// Makes the session row. It comes first, so that rows are locked in the same order as by an append.
+    /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
     async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
         match inserted::<D>(attempt.on.execute(self.sql.insert_statement(&self.new)?).await) {
             Ok(true) => Ok(Applied::Written(self.new.to_session(State::new(), State::new()))),
@@ -120,7 +121,7 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         Some(apply_bulk(context, bulk, writes).await)
     }
 
-    /// Whose session is there: its own, or somebody else's? The time of creation, in microseconds, decides.
+    /// Whether the session that exists is this write's own. The time of its creation, in microseconds, decides.
     async fn resolve(&self, context: &Context<D>) -> Result<Option<Session>> {
         let new = &self.new;
         if context.create_time(&new.key, OPERATION).await? != Some(new.create_time) {
@@ -165,7 +166,7 @@ async fn created<D: Dialect>(context: &Context<D>, new: &NewSession, row: &Query
     if let Some((app, user)) = app.zip(user) {
         return Ok(new.to_session(app, user));
     }
-    // Other writers made these rows after the statement had begun.
+    // Other writers created these rows after the statement had begun.
     let states = context.shared_state.read_both(&mut context.database.autocommit(), key, OPERATION).await;
     let (app, user) = states
         .map_err(|error| {

@@ -48,7 +48,7 @@ impl<D: Dialect> WriteOp<Context<D>> for DeleteOp<D> {
 
     const NAME: &'static str = OPERATION;
 
-    /// What is there may have been created since.
+    /// Others may have created the session again since.
     const REPEATABLE: bool = false;
 
     const SKIPS_LOCKED: bool = false;
@@ -58,8 +58,8 @@ impl<D: Dialect> WriteOp<Context<D>> for DeleteOp<D> {
     }
 
     /// The session row goes first: appends wait for it, and then find no session. The foreign key would delete its
-    /// events as well, but SQLite follows it only on connections that were told to, and a pool of the user's may not
-    /// be. An event left behind would turn up in the next session of that id.
+    /// events as well, but SQLite enforces it only on connections that enable it, and a user's own pool may not. An
+    /// event left behind would turn up in the next session of that id.
     async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<()>> {
         if attempt.lock == LockMode::SkipLocked {
             return Ok(Applied::Locked);

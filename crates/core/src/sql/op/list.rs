@@ -1,4 +1,4 @@
-//! `list_sessions` and `list_events`: one statement a page, continued behind the last row of the page before.
+//! `list_sessions` and `list_events`: a page is one statement, starting after the key of the previous page's last row.
 
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectStatement};
 use sea_orm::{QueryResult, Value};
@@ -25,7 +25,7 @@ const STATE: usize = 4;
 const USER_STATE: usize = 5;
 const APP_STATE: usize = 6;
 
-/// Sorts by `columns`, the first of them most significant, and starts behind `cursor`.
+/// Sorts by `columns`, the first of them most significant, and starts after `cursor`.
 fn keyset<C: IntoColumnRef + Clone>(
     select: &mut SelectStatement,
     order: Order,
@@ -40,8 +40,8 @@ fn keyset<C: IntoColumnRef + Clone>(
         select.order_by(column.clone(), direction.clone());
     }
     let Some(cursor) = cursor else { return };
-    // What follows implies this; but MySQL begins a range of the index only with it, and else reads all rows for each
-    // page.
+    // The condition below implies this one, but MySQL begins a range of the index only with it, and otherwise reads all
+    // rows for each page.
     if let [column, ..] = columns
         && let [first, ..] = &*cursor
     {

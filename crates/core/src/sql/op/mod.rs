@@ -1,7 +1,9 @@
-//! The operations, one a file: the algorithm, its SQL, its decoding.
+//! The operations, a file for each kind: the algorithm, its SQL, its decoding. Reading the state of an app or a user is
+//! a method of `shared_state`.
 //!
 //! Every algorithm is written once, against the entities of [`entity`](crate::entity) and a [`Dialect`]. A dialect may
-//! add a faster way that keeps the same laws (`bulk.rs`); what that way leaves out, the portable algorithm settles.
+//! add a faster way that keeps the same guarantees (`bulk.rs`); the portable algorithm handles what that way leaves
+//! out.
 //!
 //! Rows are locked in one order everywhere: session, then app state, then user state.
 

@@ -61,8 +61,7 @@ impl<D: Dialect> SharedStateSql<D> {
         }
     }
 
-    /// Merges the changes into their rows, one after the other in lock order, and returns the states that the rows have
-    /// then.
+    /// Merges the changes into their rows, one after the other in lock order, and returns the resulting states.
     pub(super) async fn merge(
         &self,
         on: &mut dyn Executor,
@@ -123,7 +122,7 @@ struct SharedTable<D> {
     read: SqlText<D>,
     /// Reads the newest state, and locks the row until the transaction ends.
     lock: SqlText<D>,
-    /// Makes the row, with an empty state, unless it exists.
+    /// Creates the row, with an empty state, unless it exists.
     insert_or_ignore: SqlText<D>,
     /// Replaces the state.
     write: SqlText<D>,
@@ -187,12 +186,12 @@ impl<D: Dialect> SharedTable<D> {
         row.map(|row| self.decode(&row, key)).transpose()
     }
 
-    /// Makes the row where it is missing, merges the change into it, and returns its state.
+    /// Creates the row if it is missing, merges the change into it, and returns its state.
     ///
-    /// A row that exists is locked only to change it. Otherwise a plain read finds it: an insert-or-ignore alone would
+    /// A row that exists is locked only if it changes. Otherwise a plain read finds it: an insert-or-ignore alone would
     /// queue all creates of an app on MySQL, where its no-op update locks the row. The read may miss a row that was
-    /// made meanwhile. The insert-or-ignore then waits for its maker, and the locking read after it sees what was
-    /// committed, at any isolation level.
+    /// created meanwhile. The insert-or-ignore then waits for the transaction that creates it, and the locking read
+    /// after it sees what was committed, at any isolation level.
     async fn merge(&self, on: &mut dyn Executor, change: &SharedChange, operation: &str) -> Result<State> {
         let failed = |error| statement_error::<D>(operation, error);
         let SharedChange { row: key, delta, now } = change;

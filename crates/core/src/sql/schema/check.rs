@@ -47,7 +47,7 @@ pub(crate) fn check_version<D: Dialect>(
     }
 }
 
-/// Refuses tables that cannot keep the laws, except for the risks that the user has accepted.
+/// Refuses tables that cannot keep the guarantees, except for the risks that the user has accepted.
 pub(crate) fn check_columns<D: Dialect>(
     columns: Result<Vec<Column>, StatementError>,
     accepted: &[SchemaRisk],

@@ -1,6 +1,6 @@
-//! The columns that a database has, and which of them cannot keep the laws.
+//! The columns that a database has, and which of them cannot keep the guarantees.
 //!
-//! A service asks when it connects, the migrator to explain a database.
+//! A service checks them when it connects; the migrator explains them.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use super::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRis
 use crate::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
 use crate::sql::tables::Tables;
 
-/// A column that cannot keep the laws.
+/// A column that cannot keep the guarantees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsuitableColumn {
     /// Its table.
@@ -125,7 +125,7 @@ pub async fn columns_of_tables(
     rows.iter().map(|row| Column::from_query_result(row, "").map(base_name)).collect()
 }
 
-/// Those of the columns Seabed needs that are missing from `columns`, or cannot keep the laws.
+/// Those of the columns Seabed needs that are missing from `columns`, or cannot keep the guarantees.
 pub fn unsuitable_columns(dialect: &dyn SchemaDialect, columns: &[Column]) -> Vec<UnsuitableColumn> {
     let unsuitable = |wanted: WantedColumn| {
         let WantedColumn { table, column, role } = wanted;

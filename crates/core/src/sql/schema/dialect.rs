@@ -58,11 +58,11 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem>;
 }
 
-/// A law that a column breaks, and that a user may choose to do without.
+/// A guarantee that a column breaks, and that a user may waive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SchemaRisk {
-    /// The database compares ids without case, accents or trailing blanks: `alice` reads and changes what is `Alice`'s.
+    /// The database compares ids without case, accents or trailing blanks: `alice` can read and change `Alice`'s data.
     InexactIds,
     /// The database rounds times to coarser steps than a microsecond. Events within one step lose their order, and the
     /// revision that an append returns is not the stored one.
@@ -99,7 +99,7 @@ pub enum ColumnProblem {
         /// The type that google-adk's schema v1 has there.
         wanted: &'static str,
     },
-    /// It breaks a law.
+    /// It breaks a guarantee.
     Risk(SchemaRisk),
 }
 

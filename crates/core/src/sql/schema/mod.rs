@@ -1,4 +1,4 @@
-//! The schema: how a database describes and spells it, and whether it can keep the laws.
+//! The schema: how a database describes and spells it, and whether it can keep the guarantees.
 
 pub(super) mod check;
 pub(super) mod columns;

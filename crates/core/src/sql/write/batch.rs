@@ -1,4 +1,5 @@
-//! Running writes: in tasks of their own, in batches that share a commit, and again when they met other writers.
+//! Running writes: in tasks of their own, in batches that share a commit, and again after a conflict with other
+//! writers.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -31,7 +32,7 @@ impl<E: Engine> Writer<E> {
     }
 
     /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has
-    /// begun goes on.
+    /// begun continues.
     pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O) -> Result<O::Outcome> {
         let (write, outcome) = pending(op);
         if self.queue.accept(write).await? {
@@ -140,7 +141,7 @@ fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
 }
 
 /// Runs `work`. A panic in it ends the writes in it, and their callers learn that they were interrupted. Whoever runs
-/// the work goes on: other writes may wait for the rows or for the batch that are free now.
+/// the work continues: other writes may wait for the rows, or for the place of the batch, that are free now.
 async fn contain_panic(work: impl Future<Output = ()>) {
     // The panic hook has reported it.
     let _: std::thread::Result<()> = AssertUnwindSafe(work).catch_unwind().await;
@@ -170,14 +171,14 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
     }
 }
 
-/// Runs writes to one target that their batch left out, beside the batches. Goes on with what waited for the target.
+/// Runs writes to one target that their batch left out, beside the batches. Then runs what waited for the target.
 async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>, retries: Retries) {
     writer.run_in_turn(deferred, retries).await;
     worker(writer).await;
 }
 
-/// Runs a write in a transaction of its own, retries it while it meets other writers and its caller waits, and replies.
-/// Returns the error that used up the retries.
+/// Runs a write in a transaction of its own, retries it while it conflicts with other writers and its caller waits, and
+/// replies. Returns the error that used up the retries.
 async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) -> Option<Error> {
     let mut given_up = None;
     if !running.write.is_wanted() {

@@ -44,7 +44,7 @@ impl fmt::Display for SharedKey {
 }
 
 /// What a write does to a shared row: it merges `delta` into the row, at `now` by the service's clock. A missing row is
-/// made first; an empty delta only makes it.
+/// created first; an empty delta only creates it.
 #[derive(Debug, Clone)]
 pub(crate) struct SharedChange {
     pub(crate) row: SharedKey,
@@ -78,7 +78,7 @@ impl SharedStates {
         self.0.insert(row, state);
     }
 
-    /// The state of a row that the merge changed or made; empty for others.
+    /// The state of a row that the merge changed or created; empty for others.
     pub(crate) fn get(&self, row: &SharedKey) -> State {
         self.0.get(row).cloned().unwrap_or_default()
     }
@@ -91,7 +91,7 @@ pub(crate) enum LockMode {
     SkipLocked,
 }
 
-/// What an attempt to apply a write came to. It counts once the transaction is committed.
+/// The outcome of an attempt to apply a write. It counts once the transaction is committed.
 #[derive(Debug)]
 pub(crate) enum Applied<T> {
     /// The write is in the transaction.
@@ -112,7 +112,7 @@ pub(crate) struct Attempt<'a, E: Engine> {
     pub(crate) prefetched: Option<E::Prefetched>,
 }
 
-/// What a bulk statement came to for each of its writes, in their order. An error means that this write is in doubt.
+/// The outcome of a bulk statement for each of its writes, in their order. An error means that this write is in doubt.
 pub(crate) type BulkResults<T> = Vec<Result<Applied<T>>>;
 
 /// The database, as the write path needs it.
@@ -121,8 +121,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// A target that a batch has read before its first write.
     type Prefetched: Send;
 
-    /// Reads targets at once, in a transaction that has locked the whole database. None where rows are locked one by
-    /// one.
+    /// Reads targets at once, in a transaction that has locked the whole database. Returns none where rows are locked
+    /// one by one.
     async fn prefetch(
         &self,
         on: &mut dyn Executor,
@@ -211,7 +211,7 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Carries the operation out in a transaction of the caller's.
+    /// Carries the operation out in the caller's own transaction.
     async fn apply_in(&self, engine: &E, on: &mut dyn Executor) -> Result<Self::Outcome> {
         let attempt = Attempt { on: &mut *on, lock: LockMode::Wait, prefetched: None };
         match self.apply(engine, attempt).await? {

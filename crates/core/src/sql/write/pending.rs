@@ -29,7 +29,7 @@ enum Fate<T> {
 struct Pending<E: Engine, O: WriteOp<E>> {
     op: O,
     fate: Fate<O::Outcome>,
-    /// What the current attempt came to. It counts once it is committed.
+    /// The outcome of the current attempt. It counts once it is committed.
     attempt: Option<Result<Applied<O::Outcome>>>,
     caller: oneshot::Sender<Reply<O::Outcome>>,
 }
@@ -156,7 +156,7 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
     }
 }
 
-/// A refusal is what an attempt came to; the backend's errors are errors.
+/// A refusal is the outcome of an attempt; the backend's errors are errors.
 fn refusal_as_attempt<T>(result: Result<Applied<T>>) -> Result<Result<Applied<T>>> {
     match result {
         Err(error) if error.backend_kind().is_some() => Err(error),

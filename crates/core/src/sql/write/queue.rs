@@ -1,8 +1,8 @@
-//! Writes that wait, and the batches in which they go on.
+//! Writes that wait, and the batches in which they run.
 //!
-//! A write waits while as many batches run as may, or while one of them holds a row that it needs. What has gathered
-//! meanwhile is committed together. That is how SQLite's one writer, a hot row, and a busy server serve more callers
-//! than they could make commits. A write that meets no other starts at once and alone.
+//! A write waits while as many batches run as may, or while one of them holds a row that it needs. Writes that have
+//! queued up meanwhile are committed together. That is how SQLite's one writer, a hot row, and a busy server serve more
+//! callers than they could make commits. An uncontended write starts at once and alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -16,8 +16,8 @@ use crate::{BackendError, BackendErrorKind, Result};
 /// How many writes may wait or run; further callers wait for a place.
 const CAPACITY: u32 = 1024;
 
-/// How often a write is passed over before its rows are kept free for it: without that, writers who take turns on two
-/// hot rows would starve a write that needs both.
+/// How often a write is passed over before its rows are reserved for it: otherwise writers who take turns on two hot
+/// rows would starve a write that needs both.
 const PATIENCE: u32 = 16;
 
 /// How writes are put into batches.
@@ -27,7 +27,8 @@ pub(crate) struct QueuePolicy {
     pub(crate) max_concurrent_batches: usize,
     /// How many writes a batch holds at most.
     pub(crate) batch_size: usize,
-    /// Whether a batch holds writes of one operation, and to different targets where that has a bulk statement.
+    /// Whether a batch holds writes of one operation only, and takes each target once if that operation has a bulk
+    /// statement.
     pub(crate) homogeneous: bool,
     /// Whether a batch waits for rows that other connections have locked.
     pub(crate) lock: LockMode,
@@ -93,7 +94,7 @@ pub(super) struct BatchPermit<'a, E> {
     is_released: bool,
 }
 
-/// No change of the state can panic halfway, so a poisoned one is whole.
+/// No change of the state can panic halfway, so the state behind a poisoned lock is consistent.
 fn lock<E>(state: &Mutex<QueueState<E>>) -> MutexGuard<'_, QueueState<E>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -104,7 +105,7 @@ impl<E: Engine> Queue<E> {
         Self { policy, state: Arc::new(Mutex::new(state)), capacity: Arc::new(Semaphore::new(CAPACITY as usize)) }
     }
 
-    /// Accepts a write, and returns whether it takes a worker that could start it now.
+    /// Accepts a write, and returns whether a new worker could start it now.
     ///
     /// Dropping the future leaves the write out.
     ///
@@ -129,7 +130,7 @@ impl<E: Engine> Queue<E> {
         self.capacity.close();
     }
 
-    /// The permit to run batches; `None` while as many as may run.
+    /// The permit to run batches; `None` while the largest number of batches runs.
     pub(super) fn batch_permit(&self) -> Option<BatchPermit<'_, E>> {
         let mut state = lock(&self.state);
         (state.running_batches < self.policy.max_concurrent_batches).then(|| {
@@ -186,7 +187,7 @@ impl<E: Engine> QueueState<E> {
             let is_free = !rows.iter().any(|row| passed.contains(row)) && !self.any_is_locked(rows);
             let fits = batch.first().is_none_or(|first| {
                 let is_alike = first.write.name() == write.name() && !(write.has_bulk() && targets.contains(target));
-                // A shared row that others have locked is waited for: nobody else's write waits along.
+                // The batch waits for a shared row that others have locked, and no other write should wait with it.
                 let waits_alone =
                     matches!((&first.rows[0], target), (Row::Session(_), Row::Session(_))) || first.rows[0] == *target;
                 waits_alone && (is_alike || !policy.homogeneous)
