@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use seabed::{
     AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListEvents,
-    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UserKey,
+    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, StateService, TransactionalService,
+    UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 
@@ -30,6 +31,7 @@ enum Operation {
     Create,
     Append,
     Delete,
+    UpdateState,
     Get,
     ListSessions,
     ListEvents,
@@ -38,10 +40,11 @@ enum Operation {
     CheckHealth,
 }
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 10] = [
     Operation::Create,
     Operation::Append,
     Operation::Delete,
+    Operation::UpdateState,
     Operation::Get,
     Operation::ListSessions,
     Operation::ListEvents,
@@ -67,7 +70,7 @@ fn append(key: &SessionKey, mark: &str) -> AppendEvent {
     AppendEvent::new(key.clone(), Event::new("user").with_id(mark).with_state_delta(delta), ExpectedRevision::Any)
 }
 
-async fn call(service: &dyn SessionService, operation: Operation, mark: &str) -> seabed::Result<()> {
+async fn call(service: &dyn StateService, operation: Operation, mark: &str) -> seabed::Result<()> {
     match operation {
         Operation::Create => {
             let (key, state) = (key(mark)?, State::new().with("k", 1).with(format!("app:{mark}"), 1));
@@ -76,6 +79,10 @@ async fn call(service: &dyn SessionService, operation: Operation, mark: &str) ->
         }
         Operation::Append => service.append_event(append(&key("lasting")?, mark)).await.map(drop),
         Operation::Delete => service.delete_session(&key("deleted")?).await,
+        Operation::UpdateState => {
+            let delta = State::new().with(format!("{mark} first"), 1).with(format!("{mark} second"), 1);
+            service.update_state(UpdateState::new(alice()?, delta)).await.map(drop)
+        }
         Operation::Get => service.get_session(GetSession::new(key("lasting")?)).await.map(drop),
         Operation::ListSessions => {
             service.list_sessions(ListSessions::new(SessionScope::User(alice()?))).await.map(drop)
@@ -123,6 +130,10 @@ async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &
             if let Some(session) = observer.get_session(GetSession::new(key("deleted")?)).await? {
                 ensure!(session.events.len() == 1, "{mark}: half of a session");
             }
+        }
+        Operation::UpdateState => {
+            let has = |name: &str| lasting.state.get(&format!("user:{mark} {name}")).is_some();
+            ensure!(has("first") == has("second"), "{mark}: half of an update");
         }
         _ => {}
     }

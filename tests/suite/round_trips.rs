@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents,
     ListSessions, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Session, SessionKey,
-    SessionScope, State, UserKey,
+    SessionScope, State, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind, Proxy};
 
@@ -170,6 +170,13 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
     meter
         .promise("append_event, replayed", (2, 5), replays, async |request| {
             ensure!(service.append_event(request).await?.is_replayed());
+            Ok(())
+        })
+        .await?;
+    let updates = [1, 2].map(|value| UpdateState::new(keys[0].user(), State::new().with("k", value)));
+    meter
+        .promise("update_state, user", (4, 4), updates, async |request| {
+            service.update_state(request).await?;
             Ok(())
         })
         .await?;

@@ -46,10 +46,10 @@ impl TablesArguments {
 #[derive(Args)]
 pub(crate) struct TargetArguments {
     /// Like --schema, for the target
-    #[arg(long, env = "SEABED_TO_SCHEMA", requires = "to", value_name = "NAME")]
+    #[arg(long, requires = "to", value_name = "NAME")]
     to_schema: Option<String>,
     /// Like --table-prefix, for the target
-    #[arg(long, env = "SEABED_TO_TABLE_PREFIX", requires = "to", value_name = "PREFIX")]
+    #[arg(long, requires = "to", value_name = "PREFIX")]
     to_table_prefix: Option<String>,
 }
 

@@ -218,18 +218,20 @@ async fn a_locked_row_holds_up_its_write_and_no_other() {
     let (writer, engine) = writer(TWO);
     let gate = Gate::closed();
     occupy(&writer, 2, &gate).await;
-    engine.lock().locked.insert(session("locked"));
+    engine.lock().locked.extend([session("locked"), session("locked too")]);
     let locked = submit(&writer, append("1").to("locked")).await;
     let free = submit(&writer, append("2")).await;
     gate.open();
     assert!(outcome(free).await.is_ok());
     let behind = submit(&writer, append("3").to("locked")).await;
+    // As many locked sessions as batches.
+    let other = submit(&writer, append("7").to("locked too")).await;
     for id in ["4", "5", "6"] {
         assert!(run(&writer, append(id)).await.is_ok());
     }
     assert!(!locked.is_finished() && !behind.is_finished());
     engine.lock().locked.clear();
-    assert!(outcome(locked).await.is_ok() && outcome(behind).await.is_ok());
+    assert!(outcome(locked).await.is_ok() && outcome(behind).await.is_ok() && outcome(other).await.is_ok());
     let attempts = engine.lock().attempts.clone();
     assert!(attempts.contains(&("1".to_owned(), LockMode::SkipLocked)));
     assert!(attempts.contains(&("1".to_owned(), LockMode::Wait)));
