@@ -1,7 +1,11 @@
 //! The database and the tables in it: what every statement of the migrator depends on.
 
+#[cfg(feature = "transfer")]
+use sea_orm::SqlErr;
 use sea_orm::sea_query::{Alias, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
+#[cfg(feature = "transfer")]
+use seabed_core::BackendErrorKind;
 use seabed_core::sql::{self, Column, SchemaDialect, Tables};
 
 /// The databases that Seabed supports. sea-orm's own enum may grow; with this one, a `match` covers every database, and
@@ -24,6 +28,24 @@ impl Database {
             DbBackend::Sqlite => Ok(Self::Sqlite),
             other => Err(DbErr::Migration(format!("Seabed does not support {other:?}"))),
         }
+    }
+
+    /// Whether a transaction that failed so may succeed when it is repeated: it met other writers, or a row that another
+    /// writer created in between, or its connection broke.
+    #[cfg(feature = "transfer")]
+    pub(crate) fn may_repeat(self, error: &DbErr) -> bool {
+        let kind = match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres => sql::error_kind::<seabed_postgres::Postgres>(error),
+            #[cfg(feature = "mysql")]
+            Self::MySql => sql::error_kind::<seabed_mysql::MySql>(error),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => sql::error_kind::<seabed_sqlite::Sqlite>(error),
+            #[cfg(not(all(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+            _ => BackendErrorKind::Unexpected,
+        };
+        let is_duplicate = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
+        is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)
     }
 }
 

@@ -155,7 +155,7 @@ impl<'a> Store<'a> {
             }
             match self.write_batch().await {
                 Ok(written) => break written,
-                Err(error) if tries == TRIES => return Err(error),
+                Err(error) if tries == TRIES || !self.spec.database.may_repeat(&error) => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100) * tries).await,
             }
             tries += 1;

@@ -53,6 +53,11 @@ pub(crate) fn classify<D: Dialect>(error: &StatementError) -> BackendErrorKind {
     }
 }
 
+/// What an error of sea-orm's means on a database of dialect `D`: for statements that do not go through a service.
+pub fn error_kind<D: Dialect>(error: &DbErr) -> BackendErrorKind {
+    classify::<D>(&StatementError::Database(error.clone()))
+}
+
 /// Whether an I/O error means that a connection broke or could not be made. A certificate that fails verification is
 /// not such an error: it will fail the next time as well.
 pub fn is_broken_connection(error: &std::io::Error) -> bool {

@@ -30,7 +30,7 @@ mod write;
 
 pub use dialect::{BulkStatements, Dialect};
 pub use driver::{Driver, DriverConnection, PoolLimits, in_task};
-pub use error::is_broken_connection;
+pub use error::{error_kind, is_broken_connection};
 pub use op::statements;
 pub use options::{ConnectOptions, ServiceOptions};
 pub use schema::columns::{UnsuitableColumn, columns, columns_of_tables, unsuitable_columns};

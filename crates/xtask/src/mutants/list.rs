@@ -391,8 +391,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a copy that conflicts with writers is retried",
         file: STORE,
-        from: "Err(error) if tries == TRIES =>",
-        to: "Err(error) if tries <= TRIES =>",
+        from: "Err(error) if tries == TRIES || ",
+        to: "Err(error) if tries <= TRIES || ",
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
 ];
