@@ -8,9 +8,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-use crate::cargo::cargo;
+use crate::cargo::{TIMED_OUT, cargo, cargo_within};
 use crate::servers;
 use list::Mutant;
+
+/// How long a mutant may take to build and run, in seconds. A case may wait forever without its guard.
+const LIMIT: u32 = 400;
 
 /// All guards: first those whose cases are quick.
 fn mutants() -> impl Iterator<Item = &'static Mutant> {
@@ -41,6 +44,11 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     }
     let cloned = Command::new("git").args(["clone", "--quiet", "--shared"]).arg(workspace).arg(&folder).status()?;
     ensure!(cloned.success(), "git clone failed");
+    // Without a limit, which the first build would exceed.
+    for tests in [CORE, SHUTTLE, SUITE] {
+        let built = cargo_test(cargo(), &folder, tests).args(["--quiet", "--no-run"]).status()?;
+        ensure!(built.success(), "the tests do not build");
+    }
     let mut all_noticed = true;
     println!("| guard | without it fails |\n|---|---|");
     let is_chosen = |mutant: &&Mutant| {
@@ -67,19 +75,15 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     let (text, mutated) = mutated(folder, mutant)?;
     std::fs::write(&file, mutated)?;
     let (tests, case) = tests_of(mutant.case);
-    let tested = cargo()
-        .arg("test")
-        .args(tests)
+    let tested = cargo_test(cargo_within(LIMIT), folder, tests)
         .args(["--", case])
-        .current_dir(folder)
-        // Beside the copy, so that the next run need not build all again.
-        .env("CARGO_TARGET_DIR", folder.with_extension("build"))
-        .env("SEABED_REQUIRE", "all")
-        .env("RUSTFLAGS", "-A warnings")
         .output()
-        .context("cargo cannot be run");
+        .context("cargo cannot be run within a limit");
     std::fs::write(&file, text)?;
     let tested = tested?;
+    if tested.status.code() == Some(TIMED_OUT) {
+        return Ok(vec![format!("{case} (does not end)")]);
+    }
     let output = String::from_utf8_lossy(&tested.stdout);
     let ran = output.lines().any(|line| line.starts_with("test result") && !line.contains(" 0 passed; 0 failed"));
     ensure!(ran, "{}: no case ran: {}", mutant.guard, String::from_utf8_lossy(&tested.stderr));
@@ -87,16 +91,31 @@ fn failing_cases(folder: &Path, mutant: &Mutant) -> anyhow::Result<Vec<String>> 
     Ok(failed.map(|name| name.trim().to_owned()).collect())
 }
 
+/// cargo on tests in the copy at `folder`.
+fn cargo_test(mut cargo: Command, folder: &Path, tests: &[&str]) -> Command {
+    cargo
+        .arg("test")
+        .args(tests)
+        .current_dir(folder)
+        // Beside the copy, so that the next run need not build all again.
+        .env("CARGO_TARGET_DIR", folder.with_extension("build"))
+        .env("SEABED_REQUIRE", "all")
+        .env("RUSTFLAGS", "-A warnings");
+    cargo
+}
+
 /// The tests that hold a case, and its name there: the unit tests of core, those under shuttle, or the suite on
 /// databases.
 fn tests_of(case: &str) -> (&'static [&'static str], &str) {
     if case.starts_with("sql::") {
-        return (&["--package", "seabed-core", "--lib"], case);
+        return (CORE, case);
     }
-    case.strip_prefix("shuttle::").map_or((&["--package", "seabed-tests", "--test", "suite"], case), |case| {
-        (&["--package", "seabed-shuttle", "--tests"], case)
-    })
+    case.strip_prefix("shuttle::").map_or((SUITE, case), |case| (SHUTTLE, case))
 }
+
+const CORE: &[&str] = &["--package", "seabed-core", "--lib"];
+const SHUTTLE: &[&str] = &["--package", "seabed-shuttle", "--tests"];
+const SUITE: &[&str] = &["--package", "seabed-tests", "--test", "suite"];
 
 /// The file of a mutant in the checkout at `folder`: as it is, and without the guard.
 fn mutated(folder: &Path, mutant: &Mutant) -> anyhow::Result<(String, String)> {
