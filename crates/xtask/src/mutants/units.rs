@@ -145,9 +145,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a shared row that is only made is not locked",
-        file: PENDING,
-        from: "self.op.shared().into_iter().filter(|change| !change.delta.is_empty());",
-        to: "self.op.shared().into_iter();",
+        file: "crates/core/src/sql/write/op.rs",
+        from: ".filter(|change| !change.delta.is_empty()).map(",
+        to: ".map(",
         case: "sql::write::tests::queue::a_shared_row_that_is_made_and_not_changed_keeps_nobody_out",
     },
     Mutant {

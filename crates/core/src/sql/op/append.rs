@@ -10,7 +10,7 @@ use sea_orm::{QueryResult, Value};
 
 use super::bulk;
 use super::context::Context;
-use super::shared_state::state_value;
+use super::shared_state::{changed_rows, state_value};
 use crate::entity::{events, sessions};
 use crate::revision::stored_timestamp;
 use crate::sql::decode::{EventName, RowDecoder};
@@ -244,6 +244,10 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         let app = (!delta.app.is_empty()).then(|| change(SharedKey::app(key), &delta.app));
         let user = (!delta.user.is_empty()).then(|| change(SharedKey::user(key), &delta.user));
         app.into_iter().chain(user).collect()
+    }
+
+    fn changed_rows(&self) -> Vec<SharedKey> {
+        changed_rows(&self.new.key, &self.new.delta)
     }
 
     fn reads_target(&self) -> bool {

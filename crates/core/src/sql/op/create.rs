@@ -9,7 +9,7 @@ use sea_orm::{QueryResult, Statement};
 
 use super::bulk;
 use super::context::Context;
-use super::shared_state::state_value;
+use super::shared_state::{changed_rows, state_value};
 use crate::entity::sessions;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
@@ -18,6 +18,7 @@ use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
+use crate::state::ScopedState;
 use crate::validate::NewSession;
 use crate::{BackendError, BackendErrorKind, Error, Result, Session, State};
 
@@ -85,6 +86,10 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         vec![change(SharedKey::app(key), &state.app), change(SharedKey::user(key), &state.user)]
     }
 
+    fn changed_rows(&self) -> Vec<SharedKey> {
+        changed_rows(&self.new.key, &self.new.state)
+    }
+
     /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
     async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
         match inserted::<D>(attempt.on.execute(self.sql.insert_statement(&self.new)?).await) {
@@ -94,9 +99,10 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         }
     }
 
-    fn complete(&self, _: Session, shared: &SharedStates) -> Session {
+    fn complete(&self, created: Session, shared: &SharedStates) -> Session {
         let key = &self.new.key;
-        self.new.to_session(shared.get(&SharedKey::app(key)), shared.get(&SharedKey::user(key)))
+        let (app, user) = (shared.get(&SharedKey::app(key)), shared.get(&SharedKey::user(key)));
+        Session { state: ScopedState { app, user, session: created.state }.merged(), ..created }
     }
 
     /// A session whose app and user have their rows, and that changes neither, is one row that commits by itself.

@@ -13,6 +13,7 @@ use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, key_predicate, placeholder};
 use crate::sql::tables::Tables;
 use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
+use crate::state::ScopedState;
 use crate::{BackendError, BackendErrorKind, Json, Result, SessionKey, State};
 
 /// The column that says which of two tables a row is from.
@@ -222,6 +223,13 @@ fn key_values(key: &SharedKey) -> impl Iterator<Item = Value> + use<> {
         SharedKey::User(user) => (&user.app_name, Some(Value::from(user.user_id.as_str()))),
     };
     [Value::from(app_name.as_str())].into_iter().chain(user_id)
+}
+
+/// The shared rows of a session's that `delta` changes.
+pub(super) fn changed_rows(key: &SessionKey, delta: &ScopedState) -> Vec<SharedKey> {
+    let app = (!delta.app.is_empty()).then(|| SharedKey::app(key));
+    let user = (!delta.user.is_empty()).then(|| SharedKey::user(key));
+    app.into_iter().chain(user).collect()
 }
 
 /// A state as the value of a JSON column.

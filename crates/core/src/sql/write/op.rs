@@ -174,6 +174,11 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
         Vec::new()
     }
 
+    /// The rows of [`shared`](Self::shared) that the operation changes, and does not only create.
+    fn changed_rows(&self) -> Vec<SharedKey> {
+        self.shared().into_iter().filter(|change| !change.delta.is_empty()).map(|change| change.row).collect()
+    }
+
     /// Whether [`apply`](Self::apply) reads its target before it writes, and so may find it prefetched.
     fn reads_target(&self) -> bool {
         false

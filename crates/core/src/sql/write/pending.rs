@@ -171,11 +171,14 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     fn rows(&self) -> Vec<Row> {
-        let changed = self.op.shared().into_iter().filter(|change| !change.delta.is_empty());
-        let changed = changed.map(|change| Row::Shared(change.row));
         let target = self.op.target();
-        let others: Vec<Row> = changed.filter(|row| *row != target).collect();
-        [target].into_iter().chain(others).collect()
+        let mut rows = vec![target];
+        for row in self.op.changed_rows().into_iter().map(Row::Shared) {
+            if row != rows[0] {
+                rows.push(row);
+            }
+        }
+        rows
     }
 
     fn skips_locked(&self) -> bool {
