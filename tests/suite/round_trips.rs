@@ -117,6 +117,7 @@ impl Meter {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a promise for each operation")]
 async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Result<()> {
     let metered = Metered::start(fixture).await?;
     let (keys, sessions) = (metered.keys(), metered.sessions.clone());
