@@ -689,4 +689,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "prefetched: if write.reads_target() { prefetched.remove(*target) } else { None } };\n            write.apply",
         case: "sql::write::tests::batch::a_prefetched_target_serves_the_first_write_to_it",
     },
+    Mutant {
+        guard: "a write that may wait for its session frees its shared rows",
+        file: BATCH,
+        from: "            running.release_shared_rows();\n",
+        to: "            let _ = &mut running;\n",
+        case: "sql::write::tests::shared::a_write_that_waits_for_its_session_holds_up_nobody_who_shares_its_app",
+    },
+    Mutant {
+        guard: "writes to a shared row have batches of their own",
+        file: QUEUE,
+        from: "waits_alone && (",
+        to: "(waits_alone || !waits_alone) && (",
+        case: "sql::write::tests::shared::a_write_to_an_app_shares_its_batch_only_with_writes_to_that_app",
+    },
 ];

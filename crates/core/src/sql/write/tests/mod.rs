@@ -6,6 +6,7 @@ mod engine;
 mod ops;
 mod queue;
 mod retry;
+mod shared;
 
 use std::time::Duration;
 

@@ -111,6 +111,11 @@ impl<K> Write<K> {
         Self { target: session(name), ..self }
     }
 
+    /// To the state of this app.
+    pub(super) fn to_app(self, name: &str) -> Self {
+        Self { target: Row::Shared(app(name)), ..self }
+    }
+
     /// Changes the state of an app.
     pub(super) fn sharing(mut self, name: &str) -> Self {
         let delta = State::new().with(&self.id, 1);
