@@ -112,7 +112,7 @@ impl<K> Write<K> {
     }
 
     /// To the state of this app.
-    pub(super) fn to_app(self, name: &str) -> Self {
+    pub(super) fn for_app(self, name: &str) -> Self {
         Self { target: Row::Shared(app(name)), ..self }
     }
 

@@ -22,9 +22,9 @@ async fn a_write_to_an_app_shares_its_batch_only_with_writes_to_that_app() {
     let busy = submit(&writer, write::<Append>("busy").behind(&gate)).await;
     let mut callers = vec![busy];
     for id in ["1", "2"] {
-        callers.push(submit(&writer, write::<Append>(id).to_app("a")).await);
+        callers.push(submit(&writer, write::<Append>(id).for_app("a")).await);
     }
-    callers.push(submit(&writer, write::<Append>("3").to_app("b")).await);
+    callers.push(submit(&writer, write::<Append>("3").for_app("b")).await);
     callers.push(submit(&writer, write::<Append>("4")).await);
     gate.open();
     for caller in callers {
