@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use sea_query_sqlx::SqlxValues;
@@ -13,10 +14,7 @@ use seabed::sea_orm::sea_query::{ArrayType, Value, Values};
 use seabed::sea_orm::sqlx::{
     AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection, query_with, raw_sql,
 };
-use seabed::{
-    Clock, DynSessionService, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService,
-    SqliteOptions, SystemClock, Timestamp,
-};
+use seabed::{Clock, MySqlOptions, PostgresOptions, SqliteOptions, SystemClock, Timestamp};
 use seabed_tests::{Family, Proxy};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
@@ -125,16 +123,7 @@ fn percent_decoded(text: &str) -> String {
 /// Captures the statements that one call of Seabed sends.
 async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<Vec<String>> {
     let (proxy, url) = Proxy::start(family, &store.url).await?;
-    let service: DynSessionService = match family {
-        Family::Postgres => {
-            let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
-            Arc::new(PostgresSessionService::connect_with(options).await?)
-        }
-        Family::MySql => {
-            let options = url.parse::<MySqlOptions>()?.with_max_connections(1);
-            Arc::new(MySqlSessionService::connect_with(options).await?)
-        }
-    };
+    let service = family.connect(&url, 1, Duration::from_secs(5)).await?;
     // Creates the rows that exist by the second call.
     Caller::new(store.service.clone(), work.clone(), 0).await?.call().await?;
     let mut caller = Caller::new(service, work.clone(), 0).await?;

@@ -18,6 +18,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
 mod adk;
+mod connect;
 mod container;
 mod database;
 mod installed;

@@ -1,6 +1,5 @@
 //! Writes that wait together and are committed in one batch do not affect each other.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -10,8 +9,7 @@ use seabed::sea_orm::sea_query::{IntoIden, Query, SqliteQueryBuilder};
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionTrait};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Revision, SessionId,
-    SessionKey, State, UserKey,
+    GetSession, Revision, SessionId, SessionKey, State, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService, Tables};
 use seabed_tests::{Family, Kind};
@@ -310,18 +308,7 @@ async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Resul
     let key = create(&fixture.migrated().await?, "app", 1).await?.remove(0);
     let patience = Duration::from_secs(2);
     let url = &fixture.service_url;
-    let service: DynSessionService = match fixture.kind.map_or(Family::Postgres, Kind::family) {
-        Family::Postgres => {
-            let options: PostgresOptions = url.parse()?;
-            let options = options.with_max_connections(READERS).with_acquire_timeout(patience);
-            Arc::new(PostgresSessionService::connect_with(options).await?)
-        }
-        Family::MySql => {
-            let options: MySqlOptions = url.parse()?;
-            let options = options.with_max_connections(READERS).with_acquire_timeout(patience);
-            Arc::new(MySqlSessionService::connect_with(options).await?)
-        }
-    };
+    let service = fixture.kind.map_or(Family::Postgres, Kind::family).connect(url, READERS, patience).await?;
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..READERS {
         let (service, key) = (service.clone(), key.clone());

@@ -1,14 +1,12 @@
 //! How often an operation waits for the server, counted on the wire.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use futures_util::future::try_join_all;
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents,
-    ListSessions, MySqlOptions, MySqlSessionService, PostgresOptions, PostgresSessionService, Session, SessionKey,
-    SessionScope, State, UpdateState, UserKey,
+    ListSessions, Session, SessionKey, SessionScope, State, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind, Proxy};
 
@@ -90,16 +88,7 @@ impl Metered {
         let direct = fixture.migrated().await?;
         let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
         // Uses one connection, whose statements are prepared on first use.
-        let service: DynSessionService = match family {
-            Family::Postgres => {
-                let options = url.parse::<PostgresOptions>()?.with_max_connections(1);
-                Arc::new(PostgresSessionService::connect_with(options).await?)
-            }
-            Family::MySql => {
-                let options = url.parse::<MySqlOptions>()?.with_max_connections(1);
-                Arc::new(MySqlSessionService::connect_with(options).await?)
-            }
-        };
+        let service = family.connect(&url, 1, Duration::from_secs(5)).await?;
         let request = CreateSession::new(alice()?);
         let sessions = [direct.create_session(request.clone()).await?, direct.create_session(request).await?];
         Ok(Self { meter: Meter { proxy, family, broken: Vec::new() }, service, direct, sessions })

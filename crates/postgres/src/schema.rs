@@ -68,13 +68,8 @@ mod tests {
     use super::*;
 
     fn problem(data_type: &str, collation: Option<&str>, role: ColumnRole) -> Option<ColumnProblem> {
-        let column = Column {
-            table_name: String::new(),
-            column_name: String::new(),
-            data_type: data_type.to_owned(),
-            collation: collation.map(str::to_owned),
-        };
-        Postgres.column_problem(&column, role)
+        let (data_type, collation) = (data_type.to_owned(), collation.map(str::to_owned));
+        Postgres.column_problem(&Column { data_type, collation, ..Column::default() }, role)
     }
 
     const ID: ColumnRole = ColumnRole::Name { length: 128 };

@@ -12,13 +12,12 @@
 //! seabed = { version = "0.1", features = ["sqlite"] }
 //! ```
 //!
-//! ```
-#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
-#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# async fn main() -> seabed::Result<()> {")]
-#![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "# async fn not_run() -> seabed::Result<()> {")]
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
+#![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> seabed::Result<()> {
 //! use seabed::{CreateSession, Event, SessionService, SessionServiceExt, State, UserKey};
 //!
-//! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
 //! // Open a pool, create the tables, start the service. In production `seabed-migrate up` creates
 //! // the tables, and `seabed::connect(url)` is all that the program needs.
 //! let database = seabed::open("sqlite::memory:").await?;
@@ -37,7 +36,6 @@
 //!
 //! assert_eq!(session.state.decode::<String>("destination").unwrap().as_deref(), Some("Naples"));
 //! assert_eq!(session.events.len(), 1);
-//! # }
 //! # Ok(())
 //! # }
 //! ```
@@ -55,19 +53,12 @@
 //! session for it, and their keys have no prefix here. In a session it appends an event, so that the session's history
 //! explains its state.
 //!
-//! ```
-#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
-#![cfg_attr(
-    all(feature = "sqlite", feature = "migrate"),
-    doc = "# async fn main() -> Result<(), Box<dyn std::error::Error>> {"
-)]
-#![cfg_attr(
-    not(all(feature = "sqlite", feature = "migrate")),
-    doc = "# async fn not_run() -> Result<(), Box<dyn std::error::Error>> {"
-)]
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
+#![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use seabed::{AppName, SessionService, State, StateService, UpdateState};
 //!
-//! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
 //! # let database = seabed::open("sqlite::memory:").await?;
 //! # seabed::migrate(&database).await?;
 //! # let sessions = seabed::from_connection(database).await?;
@@ -76,7 +67,6 @@
 //!
 //! let state = sessions.get_app_state(&travel).await?;
 //! assert_eq!(state.decode::<String>("currency")?.as_deref(), Some("EUR"));
-//! # }
 //! # Ok(())
 //! # }
 //! ```
@@ -87,20 +77,13 @@
 //! began on the service's database, and commits together with your own writes, or not at all. The service neither
 //! commits nor retries.
 //!
-//! ```
-#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "# #[tokio::main(flavor = \"current_thread\")]")]
-#![cfg_attr(
-    all(feature = "sqlite", feature = "migrate"),
-    doc = "# async fn main() -> Result<(), Box<dyn std::error::Error>> {"
-)]
-#![cfg_attr(
-    not(all(feature = "sqlite", feature = "migrate")),
-    doc = "# async fn not_run() -> Result<(), Box<dyn std::error::Error>> {"
-)]
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
+#![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use seabed::sea_orm::{ConnectionTrait, TransactionTrait};
 //! use seabed::{CreateSession, GetSession, SessionService, TransactionalService, UserKey};
 //!
-//! # #[cfg(all(feature = "sqlite", feature = "migrate"))] {
 //! # let database = seabed::open("sqlite::memory:").await?;
 //! # seabed::migrate(&database).await?;
 //! # database.execute_unprepared("CREATE TABLE bookings (customer text)").await?;
@@ -113,7 +96,6 @@
 //! transaction.commit().await?;
 //!
 //! assert!(sessions.get_session(GetSession::new(session.key)).await?.is_some());
-//! # }
 //! # Ok(())
 //! # }
 //! ```

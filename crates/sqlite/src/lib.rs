@@ -18,6 +18,8 @@
 //! its pool, so open it with [`ConnectOptions::open`], create its tables, and go on with
 //! [`from_connection`](SqlSessionService::from_connection).
 
+mod connect;
+mod prefetch;
 mod schema;
 
 use std::sync::LazyLock;
@@ -25,17 +27,15 @@ use std::time::Duration;
 
 use chrono::format::{Item, Parsed, StrftimeItems, parse};
 use sea_orm::prelude::DateTimeUtc;
-use sea_orm::sea_query::{
-    Condition, DynIden, Expr, ExprTrait, Func, InsertStatement, JoinType, OnConflict, SelectStatement, TableRef,
-};
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement, OnConflict, SelectStatement, TableRef};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::pool::PoolOptions;
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
-use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteQueryResult, SqliteRow};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, SqliteTransactionMode, TransactionOptions};
 use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
+use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
 
 /// A session service on SQLite.
@@ -47,8 +47,6 @@ pub type SqliteOptions = ConnectOptions<Sqlite>;
 #[derive(Debug, Clone, Copy)]
 pub struct Sqlite;
 
-/// How long a statement waits for writers of other processes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_PROTOCOL` (a race for the WAL's locks), `SQLITE_CANTOPEN`: primary result
 /// codes, the low byte of what SQLite reports.
 const BUSY: u32 = 5;
@@ -59,11 +57,6 @@ const CANTOPEN: u32 = 14;
 /// The format of a timestamp.
 static TIMESTAMP: LazyLock<Vec<Item<'static>>> =
     LazyLock::new(|| StrftimeItems::new("%Y-%m-%d %H:%M:%S%.6f").collect());
-
-/// Whether the database is in memory. The driver gives each `sqlite::memory:` a name that begins so.
-fn in_memory(options: &SqliteConnectOptions) -> bool {
-    options.get_filename().to_string_lossy().starts_with("file:sqlx-in-memory-")
-}
 
 impl Dialect for Sqlite {
     type Driver = Sqlx<Self>;
@@ -86,20 +79,12 @@ impl Dialect for Sqlite {
         Some(Expr::cust("changes() > 0"))
     }
 
-    /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. If it has the choice, the
-    /// planner may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so
-    /// the condition stands in WHERE.
     fn select_by_keys(
-        mut select: SelectStatement,
+        select: SelectStatement,
         table: TableRef,
         key: [(DynIden, DynIden); 3],
     ) -> Option<SelectStatement> {
-        let keys = Func::cust("json_each").arg("");
-        select.from_function(keys, "keys").join(JoinType::CrossJoin, table, Condition::all());
-        for (index, column) in key.into_iter().enumerate() {
-            select.and_where(Expr::col(column).eq(Expr::cust(format!("keys.value ->> {index}"))));
-        }
-        Some(select)
+        Some(prefetch::select_by_keys(select, table, key))
     }
 
     fn transaction_options() -> TransactionOptions {
@@ -133,18 +118,7 @@ impl SqlxBackend for Sqlite {
     }
 
     fn options(url: &str) -> Result<SqliteConnectOptions> {
-        let invalid = |reason: String| Error::Invalid { field: "url", reason };
-        if url.contains("mode=memory") {
-            return Err(invalid("names a database in memory; use sqlite::memory:".to_owned()));
-        }
-        let options: SqliteConnectOptions = url.parse().map_err(|error: sqlx::Error| invalid(error.to_string()))?;
-        let name = options.get_filename().to_string_lossy();
-        if name.is_empty() || name.starts_with("file:") && !in_memory(&options) {
-            // Each connection would get a database of its own.
-            return Err(invalid("names no file; use sqlite://path or sqlite::memory:".to_owned()));
-        }
-        let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
-        Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
+        connect::options(url)
     }
 
     fn address(options: &SqliteConnectOptions) -> String {
@@ -153,7 +127,7 @@ impl SqlxBackend for Sqlite {
 
     /// An in-memory database is gone when its last connection closes, and connections to it block each other.
     fn pool_options(pool: PoolOptions<sqlx::Sqlite>, options: &SqliteConnectOptions) -> PoolOptions<sqlx::Sqlite> {
-        if in_memory(options) {
+        if connect::in_memory(options) {
             return pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);
         }
         pool

@@ -1,13 +1,12 @@
 //! The database below the operations: connections, the statement timeout, transactions.
 
-use async_trait::async_trait;
-use sea_orm::{DatabaseConnection, QueryResult, Statement};
+use sea_orm::DatabaseConnection;
 
 use super::dialect::Dialect;
 use super::driver::Driver;
 use super::error::{StatementError, commit_error, statement_error};
 use super::executor::{Executor, TransactionBody};
-use super::pool::{ConnectionGuard, Pool};
+use super::pool::Pool;
 use super::timeout::StatementTimeout;
 use crate::{BackendErrorKind, Error, Result};
 
@@ -41,15 +40,15 @@ impl<D: Dialect> Database<D> {
     }
 
     /// Runs each statement outside a transaction, so that it commits by itself.
-    pub(crate) fn autocommit(&self) -> Autocommit<'_, D> {
-        Autocommit(&self.pool)
+    pub(crate) fn autocommit(&self) -> impl Executor {
+        &self.pool
     }
 
     /// Runs `body` in a transaction. After an error nothing of it is stored, unless the error is
     /// [`CommitUnknown`](BackendErrorKind::CommitUnknown).
     pub(crate) async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()> {
         let failed = |error| statement_error::<D>(operation, error);
-        let mut transaction = Transaction(self.pool.begin().await.map_err(failed)?);
+        let mut transaction = self.pool.begin().await.map_err(failed)?;
         let ran = self.statement_timeout.limit(async { Ok(body.run(&mut transaction).await) });
         match ran.await.map_err(failed).flatten() {
             Ok(true) => {
@@ -72,41 +71,5 @@ impl<D: Dialect> Database<D> {
     pub(crate) async fn close(&self) -> Result<()> {
         let closed = self.statement_timeout.limit(async { Ok(self.driver_pool.close_by_ref().await?) }).await;
         closed.map_err(|error: StatementError| statement_error::<D>("close", error))
-    }
-}
-
-/// The pool as an [`Executor`]. See [`Database::autocommit`].
-pub(crate) struct Autocommit<'a, D: Dialect>(&'a Pool<D>);
-
-#[async_trait]
-impl<D: Dialect> Executor for Autocommit<'_, D> {
-    async fn run(
-        &mut self,
-        statement: Statement,
-        on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<u64, StatementError> {
-        self.0.run(statement, on_row).await
-    }
-}
-
-/// Seabed's own transaction. Dropping it before its end rolls it back.
-struct Transaction<'a, D: Dialect>(ConnectionGuard<'a, D>);
-
-impl<D: Dialect> Transaction<'_, D> {
-    async fn end(mut self, sql: &'static str) -> Result<(), StatementError> {
-        self.0.simple_query(sql).await?;
-        self.0.release();
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> Executor for Transaction<'_, D> {
-    async fn run(
-        &mut self,
-        statement: Statement,
-        on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<u64, StatementError> {
-        self.0.run(statement, on_row).await
     }
 }

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sea_orm::{ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Statement};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use super::dialect::Dialect;
 use super::driver::{Driver, DriverConnection};
 use super::error::{StatementError, leaves_connection_usable};
+use super::executor::Executor;
 use super::timeout::{StatementTimeout, answers};
 
 /// How long an idle connection is kept: long enough for a caller who makes one call after the other.
@@ -107,21 +109,6 @@ impl<D: Dialect> Pool<D> {
         }
     }
 
-    /// Runs a single statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
-    ///
-    /// Dropping the future closes the connection, unless the driver is cancel safe.
-    pub(crate) async fn run(
-        &self,
-        statement: Statement,
-        on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<u64, StatementError> {
-        let mut guard = self.acquire().await?;
-        guard.cached.is_clean = D::Driver::CANCEL_SAFE;
-        let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;
-        guard.release();
-        ran
-    }
-
     /// Begins a transaction on a connection.
     ///
     /// Dropping the future, or the guard, rolls the transaction back.
@@ -166,26 +153,21 @@ impl<D: Dialect> CachedConnection<D> {
 }
 
 impl<D: Dialect> ConnectionGuard<'_, D> {
-    /// Runs a statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
-    pub(crate) async fn run(
-        &mut self,
-        statement: Statement,
-        on_row: &mut (dyn FnMut(QueryResult) + Send),
-    ) -> Result<u64, StatementError> {
-        let was_reusable = std::mem::replace(&mut self.is_reusable, false);
-        let ran = self.cached.connection()?.run(statement, on_row).await.map_err(StatementError::from);
-        self.is_reusable = was_reusable && ran.as_ref().err().is_none_or(leaves_connection_usable::<D>);
-        ran
-    }
-
     /// Runs a statement that begins or ends a transaction. From then on one may be open.
-    pub(crate) async fn simple_query(&mut self, sql: &'static str) -> Result<(), StatementError> {
+    async fn simple_query(&mut self, sql: &'static str) -> Result<(), StatementError> {
         self.cached.is_clean = false;
         Ok(self.cached.connection()?.simple_query(sql).await?)
     }
 
+    /// Ends the transaction with `sql`, and lets others use the connection.
+    pub(crate) async fn end(mut self, sql: &'static str) -> Result<(), StatementError> {
+        self.simple_query(sql).await?;
+        self.release();
+        Ok(())
+    }
+
     /// Lets others use the connection: no transaction is open on it.
-    pub(crate) fn release(self) {
+    fn release(self) {
         let Self { mut cached, is_reusable, pool, _permit } = self;
         cached.is_clean = is_reusable || D::Driver::CANCEL_SAFE;
         if !(pool.caches && cached.is_clean && cached.acquired.elapsed() < KEEP_IN_ALL) {
@@ -198,6 +180,38 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
             cache.has_reaper = true;
             tokio::spawn(reap(pool.cache.clone()));
         }
+    }
+}
+
+/// Runs each statement outside a transaction, so that it commits by itself.
+///
+/// Dropping the future of a statement closes the connection, unless the driver is cancel safe.
+#[async_trait]
+impl<D: Dialect> Executor for &Pool<D> {
+    async fn run(
+        &mut self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        let mut guard = self.acquire().await?;
+        guard.cached.is_clean = D::Driver::CANCEL_SAFE;
+        let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;
+        guard.release();
+        ran
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> Executor for ConnectionGuard<'_, D> {
+    async fn run(
+        &mut self,
+        statement: Statement,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        let was_reusable = std::mem::replace(&mut self.is_reusable, false);
+        let ran = self.cached.connection()?.run(statement, on_row).await.map_err(StatementError::from);
+        self.is_reusable = was_reusable && ran.as_ref().err().is_none_or(leaves_connection_usable::<D>);
+        ran
     }
 }
 

@@ -13,6 +13,7 @@ use self::fakes::{Embedded, Networked, events, server};
 use super::{ConnectionGuard, Pool};
 use crate::sql::Dialect;
 use crate::sql::error::StatementError;
+use crate::sql::executor::Executor as _;
 use crate::sql::timeout::StatementTimeout;
 
 fn pool<D: Dialect>() -> Pool<D> {
@@ -23,12 +24,12 @@ fn statement(sql: &str) -> Statement {
     Statement::from_string(DbBackend::Sqlite, sql)
 }
 
-async fn run<D: Dialect>(pool: &Pool<D>, sql: &str) -> Result<u64, StatementError> {
-    pool.run(statement(sql), &mut |_| {}).await
+async fn run<D: Dialect>(mut pool: &Pool<D>, sql: &str) -> Result<u64, StatementError> {
+    pool.execute(statement(sql)).await
 }
 
 async fn run_in<D: Dialect>(guard: &mut ConnectionGuard<'_, D>, sql: &str) -> Result<u64, StatementError> {
-    guard.run(statement(sql), &mut |_| {}).await
+    guard.execute(statement(sql)).await
 }
 
 async fn sleep(milliseconds: u64) {

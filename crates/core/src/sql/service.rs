@@ -1,18 +1,20 @@
 //! A session service on a database: construction, and the traits, an operation a line.
 
+mod transactional;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, TransactionOptions};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
 use tracing::Instrument;
 
 use super::database::Database;
 use super::dialect::Dialect;
 use super::driver::{Driver, in_task};
 use super::error::StatementError;
-use super::executor::{CallerTransaction, Executor};
+use super::executor::Executor;
 use super::op::Sql;
 use super::op::append::AppendOp;
 use super::op::context::Context;
@@ -25,12 +27,12 @@ use super::schema::check::{check_columns, check_version, version_query};
 use super::schema::columns::columns;
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
-use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
+use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
     ListSessions, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, StateService, StateUpdated,
-    SystemClock, TransactionalService, UpdateState, UserKey, UuidV7,
+    SystemClock, UpdateState, UserKey, UuidV7,
 };
 
 /// How long a health check may take, the wait for a connection included.
@@ -220,19 +222,9 @@ impl<D: Dialect> SqlSessionService<D> {
         DeleteOp { sql: self.sql.delete.clone(), key: key.clone() }
     }
 
-    async fn apply_in<O: WriteOp<Context<D>>>(&self, transaction: &DatabaseTransaction, op: &O) -> Result<O::Outcome> {
-        op.apply_in(&self.context, &mut in_transaction::<D>(transaction)?).await
-    }
-
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
         Ok(self.context.read_shared(on, &row, operation).await?.unwrap_or_default())
     }
-}
-
-/// A caller's transaction, if it is one on such a database.
-fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
-    check_backend::<D>("transaction", transaction.get_database_backend())?;
-    Ok(CallerTransaction(transaction))
 }
 
 fn check_backend<D: Dialect>(field: &'static str, backend: DbBackend) -> Result<()> {
@@ -341,87 +333,5 @@ impl<D: Dialect> StateService for SqlSessionService<D> {
             })
         })
         .await
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> TransactionalService for SqlSessionService<D> {
-    fn transaction_options(&self) -> TransactionOptions {
-        D::transaction_options()
-    }
-
-    async fn create_session_in(&self, transaction: &DatabaseTransaction, request: CreateSession) -> Result<Session> {
-        traced::<D, _>("create_session", async { self.apply_in(transaction, &self.create_op(&request)?).await }).await
-    }
-
-    async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
-        traced::<D, _>("get_session", async {
-            self.sql.get.get_session(&mut in_transaction::<D>(transaction)?, &request).await
-        })
-        .await
-    }
-
-    async fn list_sessions_in(
-        &self,
-        transaction: &DatabaseTransaction,
-        request: ListSessions,
-    ) -> Result<Page<Session, SessionCursor>> {
-        traced::<D, _>("list_sessions", async {
-            request.check()?;
-            list::list_sessions::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
-        })
-        .await
-    }
-
-    async fn list_events_in(
-        &self,
-        transaction: &DatabaseTransaction,
-        request: ListEvents,
-    ) -> Result<Page<Event, EventCursor>> {
-        traced::<D, _>("list_events", async {
-            request.check()?;
-            list::list_events::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
-        })
-        .await
-    }
-
-    async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
-        traced::<D, _>("append_event", async {
-            match self.append_op(request)? {
-                Some(op) => self.apply_in(transaction, &op).await,
-                None => Ok(Appended::Partial),
-            }
-        })
-        .await
-    }
-
-    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
-        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(key))).await
-    }
-
-    async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {
-        traced::<D, _>("update_state", async {
-            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
-                NewStateUpdate::Session(new) => {
-                    StateUpdated::Session(self.apply_in(transaction, &self.append_new(*new)).await?)
-                }
-                NewStateUpdate::Shared(update) => {
-                    StateUpdated::Shared(self.apply_in(transaction, &UpdateSharedStateOp::new(update)).await?)
-                }
-            })
-        })
-        .await
-    }
-
-    async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State> {
-        const OPERATION: &str = "get_user_state";
-        let mut on = in_transaction::<D>(transaction)?;
-        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::User(key.clone()), OPERATION)).await
-    }
-
-    async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
-        const OPERATION: &str = "get_app_state";
-        let mut on = in_transaction::<D>(transaction)?;
-        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::App(app_name.clone()), OPERATION)).await
     }
 }

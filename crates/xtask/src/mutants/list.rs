@@ -16,6 +16,7 @@ const BULK: &str = "crates/postgres/src/bulk.rs";
 const MYSQL: &str = "crates/mysql/src/lib.rs";
 const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
+const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
@@ -39,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "lock on the session row, portable",
-        file: APPEND,
+        file: APPEND_SQL,
         from: "            .from(tables.table(sessions::Entity))\n            .and_where(session_key_predicate())\n            .lock_exclusive()",
         to: "            .from(tables.table(sessions::Entity))\n            .and_where(session_key_predicate())",
         case: "mariadb_portable::no_session_key_is_lost",
@@ -82,21 +83,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "expected revision, blind append",
-        file: APPEND,
+        file: APPEND_SQL,
         from: ".and_where(Expr::col(Column::UpdateTime).eq(placeholder()))",
         to: ".and_where(Expr::cust(\"1 = 1\").or(Expr::col(Column::UpdateTime).eq(placeholder())))",
         case: "mariadb::stale_revision_conflicts",
     },
     Mutant {
         guard: "no event is stored at the creation time of its session, blind append",
-        file: APPEND,
+        file: APPEND_SQL,
         from: ".and_where(Expr::col(Column::CreateTime).ne(placeholder()))",
         to: ".and_where(Expr::cust(\"1 = 1\").or(Expr::col(Column::CreateTime).ne(placeholder())))",
         case: "sqlite_file::revisions_never_repeat_when_times_do",
     },
     Mutant {
         guard: "lock on the session row, blind append",
-        file: APPEND,
+        file: APPEND_SQL,
         from: ".and_where(Expr::col(Column::CreateTime).ne(placeholder()))\n            .lock_exclusive()\n            .take();",
         to: ".and_where(Expr::col(Column::CreateTime).ne(placeholder()))\n            .take();",
         case: "mariadb::of_writers_at_one_revision_one_wins",
@@ -341,7 +342,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "the keys of a batch drive the join of its prefetch, SQLite",
-        file: SQLITE,
+        file: "crates/sqlite/src/prefetch.rs",
         from: "JoinType::CrossJoin",
         to: "JoinType::InnerJoin",
         case: "sqlite_file::a_prefetch_looks_each_session_up",

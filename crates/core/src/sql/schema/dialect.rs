@@ -104,7 +104,7 @@ pub enum ColumnProblem {
 }
 
 /// A column, as the database describes it.
-#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, FromQueryResult)]
 pub struct Column {
     /// Its table, without the prefix of [`Tables`](crate::sql::Tables).
     pub table_name: String,

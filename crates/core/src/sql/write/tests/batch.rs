@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::engine::End;
-use super::ops::{Alone, Append, Bulk, Create, Gate, Outcome, Reading, STORED, Update, Write, session, write};
+use super::ops::{Alone, Append, Bulk, Create, Gate, Kind, Outcome, Reading, STORED, Update, Write, session, write};
 use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, close, failure, outcome, run, settle, submit, writer};
 use crate::sql::write::QueuePolicy;
 use crate::sql::write::op::LockMode;
@@ -343,30 +343,26 @@ async fn a_write_that_panics_ends_as_unknown_and_frees_its_row_and_its_place() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn writes_that_wait_for_one_that_panics_go_on() {
-    for policy in [ONE, SEVERAL] {
-        let (writer, engine) = writer(policy);
-        let gate = Gate::closed();
-        let panics = submit(&writer, append("1").to("s").behind(&gate).panicking()).await;
-        let waiting = submit(&writer, append("2").to("s")).await;
-        gate.open();
-        assert_eq!(failure(panics).await, Some(BackendErrorKind::CommitUnknown));
-        assert!(outcome(waiting).await.is_ok());
-        assert_eq!(engine.lock().stored(), ["2"]);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn writes_that_wait_for_one_that_panics_beside_the_batches_go_on() {
-    let (writer, engine) = writer(SEVERAL);
+async fn a_write_that_panics_fails_alone<K: Kind>(policy: QueuePolicy, panicking: Write<K>) {
+    let (writer, engine) = writer(policy);
     let gate = Gate::closed();
-    let panics = submit(&writer, write::<Update>("1").to("s").behind(&gate).panicking()).await;
+    let panics = submit(&writer, panicking.to("s").behind(&gate).panicking()).await;
     let waiting = submit(&writer, append("2").to("s")).await;
     gate.open();
     assert_eq!(failure(panics).await, Some(BackendErrorKind::CommitUnknown));
     assert!(outcome(waiting).await.is_ok());
     assert_eq!(engine.lock().stored(), ["2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_wait_for_one_that_panics_go_on() {
+    a_write_that_panics_fails_alone(ONE, append("1")).await;
+    a_write_that_panics_fails_alone(SEVERAL, append("1")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_that_wait_for_one_that_panics_beside_the_batches_go_on() {
+    a_write_that_panics_fails_alone(SEVERAL, write::<Update>("1")).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,111 @@
+//! The operations in a caller's transaction.
+
+use async_trait::async_trait;
+use sea_orm::{ConnectionTrait as _, DatabaseTransaction, TransactionOptions};
+
+use super::{SqlSessionService, check_backend, traced};
+use crate::sql::dialect::Dialect;
+use crate::sql::executor::CallerTransaction;
+use crate::sql::op::context::Context;
+use crate::sql::op::list;
+use crate::sql::op::update_state::UpdateSharedStateOp;
+use crate::sql::write::{SharedKey, WriteOp};
+use crate::validate::NewStateUpdate;
+use crate::{
+    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions, Page,
+    Result, Session, SessionCursor, SessionKey, State, StateUpdated, TransactionalService, UpdateState, UserKey,
+};
+
+impl<D: Dialect> SqlSessionService<D> {
+    async fn apply_in<O: WriteOp<Context<D>>>(&self, transaction: &DatabaseTransaction, op: &O) -> Result<O::Outcome> {
+        op.apply_in(&self.context, &mut in_transaction::<D>(transaction)?).await
+    }
+}
+
+/// A caller's transaction, if it is one on such a database.
+fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
+    check_backend::<D>("transaction", transaction.get_database_backend())?;
+    Ok(CallerTransaction(transaction))
+}
+
+#[async_trait]
+impl<D: Dialect> TransactionalService for SqlSessionService<D> {
+    fn transaction_options(&self) -> TransactionOptions {
+        D::transaction_options()
+    }
+
+    async fn create_session_in(&self, transaction: &DatabaseTransaction, request: CreateSession) -> Result<Session> {
+        traced::<D, _>("create_session", async { self.apply_in(transaction, &self.create_op(&request)?).await }).await
+    }
+
+    async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
+        traced::<D, _>("get_session", async {
+            self.sql.get.get_session(&mut in_transaction::<D>(transaction)?, &request).await
+        })
+        .await
+    }
+
+    async fn list_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListSessions,
+    ) -> Result<Page<Session, SessionCursor>> {
+        traced::<D, _>("list_sessions", async {
+            request.check()?;
+            list::list_sessions::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
+        })
+        .await
+    }
+
+    async fn list_events_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: ListEvents,
+    ) -> Result<Page<Event, EventCursor>> {
+        traced::<D, _>("list_events", async {
+            request.check()?;
+            list::list_events::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
+        })
+        .await
+    }
+
+    async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended> {
+        traced::<D, _>("append_event", async {
+            match self.append_op(request)? {
+                Some(op) => self.apply_in(transaction, &op).await,
+                None => Ok(Appended::Partial),
+            }
+        })
+        .await
+    }
+
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
+        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(key))).await
+    }
+
+    async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {
+        traced::<D, _>("update_state", async {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+                NewStateUpdate::Session(new) => {
+                    StateUpdated::Session(self.apply_in(transaction, &self.append_new(*new)).await?)
+                }
+                NewStateUpdate::Shared(update) => {
+                    StateUpdated::Shared(self.apply_in(transaction, &UpdateSharedStateOp::new(update)).await?)
+                }
+            })
+        })
+        .await
+    }
+
+    async fn get_user_state_in(&self, transaction: &DatabaseTransaction, key: &UserKey) -> Result<State> {
+        const OPERATION: &str = "get_user_state";
+        let mut on = in_transaction::<D>(transaction)?;
+        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::User(key.clone()), OPERATION)).await
+    }
+
+    async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
+        const OPERATION: &str = "get_app_state";
+        let mut on = in_transaction::<D>(transaction)?;
+        traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::App(app_name.clone()), OPERATION)).await
+    }
+}
