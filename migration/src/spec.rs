@@ -204,3 +204,16 @@ impl SchemaSpec {
         sql::columns_of_tables(connection, self.dialect, &self.tables, names).await
     }
 }
+
+#[cfg(all(test, feature = "transfer"))]
+mod tests {
+    use sea_orm::{ConnAcquireErr, RuntimeErr};
+
+    use super::*;
+
+    #[test]
+    fn only_what_can_succeed_is_repeated() {
+        assert!(Database::Sqlite.may_repeat(&DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
+        assert!(!Database::Sqlite.may_repeat(&DbErr::Exec(RuntimeErr::Internal("no such right".to_owned()))));
+    }
+}

@@ -396,4 +396,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "Err(error) if tries <= TRIES || ",
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
+    Mutant {
+        guard: "a replay is looked up with a lock, which sees more than the snapshot of a caller's transaction",
+        file: APPEND_SQL,
+        from: ".and_where(Expr::col(Column::Id).eq(placeholder()))\n        .lock_exclusive()",
+        to: ".and_where(Expr::col(Column::Id).eq(placeholder()))",
+        case: "mariadb::a_replay_in_an_old_snapshot_of_its_caller_is_told",
+    },
+    Mutant {
+        guard: "a caller's transaction is one on a database of this kind",
+        file: "crates/core/src/sql/service/transactional.rs",
+        from: "    check_backend::<D>(\"transaction\", transaction.get_database_backend())?;\n",
+        to: "",
+        case: "mariadb::a_transaction_on_another_database_is_refused",
+    },
 ];

@@ -45,7 +45,7 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     let cloned = Command::new("git").args(["clone", "--quiet", "--shared"]).arg(workspace).arg(&folder).status()?;
     ensure!(cloned.success(), "git clone failed");
     // Without a limit, which the first build would exceed.
-    for tests in [CORE, SHUTTLE, SUITE] {
+    for tests in [CORE, MIGRATION, SHUTTLE, SUITE] {
         let built = cargo_test(cargo(), &folder, tests).args(["--quiet", "--no-run"]).status()?;
         ensure!(built.success(), "the tests do not build");
     }
@@ -104,16 +104,20 @@ fn cargo_test(mut cargo: Command, folder: &Path, tests: &[&str]) -> Command {
     cargo
 }
 
-/// The tests that hold a case, and its name there: the unit tests of core, those under shuttle, or the suite on
-/// databases.
+/// The tests that hold a case, and its name there: the unit tests of core or of the migration, those under shuttle, or
+/// the suite on databases.
 fn tests_of(case: &str) -> (&'static [&'static str], &str) {
     if case.starts_with("sql::") {
         return (CORE, case);
+    }
+    if case.starts_with("spec::") {
+        return (MIGRATION, case);
     }
     case.strip_prefix("shuttle::").map_or((SUITE, case), |case| (SHUTTLE, case))
 }
 
 const CORE: &[&str] = &["--package", "seabed-core", "--lib"];
+const MIGRATION: &[&str] = &["--package", "seabed-migration", "--lib", "--features", "transfer"];
 const SHUTTLE: &[&str] = &["--package", "seabed-shuttle", "--tests"];
 const SUITE: &[&str] = &["--package", "seabed-tests", "--test", "suite"];
 

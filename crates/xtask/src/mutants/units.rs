@@ -1,5 +1,5 @@
-//! The guards of the write path and of the connection pool, whose cases need no database: unit tests of seabed-core
-//! (`sql::`), and the write path under shuttle (`shuttle::`).
+//! The guards whose cases need no database: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), and
+//! the write path under shuttle (`shuttle::`).
 
 use super::list::Mutant;
 
@@ -702,5 +702,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "waits_alone && (",
         to: "(waits_alone || !waits_alone) && (",
         case: "sql::write::tests::shared::a_write_to_an_app_shares_its_batch_only_with_writes_to_that_app",
+    },
+    Mutant {
+        guard: "a copy repeats only what can succeed",
+        file: "migration/src/spec.rs",
+        from: "is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)",
+        to: "is_duplicate || !is_duplicate || matches!(kind, BackendErrorKind::Unavailable)",
+        case: "spec::tests::only_what_can_succeed_is_repeated",
     },
 ];
