@@ -82,7 +82,7 @@ async fn refusals_and_replays_do_not_touch_their_neighbours(fixture: &Fixture) -
     let calls = keys.iter().enumerate().map(|(index, key)| {
         let request = match index {
             0..5 => append(key, event.clone()),
-            5..10 => append(key, event.clone().with_timestamp(0.0)),
+            5..10 => append(key, event.clone().with_text("other")),
             10..15 => AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(stale)),
             15..20 => append(&key.user().session(SessionId::try_new(format!("none-{index}"))?), Event::new("user")),
             _ => append(key, Event::new("user")),

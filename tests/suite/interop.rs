@@ -1,5 +1,7 @@
 //! google-adk and Seabed on the same tables.
 
+mod handles;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,9 @@ use seabed::{SchemaRisk, ServiceOptions};
 use seabed_tests::{ADK_1_26, ADK_2_13, Acknowledged, Family, Kind, Peer};
 use serde_json::json;
 
+use self::handles::{
+    a_session_is_refreshed_beside_writers_whose_clocks_disagree, stale_writers_are_told_on_both_sides,
+};
 use crate::fixture::Fixture;
 
 crate::database_cases! {
@@ -21,6 +26,7 @@ crate::database_cases! {
         everything_seabed_writes_is_read_by_google_adk,
         tables_that_google_adk_made_serve_both,
         stale_writers_are_told_on_both_sides,
+        a_session_is_refreshed_beside_writers_whose_clocks_disagree,
         both_write_at_once,
     ],
     BesideAdk126: [
@@ -180,7 +186,13 @@ async fn google_adk_writes(service: &DynSessionService, adk: &Peer) -> anyhow::R
     for sample in &samples {
         adk.append(&key, sample).await?;
     }
-    expect_equal(&samples, &expect_same(service, adk, &key).await?)
+    expect_equal(&samples, &expect_same(service, adk, &key).await?)?;
+    for event in get(service, &key).await?.events {
+        let id = event.id.clone();
+        let again = AppendEvent::new(key.clone(), event, ExpectedRevision::Any);
+        ensure!(service.append_event(again).await?.is_replayed(), "{id}");
+    }
+    Ok(())
 }
 
 async fn seabed_writes(
@@ -278,32 +290,6 @@ async fn tables_that_google_adk_made_serve_both(fixture: &Fixture) -> anyhow::Re
 async fn append(service: &DynSessionService, key: &SessionKey, id: &str) -> anyhow::Result<()> {
     service.append_event(AppendEvent::new(key.clone(), event(id)?.decode()?, ExpectedRevision::Any)).await?;
     Ok(())
-}
-
-async fn stale_writers_are_told_on_both_sides(fixture: &Fixture) -> anyhow::Result<()> {
-    let service = fixture.migrated().await?;
-    let adk = ADK_2_13.start(&fixture.service_url).await?;
-    let key = key("shared")?;
-    adk.create(&key, &state("google-adk")).await?;
-    append(&service, &key, "1 ours").await?;
-    let refused = adk.append(&key, &event("stale theirs")?).await.err().context("a stale append succeeded")?;
-    ensure!(refused.is_stale(), "{refused}");
-    adk.reload_and_append(&key, &event("2 theirs")?).await?;
-
-    let mut session = get(&service, &key).await?;
-    adk.append(&key, &event("3 theirs")?).await?;
-    let expected = session.revision;
-    let actual = get(&service, &key).await?.revision;
-    match service.append(&mut session, event("stale ours")?.decode()?).await {
-        Err(Error::RevisionConflict { expected: told, actual: found, .. }) => {
-            ensure!(told == expected && found == actual && found > told, "{told} and {found}");
-        }
-        other => anyhow::bail!("a stale append: {other:?}"),
-    }
-    service.refresh(&mut session).await?;
-    service.append(&mut session, event("4 ours")?.decode()?).await?;
-    ensure!(ids(&expect_same(&service, &adk, &key).await?)? == ["1 ours", "2 theirs", "3 theirs", "4 ours"]);
-    adk.stop().await
 }
 
 /// Appends to a session as `writer` until `end`. Returns what was acknowledged, and the number of conflicts.

@@ -1,7 +1,7 @@
 //! Sources of time and ids. Services take them as arguments, so that tests control both.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,41 @@ impl fmt::Debug for Timestamp {
     /// As [`Display`](fmt::Display).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Timestamp> for DateTime<Utc> {
+    fn from(timestamp: Timestamp) -> Self {
+        timestamp.0.and_utc()
+    }
+}
+
+impl TryFrom<DateTime<Utc>> for Timestamp {
+    type Error = Error;
+
+    /// Fractions of a microsecond are dropped.
+    fn try_from(time: DateTime<Utc>) -> Result<Self> {
+        Self::try_from_micros(time.timestamp_micros())
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    fn from(timestamp: Timestamp) -> Self {
+        timestamp.0.and_utc().into()
+    }
+}
+
+impl TryFrom<SystemTime> for Timestamp {
+    type Error = Error;
+
+    /// Fractions of a microsecond are dropped.
+    fn try_from(time: SystemTime) -> Result<Self> {
+        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self::try_from_micros(match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => micros(since),
+            // Rounded towards earlier times, as above.
+            Err(before) => -micros(before.duration() + Duration::from_nanos(999)),
+        })
     }
 }
 

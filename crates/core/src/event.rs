@@ -75,8 +75,8 @@ pub struct EventActions {
 impl Event {
     /// Creates an event by `author` with the current time and a new UUIDv7 as its id.
     ///
-    /// Keep the event until its append is acknowledged: repeating the append with the same event is safe, but a newly
-    /// created event is a different event.
+    /// Repeating the append of an event is safe, because it is stored once. A program that may have to build the event
+    /// again, such as a server whose client repeats a request, sets an id that stays the same: [`with_id`](Self::with_id).
     pub fn new(author: impl Into<String>) -> Self {
         Self::from_sources(author, &SystemClock, &UuidV7)
     }
@@ -86,7 +86,7 @@ impl Event {
         Self { id: ids.new_id(), author: author.into(), timestamp: clock.now().as_seconds(), ..Self::default() }
     }
 
-    /// Sets the id.
+    /// Sets the id, under which the event is stored once, however often it is appended, and whatever its time is.
     pub fn with_id(mut self, id: impl Into<String>) -> Self {
         self.id = id.into();
         self
@@ -107,6 +107,36 @@ impl Event {
     /// Sets the message.
     pub fn with_content(mut self, content: impl Into<Json>) -> Self {
         self.content = Some(content.into());
+        self
+    }
+
+    /// Sets the message to a text of the author's: google-adk's `Content` with the role `user` for the author `user`,
+    /// and `model` for an agent.
+    ///
+    /// ```
+    /// let event = seabed_core::Event::new("user").with_text("hello");
+    /// assert_eq!(event.content.unwrap().as_str(), r#"{"parts":[{"text":"hello"}],"role":"user"}"#);
+    /// ```
+    pub fn with_text(self, text: impl Into<String>) -> Self {
+        let role = if self.author == "user" { "user" } else { "model" };
+        self.with_content(serde_json::json!({"parts": [{"text": text.into()}], "role": role}))
+    }
+
+    /// Sets whether this is a streamed fragment.
+    pub fn with_partial(mut self, partial: bool) -> Self {
+        self.partial = Some(partial);
+        self
+    }
+
+    /// Sets whether the model has finished its turn.
+    pub fn with_turn_complete(mut self, turn_complete: bool) -> Self {
+        self.turn_complete = Some(turn_complete);
+        self
+    }
+
+    /// Sets the path of agents that led here.
+    pub fn with_branch(mut self, branch: impl Into<String>) -> Self {
+        self.branch = Some(branch.into());
         self
     }
 
@@ -241,7 +271,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
 /// Implements `Deserialize` for a struct: reads a JSON object key by key, and collects keys without a field in `extra`.
 /// A field that is `null` keeps its default. If both names of a field are present, the snake case name wins.
 macro_rules! read_object {
-    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $reads:ty)?),* $(,)? }) => {
+    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)?),* $(,)? }) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Object;
@@ -264,7 +294,7 @@ macro_rules! read_object {
                             match &*key {
                                 $($name => {
                                     named.$field = true;
-                                    read.$field = value(&mut entries, $name)? $(.map(|read: $reads| read.into()))?.unwrap_or_default();
+                                    read.$field = value(&mut entries, $name)?.unwrap_or_default();
                                 }
                                 $($alias => {
                                     let aliased = value(&mut entries, $name)?.unwrap_or_default();
@@ -296,7 +326,7 @@ read_object!(Event, "an event", {
     id: "id",
     invocation_id: "invocation_id" | "invocationId",
     author: "author",
-    timestamp: "timestamp" as Seconds,
+    timestamp: "timestamp",
     branch: "branch",
     content: "content",
     partial: "partial",
@@ -315,22 +345,6 @@ read_object!(EventActions, "the actions of an event", {
     escalate: "escalate",
     skip_summarization: "skip_summarization" | "skipSummarization",
 });
-
-/// Seconds parsed from the digits themselves: `serde_json`'s own parsing of a float may be off in the last bit.
-struct Seconds(f64);
-
-impl From<Seconds> for f64 {
-    fn from(seconds: Seconds) -> Self {
-        seconds.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = Json::deserialize(deserializer)?;
-        json.as_str().trim().parse().map(Self).map_err(|_| de::Error::custom("not a number"))
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
 //! JSON kept as text, so that nothing in it is rounded, reordered or dropped.
 
+mod deserialize;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::{fmt, iter};
@@ -109,9 +111,10 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// Works with `serde_json` only: no other format carries raw JSON.
+    /// Keeps the text that `serde_json` reads. Inside of tagged, untagged and flattened types, serde buffers values
+    /// before it passes them on; there, numbers are rounded to 64 bits.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(Self)
+        deserialize::raw_value(deserializer).map(Self)
     }
 }
 

@@ -21,6 +21,7 @@ mod json;
 mod key;
 mod memory;
 mod page;
+mod replay;
 mod request;
 mod revision;
 mod service;

@@ -143,13 +143,8 @@ impl Store {
             user: self.user_state(&key.user()),
             session: stored.state.clone(),
         };
-        Session {
-            key: key.clone(),
-            state: scoped.merged(),
-            events: Vec::new(),
-            create_time: stored.create_time,
-            revision: Revision::new(stored.update_time),
-        }
+        let revision = Revision::new(stored.update_time);
+        Session { state: scoped.merged(), revision, ..Session::new(key.clone(), stored.create_time) }
     }
 }
 
@@ -200,7 +195,10 @@ impl SessionService for MemorySessionService {
         let events: Vec<_> = stored.events.iter().filter(after).collect();
         let recent = request.num_recent_events.map_or(events.len(), |count| count as usize);
         let skipped = events.len().saturating_sub(recent);
-        session.events = events[skipped..].iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        let events = &events[skipped..];
+        session.events = events.iter().map(|event| event.decode()).collect::<Result<_>>()?;
+        let times = events.iter().map(|event| event.cursor.timestamp);
+        session.events_since = request.events_since(times, stored.create_time, stored.update_time);
         Ok(Some(session))
     }
 

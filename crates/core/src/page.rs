@@ -28,6 +28,11 @@ pub struct Page<T, C> {
 }
 
 impl<T, C> Page<T, C> {
+    /// Creates a page, for a service of your own.
+    pub fn new(items: Vec<Result<T>>, next: Option<C>) -> Self {
+        Self { items, next }
+    }
+
     /// Returns all rows, or the first error among them.
     ///
     /// # Errors
@@ -66,4 +71,43 @@ pub struct SessionCursor {
 pub struct EventCursor {
     pub(crate) timestamp: Timestamp,
     pub(crate) event_id: String,
+}
+
+impl SessionCursor {
+    /// Creates the position just after a session of the listed app or user.
+    pub fn new(update_time: Timestamp, user_id: UserId, session_id: SessionId) -> Self {
+        Self { update_time, user_id, session_id }
+    }
+
+    /// Returns when the session last changed. Sessions are listed by this time, then by their user and id.
+    pub fn update_time(&self) -> Timestamp {
+        self.update_time
+    }
+
+    /// Returns the session's user.
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+
+    /// Returns the session's id.
+    pub fn session_id(&self) -> &SessionId {
+        &self.session_id
+    }
+}
+
+impl EventCursor {
+    /// Creates the position just after an event.
+    pub fn new(timestamp: Timestamp, event_id: String) -> Self {
+        Self { timestamp, event_id }
+    }
+
+    /// Returns the stored time of the event. Events are listed by this time, then by their id.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// Returns the event's id.
+    pub fn event_id(&self) -> &str {
+        &self.event_id
+    }
 }

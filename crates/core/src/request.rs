@@ -4,8 +4,8 @@
 use std::fmt;
 
 use crate::{
-    AppName, Event, EventCursor, ExpectedRevision, Order, Revision, SessionCursor, SessionId, SessionKey, State,
-    Timestamp, UserKey,
+    AppName, Error, Event, EventCursor, ExpectedRevision, Order, Result, Revision, SessionCursor, SessionId,
+    SessionKey, State, Timestamp, UserKey,
 };
 
 /// How to handle `\u0000` in JSON, which PostgreSQL's `jsonb` cannot store.
@@ -53,6 +53,26 @@ impl CreateSession {
         self.nul_policy = nul_policy;
         self
     }
+
+    /// Returns whose session to create.
+    pub fn user(&self) -> &UserKey {
+        &self.user
+    }
+
+    /// Returns the session id; `None` if the service chooses one.
+    pub fn session_id(&self) -> Option<&SessionId> {
+        self.session_id.as_ref()
+    }
+
+    /// Returns the initial state, with its prefixed keys.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Returns how to handle `\u0000`.
+    pub fn nul_policy(&self) -> NulPolicy {
+        self.nul_policy
+    }
 }
 
 /// A request to [`get_session`](crate::SessionService::get_session).
@@ -81,6 +101,36 @@ impl GetSession {
     pub fn with_after_timestamp(mut self, timestamp: Timestamp) -> Self {
         self.after_timestamp = Some(timestamp);
         self
+    }
+
+    /// The time from which on this request read events, given the stored times of those that it found, and the
+    /// session's creation and update.
+    pub(crate) fn events_since(
+        &self,
+        times: impl ExactSizeIterator<Item = Timestamp>,
+        create_time: Timestamp,
+        update_time: Timestamp,
+    ) -> Option<Timestamp> {
+        let has_events = create_time != update_time;
+        if !(has_events && self.num_recent_events.is_some_and(|most| times.len() >= most as usize)) {
+            return self.after_timestamp;
+        }
+        times.min().or_else(|| Some(update_time.next()))
+    }
+
+    /// Returns which session to read.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Returns how many of the newest events to read at most; `None` for all.
+    pub fn num_recent_events(&self) -> Option<u32> {
+        self.num_recent_events
+    }
+
+    /// Returns the earliest stored time of the events to read; `None` for all.
+    pub fn after_timestamp(&self) -> Option<Timestamp> {
+        self.after_timestamp
     }
 }
 
@@ -130,6 +180,34 @@ impl ListSessions {
         self.cursor = Some(cursor);
         self
     }
+
+    /// Returns whose sessions to list.
+    pub fn scope(&self) -> &SessionScope {
+        &self.scope
+    }
+
+    /// Returns the direction.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Returns the page size.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Returns where the page begins; `None` for the first page.
+    pub fn cursor(&self) -> Option<&SessionCursor> {
+        self.cursor.as_ref()
+    }
+
+    /// Checks the page size, as every service does before it reads.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a page size that is not between 1 and [`MAX_LIMIT`](Self::MAX_LIMIT).
+    pub fn check(&self) -> Result<()> {
+        check_limit(self.limit, Self::MAX_LIMIT)
+    }
 }
 
 /// A request to [`list_events`](crate::SessionService::list_events).
@@ -168,6 +246,41 @@ impl ListEvents {
         self.cursor = Some(cursor);
         self
     }
+
+    /// Returns whose events to list.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Returns the direction.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Returns the page size.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Returns where the page begins; `None` for the first page.
+    pub fn cursor(&self) -> Option<&EventCursor> {
+        self.cursor.as_ref()
+    }
+
+    /// Checks the page size, as every service does before it reads.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) for a page size that is not between 1 and [`MAX_LIMIT`](Self::MAX_LIMIT).
+    pub fn check(&self) -> Result<()> {
+        check_limit(self.limit, Self::MAX_LIMIT)
+    }
+}
+
+fn check_limit(limit: u32, max: u32) -> Result<()> {
+    if (1..=max).contains(&limit) {
+        return Ok(());
+    }
+    Err(Error::invalid("limit", format!("{limit} is not between 1 and {max}")))
 }
 
 /// A request to [`append_event`](crate::SessionService::append_event).
@@ -190,6 +303,31 @@ impl AppendEvent {
     pub fn with_nul_policy(mut self, nul_policy: NulPolicy) -> Self {
         self.nul_policy = nul_policy;
         self
+    }
+
+    /// Returns the session to append to.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Returns the event.
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// Returns the event, for whoever passes it on in a request of their own.
+    pub fn into_event(self) -> Event {
+        self.event
+    }
+
+    /// Returns the revision that the session must be at.
+    pub fn expected(&self) -> ExpectedRevision {
+        self.expected
+    }
+
+    /// Returns how to handle `\u0000`.
+    pub fn nul_policy(&self) -> NulPolicy {
+        self.nul_policy
     }
 }
 

@@ -1,6 +1,7 @@
 //! Conveniences that need no storage operation of their own.
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::{
@@ -102,10 +103,37 @@ pub trait SessionServiceExt: SessionService {
         Ok(appended)
     }
 
-    /// Brings `session` up to date: adds the events that it lacks, and updates its state and revision.
+    /// Appends `event` to the session at whatever revision it is, and brings `session` up to date.
     ///
-    /// A session that was deleted and created again, or that has no events yet, is read in full. A session that was
-    /// read in part receives the events after those that it has. `temp:` keys, which live only in `session`, stay.
+    /// For events that do not depend on what was read, such as the message of a user: writers never conflict, so
+    /// nothing has to be repeated. The rest is as for [`append`](Self::append).
+    ///
+    /// # Atomicity, Ordering
+    /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Any`]. The session is read after
+    /// the commit, so it may contain still later events.
+    ///
+    /// # Errors
+    /// Those of `append_event`, and of [`refresh`](Self::refresh) once the event is stored; `session` is then unchanged.
+    /// Repeating the call with the same event is safe after both.
+    ///
+    /// # Cancel safety
+    /// As for [`append`](Self::append).
+    async fn append_latest(&self, session: &mut Session, event: Event) -> Result<Appended> {
+        let temp = event.actions.state_delta.only_temp();
+        let appended = self.append_event(AppendEvent::new(session.key.clone(), event, ExpectedRevision::Any)).await?;
+        if appended != Appended::Partial {
+            self.refresh(session).await?;
+            session.state.merge(temp);
+        }
+        Ok(appended)
+    }
+
+    /// Brings `session` up to date: reads its events, its state and its revision again.
+    ///
+    /// A session that was read in part is read from its first event on ([`Session::events_since`]). One that was deleted
+    /// and created again is read in full. `temp:` keys, which live only in `session`, stay. The cost is that of reading
+    /// these events, so read a long session in part, with
+    /// [`with_num_recent_events`](GetSession::with_num_recent_events), before you refresh it often.
     ///
     /// # Atomicity
     /// One snapshot.
@@ -121,21 +149,16 @@ pub trait SessionServiceExt: SessionService {
     async fn refresh(&self, session: &mut Session) -> Result<()> {
         let whole = GetSession::new(session.key.clone());
         let not_found = || Error::not_found(&session.key);
-        // A revision is the stored time of the newest event, and later events are stored at later times. Only the first
-        // event may be stored at a time before the creation, so a session without events is read in full.
-        if session.last_update_time() != session.create_time {
-            let newer = whole.clone().with_after_timestamp(session.last_update_time().next());
-            let read = self.get_session(newer).await?.ok_or_else(not_found)?;
-            if read.create_time == session.create_time && read.revision >= session.revision {
-                let temp = session.state.only_temp();
-                session.state = read.state;
-                session.state.merge(temp);
-                session.events.extend(read.events);
-                session.revision = read.revision;
-                return Ok(());
-            }
+        // Events are read again, and not only those after the newest: google-adk stores an event at the writer's own
+        // time, which may be earlier than that of events that are there already.
+        let again = match session.events_since {
+            Some(since) => whole.clone().with_after_timestamp(since),
+            None => whole.clone(),
+        };
+        let mut read = self.get_session(again).await?.ok_or_else(not_found)?;
+        if read.events_since.is_some() && read.create_time != session.create_time {
+            read = self.get_session(whole).await?.ok_or_else(not_found)?;
         }
-        let mut read = self.get_session(whole).await?.ok_or_else(not_found)?;
         read.state.merge(session.state.only_temp());
         *session = read;
         Ok(())
@@ -146,31 +169,55 @@ pub trait SessionServiceExt: SessionService {
     /// Each page is one snapshot. In ascending order, events appended during the listing appear at the end. The error
     /// of a row takes the row's place and the stream continues; the error of a page ends the stream.
     fn stream_events(&self, request: ListEvents) -> BoxStream<'_, Result<Event>> {
-        stream_pages(request, |request| self.list_events(request), ListEvents::with_cursor)
+        stream_pages(self, request, |service, request| service.list_events(request), ListEvents::with_cursor)
     }
 
     /// Streams all sessions of the listing, fetching a page at a time as they are consumed; see
     /// [`stream_events`](Self::stream_events).
     fn stream_sessions(&self, request: ListSessions) -> BoxStream<'_, Result<Session>> {
-        stream_pages(request, |request| self.list_sessions(request), ListSessions::with_cursor)
+        stream_pages(self, request, |service, request| service.list_sessions(request), ListSessions::with_cursor)
+    }
+
+    /// Like [`stream_events`](Self::stream_events), of a stream that owns its service: for the body of a response. Clone
+    /// the service to keep it.
+    fn into_event_stream(self, request: ListEvents) -> BoxStream<'static, Result<Event>>
+    where
+        Self: Sized + 'static,
+    {
+        stream_pages(self, request, |service, request| service.list_events(request), ListEvents::with_cursor)
+    }
+
+    /// Like [`stream_sessions`](Self::stream_sessions), of a stream that owns its service.
+    fn into_session_stream(self, request: ListSessions) -> BoxStream<'static, Result<Session>>
+    where
+        Self: Sized + 'static,
+    {
+        stream_pages(self, request, |service, request| service.list_sessions(request), ListSessions::with_cursor)
     }
 }
 
-fn stream_pages<'a, R, T, C, List, Listing>(first: R, list: List, turn: fn(R, C) -> R) -> BoxStream<'a, Result<T>>
+/// A method of `service` that lists a page.
+type List<S, R, T, C> = for<'s> fn(&'s S, R) -> BoxFuture<'s, Result<Page<T, C>>>;
+
+fn stream_pages<'a, S, R, T, C>(
+    service: S,
+    first: R,
+    list: List<S, R, T, C>,
+    turn: fn(R, C) -> R,
+) -> BoxStream<'a, Result<T>>
 where
+    S: Send + Sync + 'a,
     R: Clone + Send + 'a,
     T: Send + 'a,
     C: Send + 'a,
-    List: Fn(R) -> Listing + Send + 'a,
-    Listing: Future<Output = Result<Page<T, C>>> + Send + 'a,
 {
-    stream::unfold((Some(first), list), move |(request, list)| async move {
+    stream::unfold((Some(first), service), move |(request, service)| async move {
         let request = request?;
-        let (items, next) = match list(request.clone()).await {
+        let (items, next) = match list(&service, request.clone()).await {
             Ok(page) => (page.items, page.next),
             Err(error) => (vec![Err(error)], None),
         };
-        Some((stream::iter(items), (next.map(|cursor| turn(request, cursor)), list)))
+        Some((stream::iter(items), (next.map(|cursor| turn(request, cursor)), service)))
     })
     .flatten()
     .boxed()

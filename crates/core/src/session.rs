@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Event, Revision, SessionKey, State, Timestamp};
+use crate::{Event, Revision, SessionCursor, SessionKey, State, Timestamp};
 
 /// A session as one read saw it: a plain value without a connection.
 ///
@@ -21,11 +21,26 @@ pub struct Session {
     pub create_time: Timestamp,
     /// The revision that was read; pass it to an append as [`ExpectedRevision::Exact`](crate::ExpectedRevision::Exact).
     pub revision: Revision,
+    /// The stored time from which on events were read, inclusive; `None` if all were, and in listings. A
+    /// [`refresh`](crate::SessionServiceExt::refresh) reads from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events_since: Option<Timestamp>,
 }
 
 impl Session {
+    /// Creates a session without state and events, for a service of your own.
+    pub fn new(key: SessionKey, create_time: Timestamp) -> Self {
+        let revision = Revision::new(create_time);
+        Self { key, state: State::new(), events: Vec::new(), create_time, revision, events_since: None }
+    }
+
     /// Returns when the session last changed, in the session's own clock: the stored time of its newest event.
     pub fn last_update_time(&self) -> Timestamp {
         self.revision.timestamp()
+    }
+
+    /// Returns the session's position in a listing of its app's or its user's sessions, as of this read.
+    pub fn cursor(&self) -> SessionCursor {
+        SessionCursor::new(self.last_update_time(), self.key.user_id.clone(), self.key.session_id.clone())
     }
 }

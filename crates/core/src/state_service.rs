@@ -75,8 +75,7 @@ impl UpdateState {
         self
     }
 
-    /// Sets the id of the session's event; a new UUIDv7 by default. Repeating an update under one id stores it once, if
-    /// its event has the same time as well: see [`with_timestamp`](Self::with_timestamp).
+    /// Sets the id of the session's event; a new UUIDv7 by default. Repeating an update under one id stores it once.
     pub fn with_event_id(mut self, id: impl Into<String>) -> Self {
         self.event.id = id.into();
         self.event.invocation_id = format!("p-{}", self.event.id);
@@ -95,9 +94,30 @@ impl UpdateState {
         self
     }
 
-    pub(crate) fn delta(&self) -> &State {
+    /// Returns whose state to set.
+    pub fn target(&self) -> &StateTarget {
+        &self.target
+    }
+
+    /// Returns the keys to set.
+    pub fn delta(&self) -> &State {
         let EventActions { state_delta, .. } = &self.event.actions;
         state_delta
+    }
+
+    /// Returns the event that sets the keys of a session.
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// Returns the revision that the session must be at.
+    pub fn expected(&self) -> ExpectedRevision {
+        self.expected
+    }
+
+    /// Returns how to handle `\u0000`.
+    pub fn nul_policy(&self) -> NulPolicy {
+        self.nul_policy
     }
 }
 

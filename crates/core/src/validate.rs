@@ -4,11 +4,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::key::{check_id, check_text};
+use crate::replay::is_same_event;
 use crate::state::ScopedState;
 use crate::{
-    AppName, AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, ListEvents, ListSessions,
-    NulPolicy, Result, Revision, Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp, UpdateState,
-    UserKey,
+    AppName, AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, NulPolicy, Result, Revision,
+    Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp, UpdateState, UserKey,
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.
@@ -35,13 +35,8 @@ impl NewSession {
 
     /// The session as it is once stored, given the app and user state it was merged into.
     pub(crate) fn to_session(&self, app: State, user: State) -> Session {
-        Session {
-            key: self.key.clone(),
-            state: ScopedState { app, user, session: self.state.session.clone() }.merged(),
-            events: Vec::new(),
-            create_time: self.create_time,
-            revision: Revision::new(self.create_time),
-        }
+        let state = ScopedState { app, user, session: self.state.session.clone() }.merged();
+        Session { state, ..Session::new(self.key.clone(), self.create_time) }
     }
 }
 
@@ -114,7 +109,7 @@ impl NewEvent {
 
     /// Checks that the event stored under this id is this very event.
     pub(crate) fn check_replay(&self, stored: &Json) -> Result<()> {
-        if *stored == self.event_data {
+        if is_same_event(stored, &self.event_data) {
             return Ok(());
         }
         Err(Error::EventIdReused { key: Box::new(self.key.clone()), event_id: self.id.clone() })
@@ -137,25 +132,6 @@ where
     }
     written.check_portable().map_err(invalid)?;
     Ok((written, value))
-}
-
-impl ListSessions {
-    pub(crate) fn check(&self) -> Result<()> {
-        check_limit(self.limit, Self::MAX_LIMIT)
-    }
-}
-
-impl ListEvents {
-    pub(crate) fn check(&self) -> Result<()> {
-        check_limit(self.limit, Self::MAX_LIMIT)
-    }
-}
-
-fn check_limit(limit: u32, max: u32) -> Result<()> {
-    if (1..=max).contains(&limit) {
-        return Ok(());
-    }
-    Err(Error::invalid("limit", format!("{limit} is not between 1 and {max}")))
 }
 
 /// Keys about to be set.

@@ -18,6 +18,7 @@ super::case_list![
     a_replay_is_told_by_content_not_by_spelling,
     a_replay_succeeds_after_later_events,
     an_event_id_with_other_content_is_refused,
+    an_event_that_is_built_again_is_a_replay,
     one_event_id_may_serve_two_sessions,
     partial_events_are_not_stored,
     five_megabyte_events_are_stored,
@@ -190,13 +191,27 @@ async fn an_event_id_with_other_content_is_refused(context: Context) -> anyhow::
     for other in [
         event.clone().with_state_delta(State::new().with("k", 2)),
         event.clone().with_content(json!({})),
-        event.clone().with_timestamp(event.timestamp + 1.0),
+        event.clone().with_invocation_id("other"),
     ] {
         let refused = context.append(&key, other).await;
         ensure!(matches!(&refused, Err(Error::EventIdReused { event_id, .. }) if event_id == "e"), "{refused:?}");
     }
     let session = context.get(&key).await?;
     ensure!(session.events == [event] && session.state == State::new().with("k", 1));
+    Ok(())
+}
+
+/// Two requests of a client that repeats itself: one id, and the time of each.
+async fn an_event_that_is_built_again_is_a_replay(context: Context) -> anyhow::Result<()> {
+    let key = context.session("alice").await?.key;
+    let first = Event::new("user").with_id("request").with_text("Make it Naples.");
+    context.append(&key, first.clone()).await?;
+    let mut again = Event::new("user").with_id("request").with_text("Make it Naples.").with_timestamp(1e9);
+    // As google-adk writes fields that say nothing.
+    again.extra.insert("output".to_owned(), json!(null).into());
+    again.actions.extra.insert("requested_auth_configs".to_owned(), json!({}).into());
+    ensure!(context.append(&key, again).await?.is_replayed());
+    ensure!(context.get(&key).await?.events == [first]);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ super::case_list![
     a_refreshed_session_has_what_others_appended,
     a_refreshed_session_that_was_recreated_is_read_anew,
     a_replay_through_a_session_misses_nothing_of_others,
+    an_append_at_the_latest_revision_brings_the_session_up_to_date,
     streams_yield_everything_page_by_page,
     a_stream_of_no_session_yields_one_error,
 ];
@@ -103,6 +104,31 @@ async fn a_replay_through_a_session_misses_nothing_of_others(context: Context) -
     Ok(())
 }
 
+async fn an_append_at_the_latest_revision_brings_the_session_up_to_date(context: Context) -> anyhow::Result<()> {
+    let mut session = context.session("alice").await?;
+    let mut expected = Vec::new();
+    for number in 0..3 {
+        let (other, own) = (format!("other {number}"), format!("own {number}"));
+        context.append(&session.key, Event::new("other").with_id(&other)).await?;
+        let delta = State::new().with("n", number).with("temp:n", number);
+        let event = Event::new("user").with_id(&own).with_state_delta(delta);
+        ensure!(matches!(context.service.append_latest(&mut session, event.clone()).await?, Appended::Stored(_)));
+        ensure!(context.service.append_latest(&mut session, event).await?.is_replayed());
+        expected.extend([other, own]);
+        ensure!(event_ids(&session) == expected, "{:?}", event_ids(&session));
+        ensure!(session.state.decode::<u64>("temp:n")? == Some(number));
+    }
+    let before = session.clone();
+    let partial = context.service.append_latest(&mut session, Event::new("user").with_partial(true)).await?;
+    ensure!(partial == Appended::Partial && session == before);
+    let refused = Event::new("user").with_id("");
+    ensure!(context.service.append_latest(&mut session, refused).await.is_err() && session == before);
+    let mut stored = context.get(&session.key).await?;
+    stored.state.insert("temp:n", 2);
+    ensure!(session == stored);
+    Ok(())
+}
+
 async fn streams_yield_everything_page_by_page(context: Context) -> anyhow::Result<()> {
     let key = context.session("alice").await?.key;
     for number in 0..10 {
@@ -115,6 +141,8 @@ async fn streams_yield_everything_page_by_page(context: Context) -> anyhow::Resu
     let request = ListSessions::new(SessionScope::User(key.user())).with_limit(4);
     let sessions: Vec<_> = context.service.stream_sessions(request).try_collect().await?;
     ensure!(sessions.len() == 11);
+    let owned = context.service.clone().into_event_stream(ListEvents::new(key.clone()).with_limit(3));
+    ensure!(owned.try_collect::<Vec<_>>().await? == events);
     Ok(())
 }
 

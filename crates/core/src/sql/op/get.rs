@@ -86,7 +86,7 @@ impl<D: Dialect> GetSql<D> {
         let mut assembly = SessionAssembly::<D>::new(key);
         let read = on.run(statement, &mut |row| assembly.add(&row)).await;
         read.map_err(|error| statement_error::<D>(OPERATION, error))?;
-        assembly.into_session()
+        assembly.into_session(request)
     }
 }
 
@@ -158,16 +158,18 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
         Ok(())
     }
 
-    fn into_session(mut self) -> Result<Option<Session>> {
+    fn into_session(mut self, request: &GetSession) -> Result<Option<Session>> {
         if let Some(error) = self.corrupt {
             return Err(error);
         }
         let Some((session, create_time, revision)) = self.session else { return Ok(None) };
         self.events
             .sort_by(|(left_time, left), (right_time, right)| (left_time, &left.id).cmp(&(right_time, &right.id)));
+        let times = self.events.iter().map(|(time, _)| *time);
         Ok(Some(Session {
             key: self.key.clone(),
             state: ScopedState { app: self.app, user: self.user, session }.merged(),
+            events_since: request.events_since(times, create_time, revision.timestamp()),
             events: self.events.into_iter().map(|(_, event)| event).collect(),
             create_time,
             revision,

@@ -141,6 +141,7 @@ fn decode_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(
             create_time: stored.timestamp(row, CREATE_TIME, "create_time")?,
             revision: Revision::new(cursor.update_time),
             key: key.clone(),
+            events_since: None,
         })
     };
     let session = decode();

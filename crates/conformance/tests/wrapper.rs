@@ -1,0 +1,129 @@
+//! A service around a service, written as a program of its own would: with what `seabed-core` exports. It keeps a log of
+//! who did what, and passes every law as the service inside does.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use seabed_conformance::{Opened, Services, Target};
+use seabed_core::{
+    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions,
+    MemorySessionService, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, StateService,
+    StateUpdated, UpdateState, UserKey,
+};
+
+/// Logs what its callers ask for, and builds each request anew out of its parts.
+#[derive(Clone)]
+struct Audited<S> {
+    inner: S,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl<S> Audited<S> {
+    fn log(&self, line: String) {
+        self.log.lock().expect("nobody panics while logging").push(line);
+    }
+}
+
+#[async_trait]
+impl<S: SessionService> SessionService for Audited<S> {
+    async fn create_session(&self, request: CreateSession) -> Result<Session> {
+        self.log(format!("create a session of {}", request.user()));
+        let mut passed_on = CreateSession::new(request.user().clone())
+            .with_state(request.state().clone())
+            .with_nul_policy(request.nul_policy());
+        if let Some(id) = request.session_id() {
+            passed_on = passed_on.with_session_id(id.clone());
+        }
+        self.inner.create_session(passed_on).await
+    }
+
+    async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
+        self.log(format!("get {}", request.key()));
+        let mut passed_on = GetSession::new(request.key().clone());
+        if let Some(count) = request.num_recent_events() {
+            passed_on = passed_on.with_num_recent_events(count);
+        }
+        if let Some(time) = request.after_timestamp() {
+            passed_on = passed_on.with_after_timestamp(time);
+        }
+        let Some(read) = self.inner.get_session(passed_on).await? else { return Ok(None) };
+        let mut session = Session::new(read.key, read.create_time);
+        session.state = read.state;
+        session.events = read.events;
+        session.events_since = read.events_since;
+        session.revision = read.revision;
+        Ok(Some(session))
+    }
+
+    async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
+        self.log(format!("list the sessions of {:?}", request.scope()));
+        request.check()?;
+        let mut passed_on =
+            ListSessions::new(request.scope().clone()).with_order(request.order()).with_limit(request.limit());
+        if let Some(cursor) = request.cursor() {
+            let (user, session) = (cursor.user_id().clone(), cursor.session_id().clone());
+            passed_on = passed_on.with_cursor(SessionCursor::new(cursor.update_time(), user, session));
+        }
+        let page = self.inner.list_sessions(passed_on).await?;
+        Ok(Page::new(page.items, page.next))
+    }
+
+    async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
+        self.log(format!("list the events of {}", request.key()));
+        request.check()?;
+        let mut passed_on =
+            ListEvents::new(request.key().clone()).with_order(request.order()).with_limit(request.limit());
+        if let Some(cursor) = request.cursor() {
+            passed_on = passed_on.with_cursor(EventCursor::new(cursor.timestamp(), cursor.event_id().to_owned()));
+        }
+        self.inner.list_events(passed_on).await
+    }
+
+    async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
+        self.log(format!("append {:?} to {}", request.event().id, request.key()));
+        let (key, expected, nul_policy) = (request.key().clone(), request.expected(), request.nul_policy());
+        let passed_on = AppendEvent::new(key, request.into_event(), expected).with_nul_policy(nul_policy);
+        self.inner.append_event(passed_on).await
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
+        self.log(format!("delete {key}"));
+        self.inner.delete_session(key).await
+    }
+
+    async fn get_user_state(&self, key: &UserKey) -> Result<State> {
+        self.inner.get_user_state(key).await
+    }
+
+    async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
+        self.inner.get_app_state(app_name).await
+    }
+
+    async fn check_health(&self) -> Result<()> {
+        self.inner.check_health().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl<S: StateService> StateService for Audited<S> {
+    async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
+        self.log(format!("set {} keys of {:?}", request.delta().len(), request.target()));
+        self.inner.update_state(request).await
+    }
+}
+
+fn main() -> ExitCode {
+    let inner = Audited { inner: MemorySessionService::new(), log: Arc::default() };
+    let service = inner.clone();
+    let outcome = seabed_conformance::run([Target::new("audited", move || {
+        let service = service.clone();
+        async move { Ok(Opened::Service(Services::with_state(Arc::new(service)))) }
+    })]);
+    println!("{} calls were logged", inner.log.lock().expect("nobody panics while logging").len());
+    outcome
+}
