@@ -150,15 +150,32 @@ async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> an
 /// times of the others.
 async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
-    let keys = create(&service, "app", 2).await?;
-    let (other, key) = (&keys[0], &keys[1]);
+    let keys = create(&service, "app", 3).await?;
+    let (other, key, busy) = (&keys[0], &keys[1], &keys[2]);
     let created = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
     let now = created.create_time.as_seconds() + 1.0;
     let event = |id: &str, time: f64| Event::new("user").with_id(id).with_timestamp(time);
     let with = |name: &str| event(name, now).with_state_delta(State::new().with(name, 1));
     let first = AppendEvent::new(key.clone(), event("first", now + 10.0), ExpectedRevision::Exact(created.revision));
     let requests = [append(other, Event::new("user")), first, append(key, with("second")), append(key, with("third"))];
-    try_join_all(requests.into_iter().map(|request| service.append_event(request))).await?;
+    // SQLite's only batch waits for this transaction, so that the writes gather in the next one.
+    let transaction = fixture.admin.begin().await?;
+    let session_id = &busy.session_id;
+    transaction.execute_unprepared(&format!("UPDATE sessions SET state = state WHERE id = '{session_id}'")).await?;
+    let waits = tokio::spawn({
+        let (service, request) = (service.clone(), append(busy, Event::new("user")));
+        async move { service.append_event(request).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let gathering = try_join_all(requests.into_iter().map(|request| service.append_event(request)));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        transaction.commit().await
+    };
+    let (gathered, released) = tokio::join!(gathering, release);
+    released?;
+    gathered?;
+    waits.await??;
     let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
     let order: Vec<&str> = session.events.iter().map(|event| event.id.as_str()).collect();
     ensure!(order == ["first", "second", "third"], "{order:?}");
