@@ -1,5 +1,5 @@
-//! A service around a service, written as a program of its own would: with what `seabed-core` exports. It keeps a log of
-//! who did what, and passes every law as the service inside does.
+//! A service around a service, written with what `seabed-core` exports, as any program could. It keeps a log of who did
+//! what, and passes the suite as the service inside does.
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};

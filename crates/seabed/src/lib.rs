@@ -44,8 +44,9 @@
 //!
 //! [`append`](SessionServiceExt::append) succeeds only if nothing was appended since the session was read. Otherwise it
 //! fails with [`Error::RevisionConflict`] and stores nothing. [`refresh`](SessionServiceExt::refresh) the session, let
-//! the agent decide again, and append again. A writer whose event does not depend on what it has read passes
-//! [`ExpectedRevision::Any`] to [`append_event`](SessionService::append_event).
+//! the agent decide again, and append again. A writer whose event does not depend on what it has read, such as the
+//! message of a user, calls [`append_latest`](SessionServiceExt::append_latest), which stores it at any revision and
+//! never conflicts.
 //!
 //! # State without a message
 //!

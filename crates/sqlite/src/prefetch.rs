@@ -5,8 +5,8 @@ use sea_orm::sea_query::{Condition, DynIden, Expr, ExprTrait, Func, JoinType, Se
 /// Completes `select` with the rows of `table` whose keys are in the JSON array that the placeholder stands for.
 ///
 /// CROSS JOIN keeps the keys outside, so that each row is looked up by its whole key. If it has the choice, the planner
-/// may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so the condition
-/// stands in WHERE.
+/// may read the whole table where ANALYZE saw a small one. sea-query leaves out the ON of a cross join, so the
+/// condition stands in WHERE.
 pub(super) fn select_by_keys(
     mut select: SelectStatement,
     table: TableRef,
