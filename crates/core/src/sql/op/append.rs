@@ -177,7 +177,7 @@ fn check_replay<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Appende
     Ok(Appended::Replayed(Revision::new(stored.timestamp(row, "timestamp", "timestamp")?)))
 }
 
-/// The values of [`event_columns`].
+/// The values of [`event_columns`](crate::sql::statement::event_columns).
 fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterator<Item = Value> + Send + use<D> {
     let rest = [
         Value::from(new.id.as_str()),
