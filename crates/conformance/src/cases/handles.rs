@@ -88,6 +88,16 @@ async fn a_refreshed_session_that_was_recreated_is_read_anew(context: Context) -
     context.append(&session.key, Event::new("user").with_id("new")).await?;
     context.service.refresh(&mut session).await?;
     ensure!(event_ids(&session) == ["new"] && context.get(&session.key).await? == session);
+
+    // Read in part, and then recreated with an event that is older than what was read.
+    let only_newest = GetSession::new(session.key).with_num_recent_events(1);
+    let mut session = context.service.get_session(only_newest).await?.ok_or_else(|| anyhow::anyhow!("gone"))?;
+    context.service.delete_session(&session.key).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    context.create(&session.key, State::new()).await?;
+    context.append(&session.key, Event::new("user").with_id("older").with_timestamp(1e9)).await?;
+    context.service.refresh(&mut session).await?;
+    ensure!(event_ids(&session) == ["older"] && context.get(&session.key).await? == session);
     Ok(())
 }
 

@@ -410,4 +410,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "",
         case: "mariadb::a_transaction_on_another_database_is_refused",
     },
+    Mutant {
+        guard: "a session that was read in part and recreated since is refreshed in full",
+        file: "crates/core/src/service_ext.rs",
+        from: "if read.events_since.is_some() && read.create_time",
+        to: "if read.events_since.is_none() && read.create_time",
+        case: "sqlite_file::a_refreshed_session_that_was_recreated",
+    },
 ];
