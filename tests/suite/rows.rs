@@ -1,9 +1,9 @@
 //! Rows that cannot be decoded are named, and hide no other rows.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use seabed::{
-    AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    ListEvents, ListSessions, Revision, SessionId, SessionKey, SessionScope, State, Timestamp, UserKey,
+    AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, EventCursor, ExpectedRevision,
+    GetSession, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp, UserKey,
 };
 
 use seabed_tests::{Family, Kind};
@@ -16,6 +16,8 @@ crate::database_cases! {
         a_corrupt_session_is_named_and_hides_no_other,
         a_corrupt_app_state_is_named_and_nothing_is_written,
         times_are_stored_as_google_adk_stores_them,
+        times_of_the_first_centuries_are_read,
+        a_clock_at_its_end_takes_no_more_events,
     ],
     ExceptMySql: [
         a_time_that_no_calendar_has_is_named,
@@ -59,7 +61,8 @@ async fn a_corrupt_event_is_named_and_hides_no_other(fixture: &Fixture) -> anyho
     let error = page.items[1].as_ref().err().context("a corrupt event was read")?;
     expect_corrupt(error, &["events.event_data", "e2"])?;
     fixture.execute("UPDATE events SET event_data = NULL WHERE id = 'e2'").await?;
-    let stale = ExpectedRevision::Exact(Revision::new(Timestamp::try_from_micros(0)?));
+    let long_ago = Timestamp::try_from_micros(0)?;
+    let stale = ExpectedRevision::Exact(Revision::new(long_ago, long_ago));
     for expected in [stale, ExpectedRevision::Any] {
         let again = AppendEvent::new(key.clone(), Event::new("user").with_id("e2"), expected);
         let error = service.append_event(again).await.err().context("an event without data was replayed")?;
@@ -76,15 +79,70 @@ async fn a_time_that_no_calendar_has_is_named(fixture: &Fixture) -> anyhow::Resu
     let key = session(&service, "s").await?;
     service.append_event(append(&key, Event::new("user").with_id("e"))).await?;
     fixture.execute("UPDATE events SET timestamp = 'infinity'").await?;
-    let page = service.list_events(ListEvents::new(key.clone())).await;
-    expect_corrupt(&page.err().context("a time without end was read")?, &["events.timestamp"])?;
+    for id in ["f", "g"] {
+        service.append_event(append(&key, Event::new("user").with_id(id))).await?;
+    }
+    let first = service.list_events(ListEvents::new(key.clone()).with_order(Order::Descending).with_limit(2)).await?;
+    let [infinite, last] = &first.items[..] else { bail!("{first:?}") };
+    expect_corrupt(infinite.as_ref().err().context("a time without end was read")?, &["events.timestamp", "\"e\""])?;
+    ensure!(last.as_ref().is_ok_and(|event| event.id == "g"));
+    let rest = ListEvents::new(key.clone()).with_order(Order::Descending);
+    let rest = service.list_events(rest.with_cursor(first.next.context("a next page")?)).await?.try_into_items()?;
+    ensure!(rest.len() == 1 && rest[0].id == "f", "{rest:?}");
+    let only = service.list_events(ListEvents::new(key.clone()).with_order(Order::Descending).with_limit(1)).await;
+    expect_corrupt(&only.err().context("there is no way past it")?, &["events.timestamp"])?;
     let error = service.get_session(GetSession::new(key.clone())).await.err().context("it was read")?;
     expect_corrupt(&error, &["events.timestamp"])?;
-    fixture.execute("UPDATE sessions SET update_time = 'infinity'").await?;
+    let other = session(&service, "t").await?;
+    fixture.execute("UPDATE sessions SET update_time = 'infinity' WHERE id = 's'").await?;
     let error = service.get_session(GetSession::new(key.clone())).await.err().context("it was read")?;
     expect_corrupt(&error, &["sessions.update_time"])?;
-    let listed = service.list_sessions(ListSessions::new(SessionScope::User(key.user()))).await;
-    expect_corrupt(&listed.err().context("it was listed")?, &["sessions.update_time"])
+    let listed = service.list_sessions(ListSessions::new(SessionScope::User(key.user()))).await?.items;
+    ensure!(listed.iter().flatten().map(|session| &session.key).eq([&other]), "{listed:?}");
+    let error = listed.into_iter().find_map(Result::err).context("it was listed")?;
+    expect_corrupt(&error, &["sessions.update_time", "\"s\""])
+}
+
+/// Go's zero time, in the rows of another program. All that reads it must agree.
+async fn times_of_the_first_centuries_are_read(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    for id in ["zero", "later"] {
+        service.append_event(append(&key, Event::new("user").with_id(id))).await?;
+    }
+    fixture.execute("UPDATE events SET timestamp = '0001-01-01 00:00:00.000000' WHERE id = 'zero'").await?;
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    ensure!(read.events.iter().map(|event| &*event.id).eq(["zero", "later"]), "{:?}", read.events);
+    let first = service.list_events(ListEvents::new(key.clone()).with_limit(1)).await?;
+    let next: EventCursor = serde_json::from_str(&serde_json::to_string(&first.next)?)?;
+    ensure!(next.timestamp().to_string().starts_with("0001-01-01"), "{next:?}");
+    let rest = service.list_events(ListEvents::new(key.clone()).with_cursor(next)).await?.try_into_items()?;
+    ensure!(first.try_into_items()?[0].id == "zero" && rest.len() == 1 && rest[0].id == "later", "{rest:?}");
+    fixture.execute("UPDATE sessions SET update_time = '0001-01-01 00:00:00.000000'").await?;
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    let event = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Exact(read.revision));
+    ensure!(service.append_event(event).await?.revision() > Some(read.revision));
+    Ok(())
+}
+
+/// Two writers at one revision would otherwise both store their event there.
+async fn a_clock_at_its_end_takes_no_more_events(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    service.append_event(append(&key, Event::new("user"))).await?;
+    for table in ["events SET timestamp", "sessions SET update_time"] {
+        fixture.execute(&format!("UPDATE {table} = '9999-12-31 23:59:59.999999'")).await?;
+    }
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    for expected in [ExpectedRevision::Any, ExpectedRevision::Exact(read.revision)] {
+        let state = State::new().with("app:k", 2);
+        let event = AppendEvent::new(key.clone(), Event::new("user").with_state_delta(state), expected);
+        let error = service.append_event(event).await.err().context("the clock moved past its end")?;
+        ensure!(error.backend_kind() == Some(BackendErrorKind::Unexpected), "{error:?}");
+        ensure!(error.to_string().contains("end of the year 9999"), "{error}");
+    }
+    ensure!(service.get_session(GetSession::new(key)).await?.as_ref() == Some(&read), "a refused event was stored");
+    Ok(())
 }
 
 async fn a_corrupt_session_is_named_and_hides_no_other(fixture: &Fixture) -> anyhow::Result<()> {
@@ -129,7 +187,7 @@ async fn times_are_stored_as_google_adk_stores_them(fixture: &Fixture) -> anyhow
     Ok(())
 }
 
-/// SQLite itself and other programs write times in other formats, and as numbers.
+/// SQLite itself and other programs write times in other formats. A number may be of seconds or milliseconds.
 async fn times_of_other_writers_are_read(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = session(&service, "s").await?;
@@ -139,14 +197,16 @@ async fn times_of_other_writers_are_read(fixture: &Fixture) -> anyhow::Result<()
         ("'2025-11-23 12:13:20'", 0),
         ("'2025-11-23T12:13:20.250Z'", 250_000),
         ("'2025-11-23 14:13:20.000001+02:00'", 1),
-        ("1763900000", 0),
     ] {
         fixture.execute(&format!("UPDATE sessions SET update_time = {written}")).await?;
         let read = service.get_session(GetSession::new(key.clone())).await?.context("the session is gone")?;
         let read = read.revision.timestamp().as_micros();
         ensure!(read == 1_763_900_000_000_000 + micros, "{written} was read as {read}");
     }
-    fixture.execute("UPDATE sessions SET update_time = 'secret'").await?;
-    let error = service.get_session(GetSession::new(key)).await.err().context("no time was read as one")?;
-    expect_corrupt(&error, &["sessions.update_time", "alice"])
+    for written in ["'secret'", "1763900000", "1763900000000", "1763900000.5", "x'31'", "'10000-01-01 00:00:00'"] {
+        fixture.execute(&format!("UPDATE sessions SET update_time = {written}")).await?;
+        let error = service.get_session(GetSession::new(key.clone())).await.err().context("no time was read as one")?;
+        expect_corrupt(&error, &["sessions.update_time", "alice"])?;
+    }
+    Ok(())
 }

@@ -327,7 +327,7 @@ async fn an_injected_clock_and_id_source_are_used(fixture: &Fixture) -> anyhow::
         ensure!(session.key.session_id.as_str() == "the-next" && session.create_time == Fixed.now());
         let event = Event::from_sources("user", &Fixed, &Fixed);
         let stored = service.append_event(append(&session.key, event)).await?.revision();
-        ensure!(stored.map(Revision::timestamp) == Some(Fixed.now().next()));
+        ensure!(stored.map(Revision::timestamp) == Fixed.now().next());
         let read = service.get_session(GetSession::new(session.key)).await?;
         ensure!(read.is_some_and(|read| read.create_time == Fixed.now() && read.events[0].id == "the-next"));
         Ok(())

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// 1000-01-01T00:00:00Z: the earliest time that every supported server can store (MySQL's `DATETIME` starts here).
-const MIN_MICROS: i64 = -30_610_224_000_000_000;
+/// 0001-01-01T00:00:00Z: Go's zero time, and the earliest of Python's `datetime`.
+const MIN_MICROS: i64 = -62_135_596_800_000_000;
 /// 9999-12-31T23:59:59.999999Z: the latest time that every supported server, and Python's `datetime`, can store.
 const MAX_MICROS: i64 = 253_402_300_799_999_999;
 
-/// A UTC time with microsecond precision, from the year 1000 to the end of 9999: the range that every supported server
-/// can store.
+/// A UTC time with microsecond precision, from the year 1 to the end of 9999: what other programs store. New events have
+/// a narrower range; see [`Event::timestamp`](crate::Event::timestamp).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Timestamp(NaiveDateTime);
@@ -23,10 +23,10 @@ impl Timestamp {
     /// Creates a timestamp from microseconds since 1970-01-01T00:00:00Z.
     ///
     /// # Errors
-    /// [`Error::Invalid`] before the year 1000 or after the year 9999.
+    /// [`Error::Invalid`] before the year 1 or after the year 9999.
     pub fn try_from_micros(micros: i64) -> Result<Self> {
         if !(MIN_MICROS..=MAX_MICROS).contains(&micros) {
-            return Err(Error::invalid("timestamp", "not in the years 1000 to 9999, which every server can hold"));
+            return Err(Error::invalid("timestamp", "not in the years 1 to 9999"));
         }
         Ok(Self::clamped(micros))
     }
@@ -60,10 +60,9 @@ impl Timestamp {
         self.as_micros() as f64 / 1e6
     }
 
-    /// Returns the timestamp one microsecond later. The end of the year 9999 stays where it is.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self::clamped(self.as_micros().saturating_add(1))
+    /// Returns the timestamp one microsecond later; `None` at the end of the year 9999.
+    pub fn next(self) -> Option<Self> {
+        Self::try_from_micros(self.as_micros() + 1).ok()
     }
 
     pub(crate) fn clamped(micros: i64) -> Self {
@@ -76,11 +75,6 @@ impl Timestamp {
         self.0
     }
 
-    /// Creates a timestamp from the value of a column without time zone. Fractions of a microsecond are dropped.
-    pub fn from_naive_utc(naive: NaiveDateTime) -> Self {
-        let micros = naive.and_utc().timestamp_micros();
-        Self(DateTime::<Utc>::from_timestamp_micros(micros).map_or(naive, |moment| moment.naive_utc()))
-    }
 }
 
 impl fmt::Display for Timestamp {
@@ -109,6 +103,15 @@ impl TryFrom<DateTime<Utc>> for Timestamp {
     /// Fractions of a microsecond are dropped.
     fn try_from(time: DateTime<Utc>) -> Result<Self> {
         Self::try_from_micros(time.timestamp_micros())
+    }
+}
+
+impl TryFrom<NaiveDateTime> for Timestamp {
+    type Error = Error;
+
+    /// From the value of a column without time zone. Fractions of a microsecond are dropped.
+    fn try_from(time: NaiveDateTime) -> Result<Self> {
+        Self::try_from(time.and_utc())
     }
 }
 
@@ -187,7 +190,7 @@ mod tests {
 
     #[test]
     fn the_limits_are_the_years_they_claim() {
-        assert_eq!(Timestamp::clamped(i64::MIN).to_string(), "1000-01-01T00:00:00.000000Z");
+        assert_eq!(Timestamp::clamped(i64::MIN).to_string(), "0001-01-01T00:00:00.000000Z");
         assert_eq!(Timestamp::clamped(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
         assert!(Timestamp::try_from_micros(MAX_MICROS + 1).is_err());
         assert!(Timestamp::try_from_seconds(f64::NAN).is_err());

@@ -37,7 +37,7 @@ pub enum Error {
     /// The session has changed since the caller read it. Nothing of the rejected append was stored.
     ///
     /// Handling: [`refresh`](crate::SessionServiceExt::refresh) the session, decide again, append again.
-    #[error("{key} is at revision {actual}, the caller expected {expected}")]
+    #[error("{key} is at revision {actual}, the caller expected {expected}{}", of_which_session(*.expected, *.actual))]
     RevisionConflict {
         /// The session.
         key: Box<SessionKey>,
@@ -69,6 +69,11 @@ pub enum Error {
     /// The database, the connection to it, or a stored row is at fault; see [`BackendError::kind`].
     #[error(transparent)]
     Backend(#[from] BackendError),
+}
+
+/// Two sessions that had the same id one after the other may have been changed at the same time.
+fn of_which_session(expected: Revision, actual: Revision) -> &'static str {
+    if expected.create_time() == actual.create_time() { "" } else { " of another session that had this id" }
 }
 
 impl Error {

@@ -30,8 +30,8 @@ pub struct Event {
     pub invocation_id: String,
     /// `user`, or the name of the agent.
     pub author: String,
-    /// The event's own time in seconds since 1970-01-01T00:00:00Z, as google-adk writes it. It does not determine the
-    /// order of events; see [`Revision`](crate::Revision).
+    /// The event's own time in seconds since 1970-01-01T00:00:00Z, as google-adk writes it: from the year 1000 to
+    /// 9999-12-31T00:00:00Z. It does not determine the order of events; see [`Revision`](crate::Revision).
     pub timestamp: f64,
     /// The path of agents that led here, such as `root.researcher`.
     pub branch: Option<String>,

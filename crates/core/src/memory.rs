@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
 use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
 use crate::{
@@ -116,16 +115,17 @@ impl Store {
         let stored = self.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
         if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
             new.check_replay(&same_id.event_data)?;
-            return Ok(Appended::Replayed(Revision::new(same_id.cursor.timestamp)));
+            return Ok(Appended::Replayed(Revision::new(stored.create_time, same_id.cursor.timestamp)));
         }
-        new.check_revision(Revision::new(stored.update_time))?;
-        let timestamp = stored_timestamp(new.timestamp, stored.create_time, stored.update_time);
+        new.check_revision(Revision::new(stored.create_time, stored.update_time))?;
+        let timestamp = new.stored_timestamp(stored.create_time, stored.update_time)?;
         let cursor = EventCursor { timestamp, event_id: new.id };
         stored.events.push(StoredEvent { cursor, event_data: new.event_data });
         stored.state.merge(new.delta.session);
         stored.update_time = timestamp;
+        let create_time = stored.create_time;
         self.merge_shared(&new.key, new.delta.app, new.delta.user);
-        Ok(Appended::Stored(Revision::new(timestamp)))
+        Ok(Appended::Stored(Revision::new(create_time, timestamp)))
     }
 
     fn update_shared(&mut self, NewSharedState { target, delta, .. }: NewSharedState) -> State {
@@ -143,7 +143,7 @@ impl Store {
             user: self.user_state(&key.user()),
             session: stored.state.clone(),
         };
-        let revision = Revision::new(stored.update_time);
+        let revision = Revision::new(stored.create_time, stored.update_time);
         Session { state: scoped.merged(), revision, ..Session::new(key.clone(), stored.create_time) }
     }
 }
@@ -154,7 +154,7 @@ fn page_of<T, C: Ord + Clone>(
     order: Order,
     limit: u32,
     cursor: Option<&C>,
-) -> Page<T, C> {
+) -> Result<Page<T, C>> {
     rows.sort_by(|(left, _), (right, _)| left.cmp(right));
     if order == Order::Descending {
         rows.reverse();
@@ -164,7 +164,8 @@ fn page_of<T, C: Ord + Clone>(
         (Some(cursor), Order::Ascending) => row > cursor,
         (Some(cursor), Order::Descending) => row < cursor,
     };
-    Page::from_rows(rows.into_iter().filter(|(row, _)| behind(row)).collect(), limit)
+    let rows = rows.into_iter().filter(|(row, _)| behind(row)).map(|(row, item)| (Some(row), item));
+    Page::from_rows(rows.collect(), limit)
 }
 
 #[async_trait]
@@ -222,7 +223,7 @@ impl SessionService for MemorySessionService {
                 (cursor, Ok(store.show(key, stored)))
             })
             .collect();
-        Ok(page_of(rows, request.order, request.limit, request.cursor.as_ref()))
+        page_of(rows, request.order, request.limit, request.cursor.as_ref())
     }
 
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
@@ -230,7 +231,7 @@ impl SessionService for MemorySessionService {
         let store = self.open()?;
         let stored = store.sessions.get(&request.key).ok_or_else(|| Error::not_found(&request.key))?;
         let rows = stored.events.iter().map(|event| (event.cursor.clone(), event.decode())).collect();
-        Ok(page_of(rows, request.order, request.limit, request.cursor.as_ref()))
+        page_of(rows, request.order, request.limit, request.cursor.as_ref())
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {

@@ -42,19 +42,22 @@ impl<T, C> Page<T, C> {
     }
 
     /// Builds a page from up to `limit + 1` rows. The extra row only shows that there are more.
-    pub(crate) fn from_rows(mut rows: Vec<(C, Result<T>)>, limit: u32) -> Self {
+    ///
+    /// A row whose place in the order cannot be read has no cursor. If such rows end a page, the next page begins with
+    /// them again; a page of nothing else is an error, because there is no way past it.
+    pub(crate) fn from_rows(mut rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
         let limit = limit as usize;
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let mut last = None;
-        let items = rows
-            .into_iter()
-            .map(|(cursor, item)| {
-                last = Some(cursor);
-                item
-            })
-            .collect();
-        Self { items, next: last.filter(|_| more) }
+        let (cursors, mut items): (Vec<Option<C>>, Vec<Result<T>>) = rows.into_iter().unzip();
+        let next = cursors.into_iter().flatten().next_back().filter(|_| more);
+        if more
+            && next.is_none()
+            && let Some(Err(error)) = items.pop()
+        {
+            return Err(error);
+        }
+        Ok(Self { items, next })
     }
 }
 

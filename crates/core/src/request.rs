@@ -115,7 +115,7 @@ impl GetSession {
         if !(has_events && self.num_recent_events.is_some_and(|most| times.len() >= most as usize)) {
             return self.after_timestamp;
         }
-        times.min().or_else(|| Some(update_time.next()))
+        times.min().or_else(|| Some(update_time.next().unwrap_or(update_time)))
     }
 
     /// Returns which session to read.

@@ -1,33 +1,64 @@
 //! The clock of a session, which is also its revision.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
-/// Identifies the state a session was in when it was read: the stored time of its newest event, or of its creation.
+/// Identifies the state a session was in when it was read: by when it was created, and by the stored time of its newest
+/// event.
 ///
-/// It strictly increases with each stored event, so it never repeats, whatever the writers' clocks say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Revision(Timestamp);
+/// It strictly increases with each stored event, so it never repeats, whatever the writers' clocks say. A session that
+/// was deleted and created again under the same id has other revisions, unless both were created in the same
+/// microsecond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Revision {
+    create_time: Timestamp,
+    update_time: Timestamp,
+}
 
 impl Revision {
-    /// Creates the revision of a session whose `update_time` is `timestamp`.
-    pub fn new(timestamp: Timestamp) -> Self {
-        Self(timestamp)
+    /// Creates the revision of a session with these two times. They are equal as long as it has no events.
+    pub fn new(create_time: Timestamp, update_time: Timestamp) -> Self {
+        Self { create_time, update_time }
     }
 
-    /// Returns the `update_time` of the session.
+    /// Returns when the session was created.
+    pub fn create_time(self) -> Timestamp {
+        self.create_time
+    }
+
+    /// Returns the stored time of the session's newest event, or of its creation if it has none.
     pub fn timestamp(self) -> Timestamp {
-        self.0
+        self.update_time
+    }
+
+    fn has_events(self) -> bool {
+        self.update_time != self.create_time
+    }
+}
+
+impl Ord for Revision {
+    /// Later states of a session are greater. Its first state is the least, although the first event may have an
+    /// earlier time.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = |revision: Self| (revision.create_time, revision.has_events(), revision.update_time);
+        order(*self).cmp(&order(*other))
+    }
+}
+
+impl PartialOrd for Revision {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
 impl fmt::Display for Revision {
+    /// The stored time of the newest event.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.update_time.fmt(f)
     }
 }
 
@@ -47,10 +78,12 @@ pub enum ExpectedRevision {
 /// It is the event's own time, moved forward where needed to preserve two facts that readers and google-adk's
 /// `ORDER BY timestamp` rely on: stored times strictly increase in append order, and `update_time` differs from
 /// `create_time` exactly when the session has events.
-pub(crate) fn stored_timestamp(own: Timestamp, create_time: Timestamp, update_time: Timestamp) -> Timestamp {
+///
+/// `None` when the session's clock is at the end of the year 9999, which another program may have set.
+pub(crate) fn stored_timestamp(own: Timestamp, create_time: Timestamp, update_time: Timestamp) -> Option<Timestamp> {
     let has_events = update_time != create_time;
-    let stored = if has_events && own <= update_time { update_time.next() } else { own };
-    if stored == create_time { stored.next() } else { stored }
+    let stored = if has_events && own <= update_time { update_time.next()? } else { own };
+    if stored == create_time { stored.next() } else { Some(stored) }
 }
 
 #[cfg(test)]
@@ -63,19 +96,33 @@ mod tests {
 
     #[test]
     fn a_first_event_keeps_its_own_time_even_before_the_creation() {
-        assert_eq!(stored_timestamp(at(5), at(100), at(100)), at(5));
-        assert_eq!(stored_timestamp(at(500), at(100), at(100)), at(500));
+        assert_eq!(stored_timestamp(at(5), at(100), at(100)), Some(at(5)));
+        assert_eq!(stored_timestamp(at(500), at(100), at(100)), Some(at(500)));
+    }
+
+    #[test]
+    fn a_first_event_in_the_past_makes_a_greater_revision() {
+        let states = [Revision::new(at(100), at(100)), Revision::new(at(100), at(5)), Revision::new(at(100), at(6))];
+        assert!(states.is_sorted_by(|before, after| before < after));
+        assert!(states[2] < Revision::new(at(101), at(101)), "a later session under the same id");
     }
 
     #[test]
     fn a_late_clock_is_moved_past_the_newest_event() {
-        assert_eq!(stored_timestamp(at(5), at(100), at(200)), at(201));
-        assert_eq!(stored_timestamp(at(200), at(100), at(200)), at(201));
+        assert_eq!(stored_timestamp(at(5), at(100), at(200)), Some(at(201)));
+        assert_eq!(stored_timestamp(at(200), at(100), at(200)), Some(at(201)));
+    }
+
+    #[test]
+    fn a_clock_that_has_come_to_its_end_takes_no_more_events() {
+        let last = Timestamp::clamped(i64::MAX);
+        assert_eq!(stored_timestamp(at(5), at(100), last), None);
+        assert_eq!(stored_timestamp(last, last, last), None);
     }
 
     #[test]
     fn no_event_is_stored_at_the_creation_time() {
-        assert_eq!(stored_timestamp(at(100), at(100), at(100)), at(101));
-        assert_eq!(stored_timestamp(at(1), at(100), at(99)), at(101));
+        assert_eq!(stored_timestamp(at(100), at(100), at(100)), Some(at(101)));
+        assert_eq!(stored_timestamp(at(1), at(100), at(99)), Some(at(101)));
     }
 }

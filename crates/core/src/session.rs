@@ -30,7 +30,7 @@ pub struct Session {
 impl Session {
     /// Creates a session without state and events, for a service of your own.
     pub fn new(key: SessionKey, create_time: Timestamp) -> Self {
-        let revision = Revision::new(create_time);
+        let revision = Revision::new(create_time, create_time);
         Self { key, state: State::new(), events: Vec::new(), create_time, revision, events_since: None }
     }
 

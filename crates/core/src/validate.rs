@@ -5,14 +5,17 @@ use serde::de::DeserializeOwned;
 
 use crate::key::{check_id, check_text};
 use crate::replay::is_same_event;
+use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
 use crate::{
-    AppName, AppendEvent, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, NulPolicy, Result, Revision,
+    AppName, AppendEvent, BackendError, BackendErrorKind, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, NulPolicy, Result, Revision,
     Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp, UpdateState, UserKey,
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.
 const MAX_INVOCATION_ID_CHARS: usize = 256;
+/// 1000-01-01T00:00:00Z, the first time of an event: before it, MySQL's manual promises nothing.
+const FIRST_EVENT_TIME: i64 = -30_610_224_000_000_000;
 /// 9999-12-31T00:00:00Z, the last time of an event: the day after is left for the steps of the session's clock.
 const LAST_EVENT_TIME: i64 = 253_402_214_400_000_000;
 
@@ -63,7 +66,7 @@ impl NewEvent {
         check_text("event.invocation_id", &event.invocation_id, MAX_INVOCATION_ID_CHARS)?;
         let timestamp = Timestamp::try_from_seconds(event.timestamp)
             .ok()
-            .filter(|timestamp| timestamp.as_micros() <= LAST_EVENT_TIME)
+            .filter(|timestamp| (FIRST_EVENT_TIME..=LAST_EVENT_TIME).contains(&timestamp.as_micros()))
             .ok_or_else(|| {
                 Error::invalid("event.timestamp", "not a moment from the year 1000 to 9999-12-31T00:00:00Z")
             })?;
@@ -95,16 +98,27 @@ impl NewEvent {
         }
     }
 
-    /// The revision, if it alone suffices to append: the event changes no session state and keeps its own time.
+    /// The revision, if it alone suffices to append: the event changes no session state and keeps its own time
+    /// (see [`stored_timestamp`](crate::revision::stored_timestamp)).
     pub(crate) fn revision_for_blind_append(&self) -> Option<Revision> {
         match self.expected {
             ExpectedRevision::Exact(expected)
-                if self.delta.session.is_empty() && self.timestamp > expected.timestamp() =>
+                if self.delta.session.is_empty()
+                    && self.timestamp > expected.timestamp()
+                    && self.timestamp != expected.create_time() =>
             {
                 Some(expected)
             }
             _ => None,
         }
+    }
+
+    /// The time at which the event is stored in a session with these times.
+    pub(crate) fn stored_timestamp(&self, create_time: Timestamp, update_time: Timestamp) -> Result<Timestamp> {
+        stored_timestamp(self.timestamp, create_time, update_time).ok_or_else(|| {
+            let message = format!("the clock of {} is at the end of the year 9999: it takes no more events", self.key);
+            BackendError::new(BackendErrorKind::Unexpected, message).into()
+        })
     }
 
     /// Checks that the event stored under this id is this very event.

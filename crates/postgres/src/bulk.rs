@@ -35,6 +35,7 @@ const EVENT: &str = "event";
 const INVOCATION: &str = "invocation";
 const OWN_TIME: &str = "own_time";
 const EVENT_DATA: &str = "event_data";
+const EXPECTED_LIFE: &str = "expected_life";
 const EXPECTED: &str = "expected";
 const STATE: &str = "state";
 const APP_DELTA: &str = "app_delta";
@@ -42,6 +43,9 @@ const USER_DELTA: &str = "user_delta";
 const NOW: &str = "now";
 /// The stored time of the event, before the step past the creation of its session.
 const TIME: &str = "time";
+
+/// The last time of all: a session's clock that is there cannot move on.
+const END_OF_TIME: &str = "timestamp '9999-12-31 23:59:59.999999'";
 
 /// How a column of the input comes out of an array.
 #[derive(Clone, Copy)]
@@ -131,6 +135,7 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         (INVOCATION, Kind::Text),
         (OWN_TIME, Kind::Time),
         (EVENT_DATA, Kind::Json),
+        (EXPECTED_LIFE, Kind::TimeOrNone),
         (EXPECTED, Kind::TimeOrNone),
         (STATE, Kind::Json),
         (APP_DELTA, Kind::Json),
@@ -138,6 +143,7 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         (NOW, Kind::Time),
     ]);
     let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
+    let created = Expr::col((LOCKED, sessions::Column::CreateTime));
     let moved_time = Expr::col((MOVED, sessions::Column::UpdateTime));
     WithClause::new()
         .cte(input)
@@ -147,7 +153,7 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED)))
         .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED)))
         .to_owned()
-        .query(Query::select().expr(of(MOVED, NUMBER)).expr(moved_time).from(MOVED).take())
+        .query(of_moved().exprs([of(MOVED, NUMBER), created, moved_time]).take())
 }
 
 /// The key of a session in its own table.
@@ -175,13 +181,15 @@ fn lock_sessions(tables: &Tables) -> SelectStatement {
     let (created, updated) = (|| Expr::col((SESSION, Column::CreateTime)), || Expr::col((SESSION, Column::UpdateTime)));
     let has_later_events = updated().ne(created()).and(of(INPUT, OWN_TIME).lte(updated()));
     let time = Expr::case(has_later_events, a_microsecond_after(updated())).finally(of(INPUT, OWN_TIME));
+    let is_at_revision = of(INPUT, EXPECTED).eq(updated()).and(of(INPUT, EXPECTED_LIFE).eq(created()));
     Query::select()
         .expr(Expr::cust("input.*"))
         .expr(created())
         .expr_as(time, TIME)
         .from(INPUT)
         .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
-        .and_where(of(INPUT, EXPECTED).is_null().or(of(INPUT, EXPECTED).eq(updated())))
+        .and_where(of(INPUT, EXPECTED).is_null().or(is_at_revision))
+        .and_where(updated().lt(Expr::cust(END_OF_TIME)))
         .take()
 }
 
@@ -381,7 +389,7 @@ mod tests {
     fn the_parameters_are_those_of_the_input_and_their_number() {
         let tables = Tables::new();
         for (statement, columns) in
-            [(super::append(&tables), 13), (super::create(&tables), 8)] as [(WithQuery, usize); 2]
+            [(super::append(&tables), 14), (super::create(&tables), 8)] as [(WithQuery, usize); 2]
         {
             let (sql, values) = statement.build(PostgresQueryBuilder);
             assert_eq!(values.0.len(), columns + 1, "{sql}");

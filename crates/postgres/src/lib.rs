@@ -14,7 +14,6 @@
 mod bulk;
 mod schema;
 
-use sea_orm::prelude::DateTimeUtc;
 use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
@@ -120,8 +119,7 @@ impl SqlxBackend for Postgres {
         let row = Self::row(row).ok_or_else(|| DbErr::Type("the row comes from another driver".to_owned()))?;
         let micros: Result<i64, sqlx::Error> = row.try_get_unchecked(index.as_sqlx_postgres_index());
         let micros = micros.map_err(|error| DbErr::Type(error.to_string()))?;
-        let moment = micros.checked_add(YEAR_2000).and_then(DateTimeUtc::from_timestamp_micros);
-        let moment = moment.ok_or_else(|| DbErr::Type("a time that no calendar has".to_owned()))?;
-        Ok(Timestamp::from_naive_utc(moment.naive_utc()))
+        let moment = Timestamp::try_from_micros(micros.saturating_add(YEAR_2000));
+        moment.map_err(|error| DbErr::Type(error.to_string()))
     }
 }

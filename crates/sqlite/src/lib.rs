@@ -34,7 +34,7 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, SqliteTransactionMode, TransactionOptions};
-use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService, in_range};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
 
@@ -151,12 +151,14 @@ impl SqlxBackend for Sqlite {
         true
     }
 
-    /// The driver tries two other formats before this one. All others are left to it.
+    /// The driver tries two other formats before this one. All others of a text are left to it. A number is no time: the
+    /// driver would take it for seconds, and others write milliseconds.
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
-        let text = <Self as Dialect>::Driver::text(row, index).ok().flatten().unwrap_or_default();
+        let text = <Self as Dialect>::Driver::text(row, index)?;
+        let text = text.ok_or_else(|| DbErr::Type("null".to_owned()))?;
         let mut parsed = Parsed::new();
         let moment = parse(&mut parsed, text, TIMESTAMP.iter()).and_then(|()| parsed.to_naive_datetime_with_offset(0));
         let moment = moment.or_else(|_| row.try_get_by::<DateTimeUtc, _>(index).map(|moment| moment.naive_utc()));
-        moment.map(Timestamp::from_naive_utc)
+        moment.and_then(in_range)
     }
 }

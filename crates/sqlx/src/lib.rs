@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
+use sea_orm::prelude::DateTime;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::pool::{PoolConnection, PoolOptions};
 use sea_orm::sqlx::{
@@ -18,7 +19,7 @@ use sea_orm::sqlx::{
 };
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement, Values};
 use sea_query_sqlx::SqlxValues;
-use seabed_core::sql::{Driver, DriverConnection, PoolLimits, answers, in_task, is_broken_connection};
+use seabed_core::sql::{Driver, DriverConnection, PoolLimits, answers, in_range, in_task, is_broken_connection};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 
 /// The connect options of a database.
@@ -73,7 +74,7 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
 
     #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
-        row.try_get_by::<sea_orm::prelude::DateTime, _>(index).map(Timestamp::from_naive_utc)
+        row.try_get_by::<DateTime, _>(index).and_then(in_range)
     }
 }
 

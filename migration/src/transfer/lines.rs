@@ -4,7 +4,7 @@ use std::io::{BufRead, Write};
 
 use sea_orm::DbErr;
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::{Json, Timestamp};
+use seabed_core::{Json, Timestamp, sql};
 use serde::{Deserialize, Serialize};
 
 use super::record::{ContentHash, Record};
@@ -108,24 +108,24 @@ fn line(record: Record) -> Result<Line, DbErr> {
     let json = |text: String| {
         Json::parse(one_line(text)).map_err(|_| DbErr::Custom("a column does not contain JSON".to_owned()))
     };
-    let time = Timestamp::from_naive_utc;
+    let time = sql::in_range;
     Ok(match record {
         Record::AppState(row) => {
-            Line::AppState { app_name: row.app_name, state: json(row.state)?, update_time: time(row.update_time) }
+            Line::AppState { app_name: row.app_name, state: json(row.state)?, update_time: time(row.update_time)? }
         }
         Record::UserState(row) => Line::UserState {
             app_name: row.app_name,
             user_id: row.user_id,
             state: json(row.state)?,
-            update_time: time(row.update_time),
+            update_time: time(row.update_time)?,
         },
         Record::Session(row) => Line::Session {
             app_name: row.app_name,
             user_id: row.user_id,
             id: row.id,
             state: json(row.state)?,
-            create_time: time(row.create_time),
-            update_time: time(row.update_time),
+            create_time: time(row.create_time)?,
+            update_time: time(row.update_time)?,
         },
         Record::Event(row) => Line::Event {
             app_name: row.app_name,
@@ -133,7 +133,7 @@ fn line(record: Record) -> Result<Line, DbErr> {
             session_id: row.session_id,
             id: row.id,
             invocation_id: row.invocation_id,
-            timestamp: time(row.timestamp),
+            timestamp: time(row.timestamp)?,
             event_data: row.event_data.map(json).transpose()?,
         },
         Record::Refused(refused) => return Err(DbErr::Custom(refused.to_string())),

@@ -16,7 +16,7 @@ use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
 use store::Store;
-pub(crate) use tables::{Shape, Source, event_of, read};
+pub(crate) use tables::{Shape, Source, event_of, read, time_of};
 
 use crate::layout::Layout;
 use crate::session_tables::SessionTables;

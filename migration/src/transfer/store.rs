@@ -9,8 +9,8 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
 };
-use seabed_core::Timestamp;
 use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::sql;
 
 use super::record::{ContentHash, Record, Refused, SessionId};
 use super::refusal::refusal;
@@ -233,8 +233,8 @@ impl<'a> Store<'a> {
         for row in rows.iter().filter(|row| !there.contains_key(&row.key)) {
             let mut values: Vec<Expr> = row.key.iter().map(|part| Expr::val(part.as_str())).collect();
             values.push(self.json(&row.state));
-            values.extend(row.create_time.map(|time| self.time(time)));
-            values.push(self.time(row.update_time));
+            values.extend(row.create_time.map(|time| self.time(time)).transpose()?);
+            values.push(self.time(row.update_time)?);
             insert.values(values).map_err(|error| DbErr::Custom(error.to_string()))?;
             inserts += 1;
         }
@@ -254,7 +254,7 @@ impl<'a> Store<'a> {
             let update = Query::update()
                 .table(self.spec.table_ref(table.name))
                 .value("state", self.json(&merged.state))
-                .value("update_time", self.time(merged.update_time))
+                .value("update_time", self.time(merged.update_time)?)
                 .cond_where(table.is(&row.key))
                 .take();
             transaction.execute(&update).await?;
@@ -317,7 +317,7 @@ impl<'a> Store<'a> {
         for event in new {
             let keys = [&event.id, &event.app_name, &event.user_id, &event.session_id, &event.invocation_id];
             let mut values: Vec<Expr> = keys.map(|part| Expr::val(part.as_str())).into();
-            values.push(self.time(event.timestamp));
+            values.push(self.time(event.timestamp)?);
             values.push(
                 event.event_data.as_deref().map_or_else(|| Expr::val(Value::String(None)), |json| self.json(json)),
             );
@@ -330,8 +330,8 @@ impl<'a> Store<'a> {
         self.spec.dialect.write_json(Expr::val(text))
     }
 
-    fn time(&self, time: DateTime) -> Expr {
-        Expr::val(self.spec.dialect.timestamp(Timestamp::from_naive_utc(time)))
+    fn time(&self, time: DateTime) -> Result<Expr, DbErr> {
+        Ok(Expr::val(self.spec.dialect.timestamp(sql::in_range(time)?)))
     }
 }
 

@@ -6,10 +6,10 @@ use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, FromQueryResult as _, IsolationLevel,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel,
     QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
 };
-use seabed_core::State;
+use seabed_core::{State, Timestamp, sql};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use tokio::sync::mpsc;
 
@@ -137,12 +137,29 @@ pub(crate) fn event_of(
     })
 }
 
+/// Reads a time, as the service does (on PostgreSQL also a time with a zone, in UTC).
+pub(crate) fn time_of(row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
+    let moment = match () {
+        #[cfg(feature = "postgres")]
+        () if row.try_as_pg_row().is_some() => moment::<seabed_postgres::Postgres>(row, column),
+        #[cfg(feature = "sqlite")]
+        () if row.try_as_sqlite_row().is_some() => moment::<seabed_sqlite::Sqlite>(row, column),
+        () => sql::in_range(row.try_get("", column)?),
+    };
+    moment.map(Timestamp::to_naive_utc)
+}
+
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn moment<D: sql::Dialect>(row: &QueryResult, column: &str) -> Result<Timestamp, DbErr> {
+    <D::Driver as sql::Driver>::moment(row, column)
+}
+
 /// google-adk's schema v1, which Seabed shares.
 pub(crate) struct V1;
 
 impl Shape for V1 {
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-        row.try_get("", column)
+        time_of(row, column)
     }
 
     fn event_columns(&self) -> Vec<(&str, bool)> {
@@ -150,7 +167,8 @@ impl Shape for V1 {
     }
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        events::Model::from_query_result(row, "").map(Some).map_err(|error| error.to_string())
+        let event = || event_of(row, time_of(row, "timestamp")?, row.try_get("", "event_data")?);
+        event().map(Some).map_err(|error: DbErr| error.to_string())
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime as Moment, Datelike as _, NaiveDate, Utc};
+use chrono::{DateTime as Moment, Datelike as _, NaiveDate};
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
 use seabed_core::entity::events;
-use seabed_core::{Json, Scope, State, Timestamp};
+use seabed_core::{Json, Scope, State, Timestamp, sql};
 use serde::Deserialize;
 
 use super::object::{Object, base64_url};
-use crate::transfer::{Shape, event_of};
+use crate::transfer::{Shape, event_of, time_of};
 
 /// The tables of adk-session. Its times have nanoseconds, and events with equal times have no defined order.
 pub(super) struct AdkSession;
@@ -28,8 +28,8 @@ impl Shape for AdkSession {
     }
 
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-        if let Ok(moment) = row.try_get::<Moment<Utc>>("", column) {
-            return Ok(Timestamp::from_naive_utc(moment.naive_utc()).to_naive_utc());
+        if let Ok(time) = time_of(row, column) {
+            return Ok(time);
         }
         let text: String = row.try_get("", column)?;
         parse_time(&text).ok_or_else(|| DbErr::Custom(format!("{column} is not a time")))
@@ -69,7 +69,7 @@ impl Shape for AdkSession {
         data.text("id", &text("id")?);
         data.text("invocation_id", &text("invocation_id")?);
         data.text("author", &text("author")?);
-        data.value("timestamp", &Timestamp::from_naive_utc(timestamp).as_seconds());
+        data.value("timestamp", &sql::in_range(timestamp).map_err(unreadable)?.as_seconds());
         let branch = text("branch")?;
         if !branch.is_empty() {
             data.text("branch", &branch);
@@ -102,7 +102,7 @@ fn parse<'de, T: Deserialize<'de>>(text: &'de str, name: &str) -> Result<T, Stri
 
 fn parse_time(text: &str) -> Option<DateTime> {
     let moment = Moment::parse_from_rfc3339(text).ok()?;
-    Some(Timestamp::from_naive_utc(moment.naive_utc()).to_naive_utc())
+    Timestamp::try_from(moment.to_utc()).ok().map(Timestamp::to_naive_utc)
 }
 
 /// Returns the fields that are set; adk-session writes `null` for the others.
@@ -127,7 +127,7 @@ fn write_actions(actions: &Fields, custom: &mut Object) -> Result<String, String
         for (name, json) in set(&compaction, &["start_timestamp", "end_timestamp"]) {
             let text: String = parse(json.as_str(), name)?;
             let time = parse_time(&text).ok_or_else(|| format!("{name} is not a time"))?;
-            fields.value(name, &Timestamp::from_naive_utc(time).as_seconds());
+            fields.value(name, &sql::in_range(time).map_err(|error| error.to_string())?.as_seconds());
         }
         for (name, json) in set(&compaction, &["compacted_content"]) {
             fields.json(name, &write_content(json)?);

@@ -5,7 +5,7 @@ use sea_orm::{DbErr, QueryResult};
 use seabed_core::Timestamp;
 use seabed_core::entity::events;
 
-use crate::transfer::{Shape, event_of};
+use crate::transfer::{Shape, event_of, time_of};
 
 /// The tables of `SqliteSessionService`. Events with equal times are ordered by insertion.
 pub(super) struct Numbers;
@@ -14,7 +14,7 @@ impl Shape for Numbers {
     /// Reads a number of seconds, or text if a `DatabaseSessionService` has opened the file as its own and written to
     /// it.
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-        let Ok(seconds) = row.try_get::<f64>("", column) else { return row.try_get("", column) };
+        let Ok(seconds) = row.try_get::<f64>("", column) else { return time_of(row, column) };
         let moment =
             Timestamp::try_from_seconds(seconds).map_err(|error| DbErr::Custom(format!("{column}: {error}")))?;
         Ok(moment.to_naive_utc())

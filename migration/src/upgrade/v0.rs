@@ -4,13 +4,13 @@ use chrono::{Offset as _, TimeZone as _};
 use chrono_tz::Tz;
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
-use seabed_core::Timestamp;
+use seabed_core::sql;
 use seabed_core::entity::events;
 use serde_json::value::RawValue;
 
 use super::object::Object;
 use super::pickle::decode_actions;
-use crate::transfer::{Shape, event_of};
+use crate::transfer::{Shape, event_of, time_of};
 
 /// Event fields that v0 stores in JSON columns; releases before 1.17 lack some of them.
 const JSON_FIELDS: [&str; 7] = [
@@ -91,7 +91,7 @@ impl V0 {
         };
         data.json("actions", &actions);
         data.json("node_info", r#"{"path":""}"#);
-        data.value("timestamp", &Timestamp::from_naive_utc(timestamp).as_seconds());
+        data.value("timestamp", &sql::in_range(timestamp).map_err(unreadable)?.as_seconds());
         Ok(data.finish())
     }
 }
@@ -102,7 +102,7 @@ impl Shape for V0 {
     }
 
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-        row.try_get("", column)
+        time_of(row, column)
     }
 
     fn event_columns(&self) -> Vec<(&str, bool)> {
@@ -119,7 +119,7 @@ impl Shape for V0 {
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
         let unreadable = |error: DbErr| error.to_string();
-        let timestamp = self.moment(row.try_get("", "timestamp").map_err(unreadable)?);
+        let timestamp = self.moment(time_of(row, "timestamp").map_err(unreadable)?);
         let event_data = self.event_data(row, timestamp)?;
         event_of(row, timestamp, Some(event_data)).map(Some).map_err(unreadable)
     }

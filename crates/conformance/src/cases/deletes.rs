@@ -1,6 +1,6 @@
 //! Deletes are idempotent, complete, and affect no other session.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use seabed_core::{AppendEvent, Error, Event, ExpectedRevision, State};
 
 use crate::Context;
@@ -12,6 +12,7 @@ super::case_list![
     a_deleted_session_takes_no_events,
     a_recreated_id_starts_empty,
     a_stale_writer_of_a_recreated_id_is_told_so,
+    a_revision_does_not_outlive_its_session,
     deletes_and_appends_leave_no_orphans,
 ];
 
@@ -69,6 +70,26 @@ async fn a_stale_writer_of_a_recreated_id_is_told_so(context: Context) -> anyhow
     context.create(&old.key, State::new()).await?;
     let refused = context.append_at(&old.key, Event::new("user"), old.revision).await;
     ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
+    Ok(())
+}
+
+/// A revision is made of times, and both sessions have an event of the same time.
+async fn a_revision_does_not_outlive_its_session(context: Context) -> anyhow::Result<()> {
+    let key = context.create(&context.key("alice", "s")?, State::new()).await?.key;
+    let at = |seconds: f64| Event::new("user").with_timestamp(seconds);
+    let hour_ahead = Event::new("user").timestamp + 3600.0;
+    let old = context.append(&key, at(hour_ahead)).await?.revision().context("not stored")?;
+    context.service.delete_session(&key).await?;
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    context.create(&key, State::new()).await?;
+    let new = context.append(&key, at(hour_ahead)).await?.revision().context("not stored")?;
+    ensure!(old.timestamp() == new.timestamp() && old < new, "{old} {new}");
+    let state = State::new().with("k", 1);
+    for event in [at(hour_ahead + 1.0), at(hour_ahead - 1.0), at(hour_ahead + 1.0).with_state_delta(state)] {
+        let refused = context.append_at(&key, event, old).await;
+        ensure!(matches!(refused, Err(Error::RevisionConflict { actual, .. }) if actual == new), "{refused:?}");
+    }
+    context.append_at(&key, at(hour_ahead + 1.0), new).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sea_orm::prelude::DateTime;
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement};
 
 use crate::{BackendErrorKind, Result, Timestamp};
@@ -82,10 +83,18 @@ pub trait Driver: Send + Sync + 'static {
     /// The moment at `index` of a row, in a `timestamp` column.
     ///
     /// # Errors
-    /// The driver's own, also for null.
+    /// The driver's own, also for null; and for a time that is not in the range of [`Timestamp`].
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
-        row.try_get_by::<sea_orm::prelude::DateTime, _>(index).map(Timestamp::from_naive_utc)
+        row.try_get_by::<DateTime, _>(index).and_then(in_range)
     }
+}
+
+/// The time of a row.
+///
+/// # Errors
+/// [`DbErr::Type`] if it is not in the range of [`Timestamp`].
+pub fn in_range(time: DateTime) -> Result<Timestamp, DbErr> {
+    Timestamp::try_from(time).map_err(|error| DbErr::Type(error.to_string()))
 }
 
 /// A connection of the driver's, out of a pool. Dropping it returns it to the pool.

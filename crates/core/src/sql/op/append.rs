@@ -10,7 +10,6 @@ use sea_orm::{QueryResult, Value};
 use super::bulk;
 use super::context::Context;
 use super::shared_state::{changed_rows, state_value};
-use crate::revision::stored_timestamp;
 use crate::sql::decode::{EventName, RowDecoder};
 use crate::sql::dialect::Dialect;
 use crate::sql::driver::Driver;
@@ -71,7 +70,8 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
             && let Some(expected) = self.new.revision_for_blind_append()
         {
             if self.store_at_revision(on, expected, lock).await? {
-                return Ok(Applied::Written(Appended::Stored(Revision::new(self.new.timestamp))));
+                let stored = Revision::new(expected.create_time(), self.new.timestamp);
+                return Ok(Applied::Written(Appended::Stored(stored)));
             }
             if lock == LockMode::SkipLocked {
                 return Ok(Applied::Locked);
@@ -91,12 +91,13 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         let row = context.database.autocommit().query_one(self.sql.diagnose.bind(values)).await;
         let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?;
         let row = row.ok_or_else(|| Error::not_found(&new.key))?;
+        let session = RowDecoder::<D>::new("sessions", &new.key);
+        let create_time = session.timestamp(&row, "create_time", "create_time")?;
         let event = EventName { id: &new.id, session: &new.key };
         if RowDecoder::<D>::new("events", &event).text_or_null(&row, "id", "id")?.is_some() {
-            return check_replay::<D>(new, &row).map(Some);
+            return check_replay::<D>(new, create_time, &row).map(Some);
         }
-        let session = RowDecoder::<D>::new("sessions", &new.key);
-        new.check_revision(Revision::new(session.timestamp(&row, "update_time", "update_time")?))?;
+        new.check_revision(Revision::new(create_time, session.timestamp(&row, "update_time", "update_time")?))?;
         Ok(None)
     }
 }
@@ -111,7 +112,7 @@ impl<D: Dialect> AppendOp<D> {
             LockMode::SkipLocked => &sql.store_at_free_revision,
         };
         let timestamp = D::SCHEMA.timestamp(new.timestamp);
-        let condition = [D::SCHEMA.timestamp(expected.timestamp()), timestamp.clone()];
+        let condition = [expected.timestamp(), expected.create_time()].map(|time| D::SCHEMA.timestamp(time));
         let event = event_values::<D>(new, new.timestamp).chain(session_key_values(&new.key)).chain(condition);
         store.run(true, on, event, [timestamp].into_iter().chain(session_key_values(&new.key))).await
     }
@@ -134,12 +135,12 @@ impl<D: Dialect> AppendOp<D> {
         let session = RowDecoder::<D>::new("sessions", &new.key);
         let create_time = session.timestamp(&row, "create_time", "create_time")?;
         let update_time = session.timestamp(&row, "update_time", "update_time")?;
-        if let Err(conflict) = new.check_revision(Revision::new(update_time)) {
+        if let Err(conflict) = new.check_revision(Revision::new(create_time, update_time)) {
             // This very event may be what moved the session on.
-            return self.replayed(on).await?.ok_or(conflict).map(Applied::Unchanged);
+            return self.replayed(on, create_time).await?.ok_or(conflict).map(Applied::Unchanged);
         }
 
-        let timestamp = stored_timestamp(new.timestamp, create_time, update_time);
+        let timestamp = new.stored_timestamp(create_time, update_time)?;
         let mut state = None;
         if !new.delta.session.is_empty() {
             let mut merged = session.state(&row, "state")?;
@@ -149,9 +150,9 @@ impl<D: Dialect> AppendOp<D> {
         let store = if state.is_some() { &sql.store_with_state } else { &sql.store };
         let written = [D::SCHEMA.timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(&new.key));
         if store.run(fast_paths, on, event_values::<D>(new, timestamp), written).await? {
-            return Ok(Applied::Written(Appended::Stored(Revision::new(timestamp))));
+            return Ok(Applied::Written(Appended::Stored(Revision::new(create_time, timestamp))));
         }
-        let replayed = self.replayed(on).await?.ok_or_else(|| {
+        let replayed = self.replayed(on, create_time).await?.ok_or_else(|| {
             let message = format!("event {:?} disappeared during {OPERATION}", new.id);
             BackendError::new(BackendErrorKind::Contention, message)
         });
@@ -160,21 +161,21 @@ impl<D: Dialect> AppendOp<D> {
 
     /// The outcome for an event whose id is taken: either this event or a different one is stored under that id. `None`
     /// when the id is free.
-    async fn replayed(&self, on: &mut dyn Executor) -> Result<Option<Appended>> {
+    async fn replayed(&self, on: &mut dyn Executor, create_time: Timestamp) -> Result<Option<Appended>> {
         let Self { sql, new } = self;
         let values = session_key_values(&new.key).chain([Value::from(new.id.as_str())]);
         let row = on.query_one(sql.lock_event.bind(values)).await;
         let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?;
-        row.map(|row| check_replay::<D>(new, &row)).transpose()
+        row.map(|row| check_replay::<D>(new, create_time, &row)).transpose()
     }
 }
 
-/// The outcome for an event, given the row that is stored under its id.
-fn check_replay<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Appended> {
+/// The outcome for an event, given the row that is stored under its id, and when its session was created.
+fn check_replay<D: Dialect>(new: &NewEvent, create_time: Timestamp, row: &QueryResult) -> Result<Appended> {
     let event = EventName { id: &new.id, session: &new.key };
     let stored = RowDecoder::<D>::new("events", &event);
     new.check_replay(&stored.event_data(row, "event_data")?)?;
-    Ok(Appended::Replayed(Revision::new(stored.timestamp(row, "timestamp", "timestamp")?)))
+    Ok(Appended::Replayed(Revision::new(create_time, stored.timestamp(row, "timestamp", "timestamp")?)))
 }
 
 /// The values of [`event_columns`](crate::sql::statement::event_columns).
@@ -194,9 +195,11 @@ async fn apply_bulk<D: Dialect>(
     writes: &[&AppendOp<D>],
 ) -> Result<BulkResults<Appended>> {
     let new = || writes.iter().map(|write| &write.new);
-    let expected = |new: &NewEvent| match new.expected {
-        ExpectedRevision::Exact(revision) => revision.timestamp().to_naive_utc().to_string(),
-        ExpectedRevision::Any => String::new(),
+    let expected = |time: fn(Revision) -> Timestamp| {
+        bulk::texts(new().map(|new| match new.expected {
+            ExpectedRevision::Exact(revision) => time(revision).to_naive_utc().to_string(),
+            ExpectedRevision::Any => String::new(),
+        }))
     };
     let keys = bulk::keys(new().map(|new| -> &SessionKey { &new.key }));
     let values = keys.chain([
@@ -204,7 +207,8 @@ async fn apply_bulk<D: Dialect>(
         bulk::texts(new().map(|new| &new.invocation_id)),
         bulk::times(new().map(|new| new.timestamp)),
         bulk::texts(new().map(|new| new.event_data.as_str())),
-        bulk::texts(new().map(expected)),
+        expected(Revision::create_time),
+        expected(Revision::timestamp),
         bulk::states(new().map(|new| &new.delta.session))?,
         bulk::states(new().map(|new| &new.delta.app))?,
         bulk::states(new().map(|new| &new.delta.user))?,
@@ -216,11 +220,12 @@ async fn apply_bulk<D: Dialect>(
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
         if let Some((result, write)) = results.get_mut(number).zip(writes.get(number)) {
-            let stored = D::Driver::moment(&row, 1).map_err(|error| {
+            let time = |index| D::Driver::moment(&row, index);
+            let stored = time(1).and_then(|created| Ok(Revision::new(created, time(2)?))).map_err(|error| {
                 let message = format!("the event {:?} is stored, but its time cannot be read", write.new.id);
                 BackendError::new(BackendErrorKind::CommitUnknown, message).with_source(error).into()
             });
-            *result = stored.map(|stored| Applied::Written(Appended::Stored(Revision::new(stored))));
+            *result = stored.map(|stored| Applied::Written(Appended::Stored(stored)));
         }
     }
     Ok(results)

@@ -6,7 +6,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoIden, Order, Query, SelectS
 use sea_orm::{EntityName, EntityTrait, QueryResult, Value};
 
 use crate::entity::{app_states, events, sessions, user_states};
-use crate::sql::decode::{RowDecoder, decode_event};
+use crate::sql::decode::{EventName, RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
@@ -32,6 +32,8 @@ const BODY: usize = 4;
 pub(crate) struct GetSql<D> {
     all_events: SqlText<D>,
     recent_events: SqlText<D>,
+    events_after: SqlText<D>,
+    recent_events_after: SqlText<D>,
 }
 
 impl<D: Dialect> GetSql<D> {
@@ -48,43 +50,58 @@ impl<D: Dialect> GetSql<D> {
         let event_columns = [Event::Id, Event::Timestamp, Event::Timestamp, Event::EventData];
         let events = part::<D, _, _>(tables, events::Entity, event_columns)
             .and_where(event_session_predicate())
-            .and_where(Expr::col(Event::Timestamp).gte(placeholder()))
             .take();
+        let events_after = events.clone().and_where(Expr::col(Event::Timestamp).gte(placeholder())).take();
         // A part of a union may only sort and cut off its rows inside a subquery.
-        let recent =
-            events.clone().order_by(Event::Timestamp, Order::Desc).order_by(Event::Id, Order::Desc).limit(0).take();
-        let recent =
-            Query::select().columns(COLUMNS.map(Alias::new)).from_subquery(recent, Alias::new("recent")).take();
+        let recent = |events: &SelectStatement| {
+            let mut recent = events.clone();
+            recent.order_by(Event::Timestamp, Order::Desc).order_by(Event::Id, Order::Desc).limit(0);
+            Query::select().columns(COLUMNS.map(Alias::new)).from_subquery(recent, Alias::new("recent")).take()
+        };
         let session_columns = [Session::Id, Session::CreateTime, Session::UpdateTime, Session::State];
         let with_events = |events| {
-            part::<D, _, _>(tables, sessions::Entity, session_columns)
+            let select = part::<D, _, _>(tables, sessions::Entity, session_columns)
                 .and_where(session_key_predicate())
                 .union(UnionType::All, app.clone())
                 .union(UnionType::All, user.clone())
                 .union(UnionType::All, events)
-                .take()
+                .take();
+            SqlText::new(&select)
         };
-        Self { all_events: SqlText::new(&with_events(events)), recent_events: SqlText::new(&with_events(recent)) }
+        Self {
+            recent_events: with_events(recent(&events)),
+            recent_events_after: with_events(recent(&events_after)),
+            all_events: with_events(events),
+            events_after: with_events(events_after),
+        }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
-        vec![("all_events", &self.all_events), ("recent_events", &self.recent_events)]
+        let Self { all_events, recent_events, events_after, recent_events_after } = self;
+        vec![
+            ("all_events", all_events),
+            ("recent_events", recent_events),
+            ("events_after", events_after),
+            ("recent_events_after", recent_events_after),
+        ]
     }
 
     pub(crate) async fn get_session(&self, on: &mut dyn Executor, request: &GetSession) -> Result<Option<Session>> {
         let key = &request.key;
         let (app_name, user_id) = (Value::from(key.app_name.as_str()), Value::from(key.user_id.as_str()));
-        let after = request.after_timestamp.unwrap_or(Timestamp::clamped(i64::MIN));
         let values = session_key_values(key)
             .chain([app_name.clone(), app_name, user_id])
             .chain(session_key_values(key))
-            .chain([D::SCHEMA.timestamp(after)]);
-        let statement = match request.num_recent_events {
-            None => self.all_events.bind(values),
-            Some(count) => self.recent_events.bind(values.chain([Value::from(i64::from(count))])),
+            .chain(request.after_timestamp.map(|after| D::SCHEMA.timestamp(after)))
+            .chain(request.num_recent_events.map(|count| Value::from(i64::from(count))));
+        let statement = match (request.after_timestamp, request.num_recent_events) {
+            (None, None) => &self.all_events,
+            (None, Some(_)) => &self.recent_events,
+            (Some(_), None) => &self.events_after,
+            (Some(_), Some(_)) => &self.recent_events_after,
         };
         let mut assembly = SessionAssembly::<D>::new(key);
-        let read = on.run(statement, &mut |row| assembly.add(&row)).await;
+        let read = on.run(statement.bind(values), &mut |row| assembly.add(&row)).await;
         read.map_err(|error| statement_error::<D>(OPERATION, error))?;
         assembly.into_session(request)
     }
@@ -112,8 +129,7 @@ struct SessionAssembly<'a, D> {
     dialect: PhantomData<fn() -> D>,
     app: State,
     user: State,
-    /// State, creation and revision.
-    session: Option<(State, Timestamp, Revision)>,
+    session: Option<(State, Revision)>,
     /// Under their stored times.
     events: Vec<(Timestamp, Event)>,
     /// The first row that cannot be decoded.
@@ -144,12 +160,14 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
         let stored = RowDecoder::<D>::new("sessions", key);
         let kind = stored.text(row, KIND, COLUMNS[KIND])?;
         if kind == events::Entity.table_name() {
-            let event = RowDecoder::<D>::new("events", key);
-            let time = event.timestamp(row, CREATED, "timestamp")?;
-            self.events.push((time, decode_event::<D>(key, event.text(row, ID, "id")?, row, BODY)?));
+            let id = RowDecoder::<D>::new("events", key).text(row, ID, "id")?;
+            let name = EventName { id, session: key };
+            let time = RowDecoder::<D>::new("events", &name).timestamp(row, CREATED, "timestamp")?;
+            self.events.push((time, decode_event::<D>(key, id, row, BODY)?));
         } else if kind == sessions::Entity.table_name() {
-            let revision = Revision::new(stored.timestamp(row, UPDATED, "update_time")?);
-            self.session = Some((stored.state(row, BODY)?, stored.timestamp(row, CREATED, "create_time")?, revision));
+            let create_time = stored.timestamp(row, CREATED, "create_time")?;
+            let revision = Revision::new(create_time, stored.timestamp(row, UPDATED, "update_time")?);
+            self.session = Some((stored.state(row, BODY)?, revision));
         } else if kind == app_states::Entity.table_name() {
             self.app = RowDecoder::<D>::new("app_states", &SharedKey::app(key)).state(row, BODY)?;
         } else {
@@ -162,7 +180,8 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
         if let Some(error) = self.corrupt {
             return Err(error);
         }
-        let Some((session, create_time, revision)) = self.session else { return Ok(None) };
+        let Some((session, revision)) = self.session else { return Ok(None) };
+        let create_time = revision.create_time();
         self.events
             .sort_by(|(left_time, left), (right_time, right)| (left_time, &left.id).cmp(&(right_time, &right.id)));
         let times = self.events.iter().map(|(time, _)| *time);

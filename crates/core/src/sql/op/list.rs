@@ -4,7 +4,7 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectSta
 use sea_orm::{QueryResult, Value};
 
 use crate::entity::{app_states, events, sessions, user_states};
-use crate::sql::decode::{RowDecoder, decode_event};
+use crate::sql::decode::{EventName, RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
@@ -113,39 +113,35 @@ pub(crate) async fn list_sessions<D: Dialect>(
         SessionScope::App(app_name) => app_name,
         SessionScope::User(user) => &user.app_name,
     };
-    let rows = rows.iter().map(|row| decode_session::<D>(app_name, row)).collect::<Result<_>>()?;
-    Ok(Page::from_rows(rows, request.limit))
+    let rows = rows.iter().map(|row| match session_cursor::<D>(app_name, row) {
+        Ok(cursor) => (Some(cursor.clone()), decode_session::<D>(app_name, cursor, row)),
+        Err(error) => (None, Err(error)),
+    });
+    Page::from_rows(rows.collect(), request.limit)
 }
 
-fn decode_session<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<(SessionCursor, Result<Session>)> {
+/// The place of a session in the listing.
+fn session_cursor<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<SessionCursor> {
     let any = RowDecoder::<D>::new("sessions", app_name);
-    let cursor = SessionCursor {
-        update_time: any.timestamp(row, UPDATE_TIME, "update_time")?,
-        user_id: UserId::from_row(any.text(row, USER_ID, "user_id")?.to_owned()),
-        session_id: SessionId::from_row(any.text(row, ID, "id")?.to_owned()),
-    };
-    let key = SessionKey::new(app_name.clone(), cursor.user_id.clone(), cursor.session_id.clone());
-    let decode = || {
-        let (app_key, user_key) = (SharedKey::app(&key), SharedKey::user(&key));
-        let stored = RowDecoder::<D>::new("sessions", &key);
-        let app = RowDecoder::<D>::new("app_states", &app_key).state_or_null(row, APP_STATE)?;
-        let user = RowDecoder::<D>::new("user_states", &user_key).state_or_null(row, USER_STATE)?;
-        let scoped = ScopedState {
-            app: app.unwrap_or_default(),
-            user: user.unwrap_or_default(),
-            session: stored.state(row, STATE)?,
-        };
-        Ok(Session {
-            state: scoped.merged(),
-            events: Vec::new(),
-            create_time: stored.timestamp(row, CREATE_TIME, "create_time")?,
-            revision: Revision::new(cursor.update_time),
-            key: key.clone(),
-            events_since: None,
-        })
-    };
-    let session = decode();
-    Ok((cursor, session))
+    let user_id = UserId::from_row(any.text(row, USER_ID, "user_id")?.to_owned());
+    let session_id = SessionId::from_row(any.text(row, ID, "id")?.to_owned());
+    let key = SessionKey::new(app_name.clone(), user_id, session_id);
+    let update_time = RowDecoder::<D>::new("sessions", &key).timestamp(row, UPDATE_TIME, "update_time")?;
+    Ok(SessionCursor::new(update_time, key.user_id, key.session_id))
+}
+
+fn decode_session<D: Dialect>(app_name: &AppName, cursor: SessionCursor, row: &QueryResult) -> Result<Session> {
+    let SessionCursor { update_time, user_id, session_id } = cursor;
+    let key = SessionKey::new(app_name.clone(), user_id, session_id);
+    let (app_key, user_key) = (SharedKey::app(&key), SharedKey::user(&key));
+    let stored = RowDecoder::<D>::new("sessions", &key);
+    let app = RowDecoder::<D>::new("app_states", &app_key).state_or_null(row, APP_STATE)?;
+    let user = RowDecoder::<D>::new("user_states", &user_key).state_or_null(row, USER_STATE)?;
+    let (app, user) = (app.unwrap_or_default(), user.unwrap_or_default());
+    let state = ScopedState { app, user, session: stored.state(row, STATE)? }.merged();
+    let create_time = stored.timestamp(row, CREATE_TIME, "create_time")?;
+    let revision = Revision::new(create_time, update_time);
+    Ok(Session { state, revision, ..Session::new(key, create_time) })
 }
 
 /// The query for a page of events, and one row more. It is joined to the session, so that a session without events
@@ -196,11 +192,16 @@ pub(crate) async fn list_events<D: Dialect>(
     let mut events = Vec::with_capacity(rows.len());
     for row in &rows {
         let Some(event_id) = stored.text_or_null(row, "id", "id")? else { continue };
-        let timestamp: Timestamp = stored.timestamp(row, "timestamp", "timestamp")?;
-        let event = decode_event::<D>(key, event_id, row, "event_data");
-        events.push((EventCursor { timestamp, event_id: event_id.to_owned() }, event));
+        let name = EventName { id: event_id, session: key };
+        events.push(match RowDecoder::<D>::new("events", &name).timestamp(row, "timestamp", "timestamp") {
+            Ok(timestamp) => {
+                let cursor = EventCursor { timestamp, event_id: event_id.to_owned() };
+                (Some(cursor), decode_event::<D>(key, event_id, row, "event_data"))
+            }
+            Err(error) => (None, Err(error)),
+        });
     }
-    Ok(Page::from_rows(events, request.limit))
+    Page::from_rows(events, request.limit)
 }
 
 /// The listings' statements, which are built for each call, as samples: first and later pages.

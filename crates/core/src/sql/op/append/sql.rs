@@ -28,8 +28,7 @@ pub(crate) struct AppendSql<D> {
     pub(super) store: StoreSql<D>,
     /// The same, and replaces the session's state.
     pub(super) store_with_state: StoreSql<D>,
-    /// The same as `store`, if the session is at a given revision and was not created at the event's time. Locks the
-    /// session.
+    /// The same as `store`, if the session is at a given revision. Locks the session.
     pub(super) store_at_revision: StoreSql<D>,
     /// The same, in a session that no other connection has locked.
     pub(super) store_at_free_revision: StoreSql<D>,
@@ -54,7 +53,7 @@ impl<D: Dialect> AppendSql<D> {
             .from(tables.table(sessions::Entity))
             .and_where(session_key_predicate())
             .and_where(Expr::col(Column::UpdateTime).eq(placeholder()))
-            .and_where(Expr::col(Column::CreateTime).ne(placeholder()))
+            .and_where(Expr::col(Column::CreateTime).eq(placeholder()))
             .lock_exclusive()
             .take();
         let write_time = Query::update()
@@ -151,7 +150,7 @@ fn select_for_diagnosis<D: Dialect>(tables: &Tables) -> SelectStatement {
     let session = |column| Expr::col((sessions::Entity, column));
     let same = |of_event, of_session| event(of_event).equals((sessions::Entity, of_session));
     Query::select()
-        .column((sessions::Entity, Session::UpdateTime))
+        .columns([Session::CreateTime, Session::UpdateTime].map(|column| (sessions::Entity, column)))
         .columns([Event::Id, Event::Timestamp].map(|column| (events::Entity, column)))
         .expr_as(D::SCHEMA.read_json(event(Event::EventData)), Event::EventData)
         .from(tables.aliased(sessions::Entity))
