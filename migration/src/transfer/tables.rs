@@ -167,7 +167,14 @@ impl Shape for V1 {
     }
 
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        let event = || event_of(row, time_of(row, "timestamp")?, row.try_get("", "event_data")?);
+        let event = || {
+            Ok(events::Model {
+                app_name: row.try_get("", "app_name")?,
+                user_id: row.try_get("", "user_id")?,
+                session_id: row.try_get("", "session_id")?,
+                ..event_of(row, time_of(row, "timestamp")?, row.try_get("", "event_data")?)?
+            })
+        };
         event().map(Some).map_err(|error: DbErr| error.to_string())
     }
 }
