@@ -3,7 +3,8 @@
 use anyhow::{Context as _, bail, ensure};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, EventCursor, ExpectedRevision,
-    GetSession, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp, UserKey,
+    GetSession, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp,
+    UserKey,
 };
 
 use seabed_tests::{Family, Kind};

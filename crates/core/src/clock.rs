@@ -74,7 +74,6 @@ impl Timestamp {
     pub fn to_naive_utc(self) -> NaiveDateTime {
         self.0
     }
-
 }
 
 impl fmt::Display for Timestamp {
@@ -115,9 +114,16 @@ impl TryFrom<NaiveDateTime> for Timestamp {
     }
 }
 
-impl From<Timestamp> for SystemTime {
-    fn from(timestamp: Timestamp) -> Self {
-        timestamp.0.and_utc().into()
+impl TryFrom<Timestamp> for SystemTime {
+    type Error = Error;
+
+    /// The range of the operating system may be smaller: Windows' begins in 1601.
+    fn try_from(timestamp: Timestamp) -> Result<Self> {
+        let micros = timestamp.as_micros();
+        let distance = Duration::from_micros(micros.unsigned_abs());
+        let epoch = Self::UNIX_EPOCH;
+        let time = if micros < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+        time.ok_or_else(|| Error::invalid("timestamp", "not a time of this operating system"))
     }
 }
 
@@ -195,6 +201,18 @@ mod tests {
         assert!(Timestamp::try_from_micros(MAX_MICROS + 1).is_err());
         assert!(Timestamp::try_from_seconds(f64::NAN).is_err());
         assert!(Timestamp::try_from_seconds(1e300).is_err());
+    }
+
+    #[test]
+    fn times_of_other_crates_lose_only_fractions_of_a_microsecond() {
+        for micros in [MIN_MICROS, -1_500_001, -1, 0, 1, 1_763_900_000_123_456, MAX_MICROS] {
+            let timestamp = Timestamp::clamped(micros);
+            assert_eq!(Timestamp::try_from(DateTime::<Utc>::from(timestamp)).unwrap(), timestamp);
+            assert_eq!(Timestamp::try_from(SystemTime::try_from(timestamp).unwrap()).unwrap(), timestamp);
+        }
+        let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_nanos(1_001);
+        assert_eq!(Timestamp::try_from(before_1970).unwrap().as_micros(), -2);
+        assert_eq!(Timestamp::try_from(DateTime::<Utc>::from(before_1970)).unwrap().as_micros(), -2);
     }
 
     #[test]

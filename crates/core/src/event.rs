@@ -8,6 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use crate::replay::is_replay;
 use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 
 /// One event of a session, as google-adk 2.13 stores it in `events.event_data`.
@@ -146,6 +147,13 @@ impl Event {
         self
     }
 
+    /// Whether this is `stored` once more, and so a replay: equal but for the event's own time, and for fields that say
+    /// nothing. Those are nulls among the keys of the event, of its actions, of its content and of the content's parts,
+    /// and the empty defaults that google-adk writes. Deeper nulls are content.
+    pub fn is_replay_of(&self, stored: &Self) -> bool {
+        is_replay(self.clone(), stored.clone())
+    }
+
     /// Whether this is a streamed fragment, which is never stored.
     pub fn is_partial(&self) -> bool {
         self.partial == Some(true)
@@ -269,9 +277,9 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// Implements `Deserialize` for a struct: reads a JSON object key by key, and collects keys without a field in `extra`.
-/// A field that is `null` keeps its default. If both names of a field are present, the snake case name wins.
+/// A field that is `null` keeps its default; one with `as` is read through another type. If both names of a field are present, the snake case name wins.
 macro_rules! read_object {
-    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)?),* $(,)? }) => {
+    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $read:ident)?),* $(,)? }) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Object;
@@ -294,7 +302,7 @@ macro_rules! read_object {
                             match &*key {
                                 $($name => {
                                     named.$field = true;
-                                    read.$field = value(&mut entries, $name)?.unwrap_or_default();
+                                    read.$field = value(&mut entries, $name)?$(.map($read::value))?.unwrap_or_default();
                                 }
                                 $($alias => {
                                     let aliased = value(&mut entries, $name)?.unwrap_or_default();
@@ -317,6 +325,52 @@ macro_rules! read_object {
     };
 }
 
+/// A number of seconds. `serde_json` with `arbitrary_precision`, which any crate of the program may turn on, buffers a
+/// number as a map from a name of its own to the number's text.
+struct Seconds(f64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl<'de> Visitor<'de> for Number {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds")
+            }
+
+            fn visit_f64<E>(self, seconds: f64) -> Result<Seconds, E> {
+                Ok(Seconds(seconds))
+            }
+
+            #[allow(clippy::cast_precision_loss, reason = "a double is what google-adk reads, too")]
+            fn visit_i64<E>(self, seconds: i64) -> Result<Seconds, E> {
+                Ok(Seconds(seconds as f64))
+            }
+
+            #[allow(clippy::cast_precision_loss, reason = "a double is what google-adk reads, too")]
+            fn visit_u64<E>(self, seconds: u64) -> Result<Seconds, E> {
+                Ok(Seconds(seconds as f64))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut number: A) -> Result<Seconds, A::Error> {
+                let text: Option<(de::IgnoredAny, String)> = number.next_entry()?;
+                let seconds = text.and_then(|(_, text)| text.parse().ok());
+                seconds.map(Seconds).ok_or_else(|| de::Error::custom("not a number of seconds"))
+            }
+        }
+
+        deserializer.deserialize_any(Number)
+    }
+}
+
+impl Seconds {
+    fn value(self) -> f64 {
+        self.0
+    }
+}
+
 /// Reads the value of a field; an error names the field.
 fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(entries: &mut A, name: &str) -> Result<Option<T>, A::Error> {
     entries.next_value().map_err(|error| de::Error::custom(format_args!("{name}: {error}")))
@@ -326,7 +380,7 @@ read_object!(Event, "an event", {
     id: "id",
     invocation_id: "invocation_id" | "invocationId",
     author: "author",
-    timestamp: "timestamp",
+    timestamp: "timestamp" as Seconds,
     branch: "branch",
     content: "content",
     partial: "partial",

@@ -222,10 +222,15 @@ impl Number {
 /// with more digits than `jsonb` keeps.
 fn check_portable(text: &str) -> Result<(), serde_json::Error> {
     serde_json::from_str::<Portable>(text)?;
-    match numbers(text).find(|number| !is_portable_number(number)) {
-        Some(_) => Err(de::Error::custom("a number of more than 1000 digits")),
-        None => Ok(()),
+    let mut growth = 0;
+    for number in numbers(text) {
+        check_portable_number(number).map_err(de::Error::custom)?;
+        growth += exponent(number).unwrap_or_default();
     }
+    if growth > MAX_GROWTH {
+        return Err(de::Error::custom("numbers whose exponents stand for more than a million digits"));
+    }
+    Ok(())
 }
 
 /// Returns the numbers of a valid JSON text as they are written.
@@ -264,12 +269,29 @@ fn find(text: &str, is: impl Fn(u8) -> bool) -> Option<usize> {
     text.bytes().position(is)
 }
 
-/// Whether the number has at most 1000 digits when written out; PostgreSQL's `numeric` keeps 16,383 after the decimal
-/// point.
-fn is_portable_number(number: &str) -> bool {
+/// How many digits the exponents of a value may stand for: `jsonb` writes `1e-300` out, and a few megabytes of such
+/// numbers could not be read again.
+const MAX_GROWTH: u64 = 1_000_000;
+
+/// The exponent of a number without its sign; 0 if there is none, and `None` if it is beyond 64 bits.
+fn exponent(number: &str) -> Option<u64> {
     let exponent = number.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent);
-    let exponent = exponent.parse::<i64>().ok().map(i64::unsigned_abs);
-    exponent.is_some_and(|exponent| exponent.saturating_add(number.len() as u64) <= 1000)
+    exponent.parse::<i64>().ok().map(i64::unsigned_abs)
+}
+
+/// Checks that the number is in the range of a double, and has at most 1000 digits when written out; PostgreSQL's
+/// `numeric` keeps 16,383 after the decimal point. `serde_json` checks the range too, unless some crate of the program
+/// turns its `arbitrary_precision` on.
+fn check_portable_number(number: &str) -> Result<(), &'static str> {
+    if !exponent(number).is_some_and(|exponent| exponent.saturating_add(number.len() as u64) <= 1000) {
+        return Err("a number of more than 1000 digits");
+    }
+    // No number of fewer characters without an exponent is out of range.
+    let may_be_infinite = number.len() > 300 || number.contains(['e', 'E']);
+    if may_be_infinite && !number.parse::<f64>().is_ok_and(f64::is_finite) {
+        return Err("a number out of range");
+    }
+    Ok(())
 }
 
 struct Portable;

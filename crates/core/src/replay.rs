@@ -9,8 +9,13 @@ use crate::{Event, Json};
 /// Whoever repeats an append may build the event again, with a new time. google-adk writes the empty defaults of its
 /// fields, which Seabed leaves out.
 pub(crate) fn is_same_event(left: &Json, right: &Json) -> bool {
-    let meaning = |event: &Json| event.decode().map(meaning);
-    left == right || matches!((meaning(left), meaning(right)), (Ok(left), Ok(right)) if left == right)
+    let decoded = || left.decode().ok().zip(right.decode().ok());
+    left == right || decoded().is_some_and(|(left, right)| is_replay(left, right))
+}
+
+/// [`Event::is_replay_of`].
+pub(crate) fn is_replay(left: Event, right: Event) -> bool {
+    meaning(left) == meaning(right)
 }
 
 /// The event without its time and without fields that say nothing.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use crate::key::check_id;
 use crate::{
     AppName, Error, Event, EventCursor, ExpectedRevision, Order, Result, Revision, SessionCursor, SessionId,
     SessionKey, State, Timestamp, UserKey,
@@ -103,9 +104,9 @@ impl GetSession {
         self
     }
 
-    /// The time from which on this request read events, given the stored times of those that it found, and the
-    /// session's creation and update.
-    pub(crate) fn events_since(
+    /// Returns what a service of your own writes to [`Session::events_since`](crate::Session::events_since), given the
+    /// stored times of the events that it found, and the session's creation and update.
+    pub fn events_since(
         &self,
         times: impl ExactSizeIterator<Item = Timestamp>,
         create_time: Timestamp,
@@ -115,7 +116,7 @@ impl GetSession {
         if !(has_events && self.num_recent_events.is_some_and(|most| times.len() >= most as usize)) {
             return self.after_timestamp;
         }
-        times.min().or_else(|| Some(update_time.next().unwrap_or(update_time)))
+        times.min().or_else(|| Some(Revision::new(create_time, update_time).following()))
     }
 
     /// Returns which session to read.
@@ -267,11 +268,15 @@ impl ListEvents {
         self.cursor.as_ref()
     }
 
-    /// Checks the page size, as every service does before it reads.
+    /// Checks the page size and the cursor, as every service does before it reads.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a page size that is not between 1 and [`MAX_LIMIT`](Self::MAX_LIMIT).
+    /// [`Invalid`](crate::Error::Invalid) for a page size that is not between 1 and [`MAX_LIMIT`](Self::MAX_LIMIT), and for
+    /// a cursor with an id that no event can have.
     pub fn check(&self) -> Result<()> {
+        if let Some(cursor) = &self.cursor {
+            check_id("cursor.event_id", &cursor.event_id)?;
+        }
         check_limit(self.limit, Self::MAX_LIMIT)
     }
 }

@@ -35,6 +35,11 @@ impl Revision {
         self.update_time
     }
 
+    /// The first time at which a later event may be stored.
+    pub(crate) fn following(self) -> Timestamp {
+        self.update_time.next().unwrap_or(self.update_time)
+    }
+
     fn has_events(self) -> bool {
         self.update_time != self.create_time
     }

@@ -99,8 +99,8 @@ pub trait SessionService: Send + Sync {
     ///
     /// A partial event is not stored; the call returns [`Appended::Partial`]. An event that is already stored, with the
     /// same id and content, is a replay; the call returns [`Appended::Replayed`], whatever revision is expected. All
-    /// fields count but the event's own time, so a repeated request may build its event anew. A field that is null or
-    /// holds google-adk's empty default counts as absent. The stored event stays as it is.
+    /// fields count but the event's own time, so a repeated request may build its event anew, and but for fields that say
+    /// nothing ([`Event::is_replay_of`]). The stored event stays as it is.
     ///
     /// # Atomicity
     /// The event and every key of its delta are stored together or not at all.

@@ -5,8 +5,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    AppendEvent, Appended, CreateSession, Error, Event, ExpectedRevision, GetSession, ListEvents, ListSessions, Page,
-    Result, Session, SessionKey, SessionService, State,
+    AppendEvent, Appended, BackendError, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession,
+    ListEvents, ListSessions, Page, Result, Revision, Session, SessionKey, SessionService, State,
 };
 
 /// The result of [`SessionServiceExt::get_or_create`].
@@ -71,7 +71,8 @@ pub trait SessionServiceExt: SessionService {
     ///
     /// Once the event is stored, `session` contains it, its state delta (including the `temp:` keys, which live only
     /// here) and the new revision. A partial event changes nothing. After a replay, `session` is refreshed from the
-    /// store, so that it includes what others appended in between.
+    /// store, so that it includes what others appended in between. So it is if the event is stored before one that
+    /// `session` has, which happens beside google-adk.
     ///
     /// # Atomicity, Ordering
     /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
@@ -87,15 +88,16 @@ pub trait SessionServiceExt: SessionService {
         let request = AppendEvent::new(session.key.clone(), event.clone(), ExpectedRevision::Exact(session.revision));
         let appended = self.append_event(request).await?;
         match appended {
-            Appended::Stored(revision) => {
+            Appended::Stored(revision) if !has_later_event(session, revision) => {
                 let mut stored = event;
                 session.state.merge(stored.actions.state_delta.clone());
                 stored.actions.state_delta = stored.actions.state_delta.without_temp();
                 session.events.push(stored);
                 session.revision = revision;
+                session.events_since = session.events_since.map(|since| since.min(revision.timestamp()));
             }
-            Appended::Replayed(_) => {
-                self.refresh(session).await?;
+            Appended::Stored(_) | Appended::Replayed(_) => {
+                self.refresh(session).await.map_err(after_the_commit)?;
                 session.state.merge(event.actions.state_delta.only_temp());
             }
             Appended::Partial => {}
@@ -105,35 +107,39 @@ pub trait SessionServiceExt: SessionService {
 
     /// Appends `event` to the session at whatever revision it is, and brings `session` up to date.
     ///
-    /// For events that do not depend on what was read, such as the message of a user: writers never conflict, so
-    /// nothing has to be repeated. The rest is as for [`append`](Self::append).
+    /// For events that do not depend on what was read, such as the message of a user: there are no conflicts. The rest
+    /// is as for [`append`](Self::append), and so is the cost while nobody else appends. Otherwise the session is
+    /// refreshed, which costs what [`refresh`](Self::refresh) costs.
     ///
     /// # Atomicity, Ordering
-    /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Any`]. The session is read after
-    /// the commit, so it may contain still later events.
+    /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Any`]. A session that is refreshed
+    /// is read after the commit, so it may contain still later events.
     ///
     /// # Errors
-    /// Those of `append_event`, and of [`refresh`](Self::refresh) once the event is stored; `session` is then unchanged.
-    /// Repeating the call with the same event is safe after both.
+    /// Those of `append_event`; `session` is then unchanged. An error of the refresh after the commit says that the event
+    /// is stored; its kind is [`CommitUnknown`](crate::BackendErrorKind::CommitUnknown) if repeating the call with the
+    /// same event may help.
     ///
     /// # Cancel safety
     /// As for [`append`](Self::append).
     async fn append_latest(&self, session: &mut Session, event: Event) -> Result<Appended> {
+        match self.append(session, event.clone()).await {
+            Err(Error::RevisionConflict { .. }) => {}
+            appended => return appended,
+        }
         let temp = event.actions.state_delta.only_temp();
         let appended = self.append_event(AppendEvent::new(session.key.clone(), event, ExpectedRevision::Any)).await?;
-        if appended != Appended::Partial {
-            self.refresh(session).await?;
-            session.state.merge(temp);
-        }
+        self.refresh(session).await.map_err(after_the_commit)?;
+        session.state.merge(temp);
         Ok(appended)
     }
 
     /// Brings `session` up to date: reads its events, its state and its revision again.
     ///
-    /// A session that was read in part is read from its first event on ([`Session::events_since`]). One that was deleted
-    /// and created again is read in full. `temp:` keys, which live only in `session`, stay. The cost is that of reading
-    /// these events, so read a long session in part, with
-    /// [`with_num_recent_events`](GetSession::with_num_recent_events), before you refresh it often.
+    /// If only the newer events were read, then these are read again, and all that came since
+    /// ([`Session::events_since`]). A session that was deleted and created again is read in full. `temp:` keys, which live
+    /// only in `session`, stay. The cost is that of reading these events. If you refresh a long session often, read only
+    /// its newest events first, with [`with_num_recent_events`](GetSession::with_num_recent_events).
     ///
     /// # Atomicity
     /// One snapshot.
@@ -151,7 +157,9 @@ pub trait SessionServiceExt: SessionService {
         let not_found = || Error::not_found(&session.key);
         // Events are read again, and not only those after the newest: google-adk stores an event at the writer's own
         // time, which may be earlier than that of events that are there already.
-        let again = match session.events_since {
+        // What came since may be stored before the part that was read.
+        let since = session.events_since.map(|since| since.min(session.revision.following()));
+        let again = match since {
             Some(since) => whole.clone().with_after_timestamp(since),
             None => whole.clone(),
         };
@@ -194,6 +202,23 @@ pub trait SessionServiceExt: SessionService {
     {
         stream_pages(self, request, |service, request| service.list_sessions(request), ListSessions::with_cursor)
     }
+}
+
+/// Whether `session` has an event that is stored later than `revision`: google-adk stores an event at its own time, and
+/// moves the session's clock back to it.
+fn has_later_event(session: &Session, revision: Revision) -> bool {
+    let stored = revision.timestamp().as_seconds();
+    session.events.iter().any(|event| event.timestamp > stored)
+}
+
+/// The error of a read that follows a commit, such that nobody takes it for the error of the write.
+fn after_the_commit(error: Error) -> Error {
+    let kind = match error.backend_kind() {
+        Some(kind) if kind.is_retryable() => BackendErrorKind::CommitUnknown,
+        Some(kind) => kind,
+        None => return error,
+    };
+    BackendError::new(kind, "the event is stored, but reading the session ended in an error").with_source(error).into()
 }
 
 /// A method of `service` that lists a page.

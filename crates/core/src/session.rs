@@ -21,8 +21,8 @@ pub struct Session {
     pub create_time: Timestamp,
     /// The revision that was read; pass it to an append as [`ExpectedRevision::Exact`](crate::ExpectedRevision::Exact).
     pub revision: Revision,
-    /// The stored time from which on events were read, inclusive; `None` if all were, and in listings. A
-    /// [`refresh`](crate::SessionServiceExt::refresh) reads from there.
+    /// The earliest stored time that this read covered. `None` in listings, and if the number of events was not limited
+    /// or the session had fewer. A [`refresh`](crate::SessionServiceExt::refresh) reads from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events_since: Option<Timestamp>,
 }

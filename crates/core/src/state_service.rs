@@ -75,7 +75,8 @@ impl UpdateState {
         self
     }
 
-    /// Sets the id of the session's event; a new UUIDv7 by default. Repeating an update under one id stores it once.
+    /// Sets the id of the session's event; a new UUIDv7 by default. Repeating an update of a session under one
+    /// id stores it once. For an app and a user there is no event: repeating their update sets its keys again.
     pub fn with_event_id(mut self, id: impl Into<String>) -> Self {
         self.event.id = id.into();
         self.event.invocation_id = format!("p-{}", self.event.id);

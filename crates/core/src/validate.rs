@@ -8,8 +8,9 @@ use crate::replay::is_same_event;
 use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
 use crate::{
-    AppName, AppendEvent, BackendError, BackendErrorKind, Clock, CreateSession, Error, ExpectedRevision, IdSource, Json, NulPolicy, Result, Revision,
-    Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp, UpdateState, UserKey,
+    AppName, AppendEvent, BackendError, BackendErrorKind, Clock, CreateSession, Error, ExpectedRevision, IdSource,
+    Json, NulPolicy, Result, Revision, Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp,
+    UpdateState, UserKey,
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.

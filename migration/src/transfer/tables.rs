@@ -6,11 +6,11 @@ use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
 use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
-    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel,
-    QueryResult, StreamTrait, TransactionOptions, TransactionTrait,
+    AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
+    StreamTrait, TransactionOptions, TransactionTrait,
 };
-use seabed_core::{State, Timestamp, sql};
 use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::{State, Timestamp, sql};
 use tokio::sync::mpsc;
 
 use super::Selection;

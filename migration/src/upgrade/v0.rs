@@ -4,8 +4,8 @@ use chrono::{Offset as _, TimeZone as _};
 use chrono_tz::Tz;
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
-use seabed_core::sql;
 use seabed_core::entity::events;
+use seabed_core::sql;
 use serde_json::value::RawValue;
 
 use super::object::Object;

@@ -4,6 +4,7 @@ use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt};
 use seabed_core::{
     Appended, Error, Event, GetOrCreated, GetSession, ListEvents, ListSessions, SessionScope, SessionServiceExt, State,
+    Timestamp,
 };
 
 use crate::Context;
@@ -128,6 +129,24 @@ async fn an_append_at_the_latest_revision_brings_the_session_up_to_date(context:
         ensure!(event_ids(&session) == expected, "{:?}", event_ids(&session));
         ensure!(session.state.decode::<u64>("temp:n")? == Some(number));
     }
+    // An event at a time before the part that was read.
+    let now = Event::new("user").timestamp;
+    context.append(&session.key, Event::new("other").with_timestamp(now + 100.0)).await?;
+    let later = Timestamp::try_from_seconds(now + 160.0)?;
+    let read = GetSession::new(session.key.clone()).with_after_timestamp(later);
+    for append_first in [false, true] {
+        let mut part = context.service.get_session(read.clone()).await?.ok_or_else(|| anyhow::anyhow!("gone"))?;
+        ensure!(part.events.is_empty());
+        if append_first {
+            context.append(&session.key, Event::new("other").with_id("between").with_timestamp(now + 140.0)).await?;
+        }
+        let own = Event::new("user").with_id(format!("own {append_first}")).with_timestamp(now + 150.0);
+        context.service.append_latest(&mut part, own.clone()).await?;
+        context.service.refresh(&mut part).await?;
+        ensure!(event_ids(&part).last() == Some(&own.id.as_str()), "{:?}", event_ids(&part));
+    }
+    context.service.refresh(&mut session).await?;
+
     let before = session.clone();
     let partial = context.service.append_latest(&mut session, Event::new("user").with_partial(true)).await?;
     ensure!(partial == Appended::Partial && session == before);
@@ -153,6 +172,11 @@ async fn streams_yield_everything_page_by_page(context: Context) -> anyhow::Resu
     ensure!(sessions.len() == 11);
     let owned = context.service.clone().into_event_stream(ListEvents::new(key.clone()).with_limit(3));
     ensure!(owned.try_collect::<Vec<_>>().await? == events);
+    let request = ListSessions::new(SessionScope::User(key.user())).with_limit(4);
+    let owned: Vec<_> = context.service.clone().into_session_stream(request.clone()).try_collect().await?;
+    ensure!(owned == sessions);
+    let rest = context.service.list_sessions(request.with_cursor(sessions[2].cursor())).await?.try_into_items()?;
+    ensure!(rest == sessions[3..7], "a session's cursor is not its place in the listing");
     Ok(())
 }
 

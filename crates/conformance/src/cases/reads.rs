@@ -67,7 +67,9 @@ async fn recent_events_are_the_newest_in_order(context: Context) -> anyhow::Resu
 
 async fn events_after_a_time_include_it(context: Context) -> anyhow::Result<()> {
     let (key, revisions) = five_events(&context).await?;
-    for (after, expected) in [(revisions[2], &["e2", "e3", "e4"][..]), (revisions[4].next().context("a time")?, &[][..])] {
+    for (after, expected) in
+        [(revisions[2], &["e2", "e3", "e4"][..]), (revisions[4].next().context("a time")?, &[][..])]
+    {
         let request = GetSession::new(key.clone()).with_after_timestamp(after);
         let session = context.service.get_session(request).await?.context("the session is gone")?;
         ensure!(event_ids(&session) == expected, "{:?}", event_ids(&session));

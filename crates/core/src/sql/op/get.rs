@@ -48,9 +48,7 @@ impl<D: Dialect> GetSql<D> {
             .and_where(key_predicate([User::AppName, User::UserId]))
             .take();
         let event_columns = [Event::Id, Event::Timestamp, Event::Timestamp, Event::EventData];
-        let events = part::<D, _, _>(tables, events::Entity, event_columns)
-            .and_where(event_session_predicate())
-            .take();
+        let events = part::<D, _, _>(tables, events::Entity, event_columns).and_where(event_session_predicate()).take();
         let events_after = events.clone().and_where(Expr::col(Event::Timestamp).gte(placeholder())).take();
         // A part of a union may only sort and cut off its rows inside a subquery.
         let recent = |events: &SelectStatement| {
