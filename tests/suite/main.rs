@@ -16,6 +16,7 @@ mod model;
 mod processes;
 mod round_trips;
 mod rows;
+mod strangers;
 mod tables;
 mod targets;
 mod torture;
@@ -54,6 +55,7 @@ const CASE_TIMEOUT: Duration = Duration::from_mins(3);
 enum Where {
     Everywhere,
     Servers,
+    Postgres,
     Sqlite,
     /// sqlx's MySQL driver loses count of the server's replies if a statement is dropped while it is being prepared.
     ExceptMySql,
@@ -66,9 +68,11 @@ enum Where {
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
-            Store::Server(kind) if kind.family() == Family::MySql => !matches!(self, Self::Sqlite | Self::ExceptMySql),
+            Store::Server(kind) if kind.family() == Family::MySql => {
+                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
+            }
             Store::Server(_) => self != Self::Sqlite,
-            Store::SqliteFile => self != Self::Servers,
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -77,7 +81,7 @@ impl Where {
         match self {
             Self::BesideAdk => Some(&ADK_2_13),
             Self::BesideAdk126 => Some(&ADK_1_26),
-            Self::Everywhere | Self::Servers | Self::Sqlite | Self::ExceptMySql => None,
+            Self::Everywhere | Self::Servers | Self::Postgres | Self::Sqlite | Self::ExceptMySql => None,
         }
     }
 }
@@ -127,6 +131,7 @@ fn main() -> ExitCode {
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
+            strangers::CASES,
             tables::CASES,
             torture::CASES,
             traces::CASES,

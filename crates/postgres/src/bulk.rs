@@ -11,7 +11,7 @@ use sea_orm::sea_query::{
 };
 use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::sql::{Dialect, Tables, event_columns, event_key_columns};
+use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
 
 use crate::Postgres;
 
@@ -69,10 +69,10 @@ const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USE
 fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
     let mut select = Query::select();
     for (name, kind) in KEY.into_iter().chain(columns) {
-        let elements = |array: &'static str| Expr::from(Func::cust("unnest").arg(Expr::value("").cast_as(array)));
+        let elements = |array: &'static str| Expr::from(Func::cust("pg_catalog.unnest").arg(Expr::value("").cast_as(array)));
         let column = match kind {
             Kind::Integer => elements("int[]"),
-            Kind::Text => elements("varchar[]"),
+            Kind::Text => elements("text[]"),
             Kind::Json => elements("text[]").cast_as("jsonb"),
             Kind::Time => elements("timestamp[]"),
             Kind::TimeOrNone => {
@@ -94,9 +94,14 @@ fn of(part: &'static str, column: &'static str) -> Expr {
     Expr::col((part, column))
 }
 
+/// A column of names, in a comparison.
+fn name(column: impl IntoColumnRef) -> Expr {
+    Postgres.read_name(Expr::col(column))
+}
+
 /// Whether a row of `sessions` or `events` is of the session that a write of `part` is about.
 fn is_of_session<C: IntoColumnRef>([app_name, user_id, session_id]: [C; 3], part: &'static str) -> Expr {
-    let is = |column: C, written| Expr::col(column).eq(of(part, written));
+    let is = |column: C, written| name(column).eq(of(part, written));
     is(app_name, APP).and(is(user_id, USER)).and(is(session_id, SESSION))
 }
 
@@ -116,8 +121,8 @@ fn insert_from<C: IntoIden>(
 /// A state, checked to be an object, because `||` merges only objects key by key. Anything else fails the statement,
 /// and the portable algorithm then names the row. The message, which the server's log shows, contains no value.
 fn object(state: impl Fn() -> Expr) -> Expr {
-    let kind = || Expr::from(Func::cust("jsonb_typeof").arg(state()));
-    let fail = Expr::cust_with_exprs("to_jsonb(CAST($1 || ' is no object' AS integer))", [kind()]);
+    let kind = || Expr::from(Func::cust("pg_catalog.jsonb_typeof").arg(state()));
+    let fail = Expr::cust_with_exprs("pg_catalog.to_jsonb(CAST($1 || ' is no object' AS integer))", [kind()]);
     Expr::case(kind().eq(Expr::cust("'object'")), state()).finally(fail).into()
 }
 
@@ -287,11 +292,11 @@ impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N
     fn merge(self, mut writes: SelectStatement, part: &'static str) -> InsertStatement {
         let Self { tables, table, key, delta, state, update_time } = self;
         // One change for each row, the later writes winning, and rows in one order everywhere.
-        writes.from_function(Func::cust("jsonb_each").arg(of(part, delta)), "pair");
+        writes.from_function(Func::cust("pg_catalog.jsonb_each").arg(of(part, delta)), "pair");
         for (_, written) in key {
             writes.group_by_col((part, written)).order_by((part, written), Order::Asc);
         }
-        let merged = Expr::cust(format!("jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
+        let merged = Expr::cust(format!("pg_catalog.jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
         let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
         let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
         let mut insert = insert_from(tables.aliased(table), columns, writes);
@@ -312,7 +317,7 @@ impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N
         let mut is_merged = Query::select();
         is_merged.expr(Expr::cust("1")).from(merged);
         for (column, written) in key {
-            is_merged.and_where(Expr::col((merged, column)).eq(of(INPUT, written)));
+            is_merged.and_where(name((merged, column)).eq(of(INPUT, written)));
             writes.group_by_col((INPUT, written)).order_by((INPUT, written), Order::Asc);
         }
         writes.and_where(Expr::exists(is_merged).not());
@@ -348,9 +353,9 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
     // The other parts do not see in the table what a part wrote. So: the merged state, otherwise the one that the table
     // had, otherwise none yet.
     let (app_table, user_table) = (app_states::Entity.table_name(), user_states::Entity.table_name());
-    let app = |part: &'static str| Expr::col((part, App::AppName)).eq(of(INPUT, APP));
+    let app = |part: &'static str| name((part, App::AppName)).eq(of(INPUT, APP));
     let user = |part: &'static str| {
-        Expr::col((part, User::AppName)).eq(of(INPUT, APP)).and(Expr::col((part, User::UserId)).eq(of(INPUT, USER)))
+        name((part, User::AppName)).eq(of(INPUT, APP)).and(name((part, User::UserId)).eq(of(INPUT, USER)))
     };
     let select = of_created()
         .expr(of(INPUT, NUMBER))

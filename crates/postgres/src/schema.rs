@@ -11,6 +11,11 @@ impl SchemaDialect for Postgres {
         DbBackend::Postgres
     }
 
+    /// There is no built-in operator on `varchar`.
+    fn read_name(&self, column: Expr) -> Expr {
+        column.cast_as("text")
+    }
+
     fn read_json(&self, column: Expr) -> Expr {
         column.cast_as("text")
     }
@@ -33,10 +38,10 @@ impl SchemaDialect for Postgres {
         let names: Vec<String> = names.iter().map(|name| format!("'{schema}{}'", self.quote(name))).collect();
         format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
-             format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\" \
-             FROM unnest(ARRAY[{}]) AS name JOIN pg_class class ON class.oid = to_regclass(name) \
-             JOIN pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
-             LEFT JOIN pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic",
+             pg_catalog.format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\" \
+             FROM pg_catalog.unnest(ARRAY[{}]) AS name JOIN pg_catalog.pg_class class \
+             ON class.oid = CAST(pg_catalog.to_regclass(name) AS oid) JOIN pg_catalog.pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
+             LEFT JOIN pg_catalog.pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic",
             names.join(", ")
         )
     }

@@ -19,9 +19,9 @@ pub struct BulkStatements {
     /// `append_event`.
     ///
     /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time
-    /// (timestamp), event JSON, expected revision (text of a timestamp, empty for any), session delta, app delta, user
-    /// delta (JSON objects as text), time of the service's clock (timestamp). Rows: number of the write, stored
-    /// timestamp.
+    /// (timestamp), event JSON, expected revision (its creation and its timestamp, as text, empty for any), session
+    /// delta, app delta, user delta (JSON objects as text), time of the service's clock (timestamp). Rows: number of the
+    /// write, creation of the session, stored timestamp.
     pub append: WithQuery,
     /// `create_session`.
     ///

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, IntoIden};
+use sea_orm::sea_query::{DynIden, Expr, ExprTrait, IntoColumnRef, IntoIden};
 use sea_orm::{Statement, StatementBuilder, Value};
 
 use super::dialect::Dialect;
@@ -52,14 +52,14 @@ pub(crate) fn inserted<D: Dialect>(result: Result<u64, StatementError>) -> Resul
 }
 
 /// The predicate on a row of `sessions` whose placeholders take [`session_key_values`].
-pub(crate) fn session_key_predicate() -> Expr {
-    key_predicate(session_key_columns())
+pub(crate) fn session_key_predicate<D: Dialect>() -> Expr {
+    key_predicate::<D, _, 3>(session_key_columns())
 }
 
 /// The predicate on rows of `events` whose placeholders take [`session_key_values`].
-pub(crate) fn event_session_predicate() -> Expr {
+pub(crate) fn event_session_predicate<D: Dialect>() -> Expr {
     use events::Column;
-    key_predicate([Column::AppName, Column::UserId, Column::SessionId])
+    key_predicate::<D, _, 3>([Column::AppName, Column::UserId, Column::SessionId])
 }
 
 /// The columns of the key of `sessions`, in the order of [`session_key_values`].
@@ -89,9 +89,14 @@ pub fn event_columns() -> [events::Column; 7] {
 }
 
 /// The predicate that each column of a key equals a placeholder.
-pub(crate) fn key_predicate<C: IntoIden, const N: usize>(columns: [C; N]) -> Expr {
-    let equals = |column: C| Expr::col(column).eq(placeholder());
+pub(crate) fn key_predicate<D: Dialect, C: IntoIden, const N: usize>(columns: [C; N]) -> Expr {
+    let equals = |column: C| name::<D>(column.into_iden()).eq(placeholder());
     columns.into_iter().map(equals).reduce(ExprTrait::and).unwrap_or_else(|| Expr::cust("1 = 1"))
+}
+
+/// A column of names, in a comparison.
+pub(crate) fn name<D: Dialect>(column: impl IntoColumnRef) -> Expr {
+    D::SCHEMA.read_name(Expr::col(column))
 }
 
 pub(crate) fn session_key_values(key: &SessionKey) -> std::array::IntoIter<Value, 3> {

@@ -81,7 +81,7 @@ impl<D: Dialect> Context<D> {
 fn select_create_time<D: Dialect>(tables: &Tables) -> SqlText<D> {
     let mut select = Query::select();
     select.column(sessions::Column::CreateTime).from(tables.table(sessions::Entity));
-    SqlText::new(select.and_where(session_key_predicate()).lock_exclusive())
+    SqlText::new(select.and_where(session_key_predicate::<D>()).lock_exclusive())
 }
 
 /// Reads the rows of many sessions; `None` where the dialect locks rows one by one.

@@ -25,9 +25,9 @@ pub(crate) struct DeleteSql<D> {
 impl<D: Dialect> DeleteSql<D> {
     pub(super) fn new(tables: &Tables) -> Self {
         let session =
-            Query::delete().from_table(tables.table(sessions::Entity)).and_where(session_key_predicate()).take();
+            Query::delete().from_table(tables.table(sessions::Entity)).and_where(session_key_predicate::<D>()).take();
         let events =
-            Query::delete().from_table(tables.table(events::Entity)).and_where(event_session_predicate()).take();
+            Query::delete().from_table(tables.table(events::Entity)).and_where(event_session_predicate::<D>()).take();
         Self { delete_session: SqlText::new(&session), delete_events: SqlText::new(&events) }
     }
 

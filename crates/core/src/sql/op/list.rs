@@ -8,6 +8,7 @@ use crate::sql::decode::{EventName, RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
+use crate::sql::statement::name;
 use crate::sql::tables::Tables;
 use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
@@ -25,8 +26,8 @@ const STATE: usize = 4;
 const USER_STATE: usize = 5;
 const APP_STATE: usize = 6;
 
-/// Sorts by `columns`, the first of them most significant, and starts after `cursor`.
-fn keyset<C: IntoColumnRef + Clone>(
+/// Sorts by `columns`, a time and then names, the first of them most significant, and starts after `cursor`.
+fn keyset<D: Dialect, C: IntoColumnRef + Clone>(
     select: &mut SelectStatement,
     order: Order,
     columns: &[C],
@@ -52,8 +53,9 @@ fn keyset<C: IntoColumnRef + Clone>(
         });
     }
     // (a, b) > (x, y) is a > x OR (a = x AND b > y); the row comparison itself keeps MySQL from using the index.
-    let behind = columns.iter().zip(cursor).rev().fold(None, |less_significant: Option<Expr>, (column, value)| {
-        let column = || Expr::col(column.clone());
+    let places = columns.iter().enumerate().zip(cursor).rev();
+    let behind = places.fold(None, |less_significant: Option<Expr>, ((place, column), value)| {
+        let column = || if place == 0 { Expr::col(column.clone()) } else { name::<D>(column.clone()) };
         let beyond = match order {
             Order::Ascending => column().gt(value.clone()),
             Order::Descending => column().lt(value.clone()),
@@ -73,32 +75,32 @@ fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> Selec
         SessionScope::App(app_name) => (app_name, None),
         SessionScope::User(user) => (&user.app_name, Some(&user.user_id)),
     };
-    let session = |column: Column| Expr::col((sessions::Entity, column));
+    let named = |column: Column| name::<D>((sessions::Entity, column));
     let mut select = Query::select();
     select
         .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
-        .expr_as(D::SCHEMA.read_json(session(Column::State)), Column::State)
+        .expr_as(D::SCHEMA.read_json(Expr::col((sessions::Entity, Column::State))), Column::State)
         .expr_as(D::SCHEMA.read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
         .expr_as(D::SCHEMA.read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
         .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(user_states::Entity),
-            Expr::col((user_states::Entity, User::AppName))
-                .eq(session(Column::AppName))
-                .and(Expr::col((user_states::Entity, User::UserId)).eq(session(Column::UserId))),
+            name::<D>((user_states::Entity, User::AppName))
+                .eq(named(Column::AppName))
+                .and(name::<D>((user_states::Entity, User::UserId)).eq(named(Column::UserId))),
         )
         .left_join(
             tables.aliased(app_states::Entity),
-            Expr::col((app_states::Entity, App::AppName)).eq(session(Column::AppName)),
+            name::<D>((app_states::Entity, App::AppName)).eq(named(Column::AppName)),
         )
-        .and_where(session(Column::AppName).eq(app_name.as_str()))
-        .and_where_option(user_id.map(|user_id| session(Column::UserId).eq(user_id.as_str())))
+        .and_where(named(Column::AppName).eq(app_name.as_str()))
+        .and_where_option(user_id.map(|user_id| named(Column::UserId).eq(user_id.as_str())))
         .limit(u64::from(request.limit) + 1);
     let cursor = request.cursor.as_ref().map(|cursor| {
         vec![D::SCHEMA.timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
     });
     let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
-    keyset(&mut select, request.order, &sorted_by, cursor);
+    keyset::<D, _>(&mut select, request.order, &sorted_by, cursor);
     select
 }
 
@@ -155,25 +157,25 @@ fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectSta
         .columns([Column::Id, Column::Timestamp])
         .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity))
-        .and_where(Expr::col(Column::AppName).eq(key.app_name.as_str()))
-        .and_where(Expr::col(Column::UserId).eq(key.user_id.as_str()))
-        .and_where(Expr::col(Column::SessionId).eq(key.session_id.as_str()))
+        .and_where(name::<D>(Column::AppName).eq(key.app_name.as_str()))
+        .and_where(name::<D>(Column::UserId).eq(key.user_id.as_str()))
+        .and_where(name::<D>(Column::SessionId).eq(key.session_id.as_str()))
         .limit(u64::from(request.limit) + 1);
     let cursor = request
         .cursor
         .as_ref()
         .map(|cursor| vec![D::SCHEMA.timestamp(cursor.timestamp), cursor.event_id.as_str().into()]);
     let sorted_by = [Column::Timestamp, Column::Id];
-    keyset(&mut rows_of_page, request.order, &sorted_by, cursor);
+    keyset::<D, _>(&mut rows_of_page, request.order, &sorted_by, cursor);
     let mut select = Query::select();
     select
         .columns([Column::Id, Column::Timestamp, Column::EventData].map(|column| (page.clone(), column)))
         .from(tables.aliased(sessions::Entity))
         .join_subquery(sea_orm::JoinType::LeftJoin, rows_of_page, page.clone(), Expr::cust("1 = 1"))
-        .and_where(Expr::col((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
-        .and_where(Expr::col((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
-        .and_where(Expr::col((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
-    keyset(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
+        .and_where(name::<D>((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
+        .and_where(name::<D>((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
+        .and_where(name::<D>((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
+    keyset::<D, _>(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
     select
 }
 
@@ -206,12 +208,12 @@ pub(crate) async fn list_events<D: Dialect>(
 
 /// The listings' statements, which are built for each call, as samples: first and later pages.
 pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
-    let name = |text: &str| text.to_owned();
-    let (app_name, user_id) = (AppName::from_row(name("app")), UserId::from_row(name("user")));
-    let key = SessionKey::new(app_name.clone(), user_id.clone(), SessionId::from_row(name("session")));
+    let owned = |text: &str| text.to_owned();
+    let (app_name, user_id) = (AppName::from_row(owned("app")), UserId::from_row(owned("user")));
+    let key = SessionKey::new(app_name.clone(), user_id.clone(), SessionId::from_row(owned("session")));
     let update_time = Timestamp::clamped(0);
     let after_session = SessionCursor { update_time, user_id, session_id: key.session_id.clone() };
-    let after_event = EventCursor { timestamp: update_time, event_id: name("event") };
+    let after_event = EventCursor { timestamp: update_time, event_id: owned("event") };
     let of_app = ListSessions::new(SessionScope::App(app_name));
     let of_user = ListSessions::new(SessionScope::User(key.user()));
     let events = ListEvents::new(key);
@@ -222,6 +224,6 @@ pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)>
         ("list_events.first_page", select_events::<D>(tables, &events)),
         ("list_events.after_cursor", select_events::<D>(tables, &events.clone().with_cursor(after_event))),
     ]
-    .map(|(sample, select)| (name(sample), text(select)))
+    .map(|(sample, select)| (owned(sample), text(select)))
     .into()
 }

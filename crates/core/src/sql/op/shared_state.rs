@@ -145,7 +145,7 @@ impl<D: Dialect> SharedTable<D> {
         let read = Query::select()
             .expr_as(D::SCHEMA.read_json(Expr::col(state)), state)
             .from(tables.table(table))
-            .and_where(key_predicate(key))
+            .and_where(key_predicate::<D, _, N>(key))
             .take();
         let mut insert = Query::insert()
             .into_table(tables.table(table))
@@ -159,7 +159,7 @@ impl<D: Dialect> SharedTable<D> {
             .table(tables.table(table))
             .value(state, D::SCHEMA.write_json(placeholder()))
             .value(update_time, placeholder())
-            .and_where(key_predicate(key))
+            .and_where(key_predicate::<D, _, N>(key))
             .take();
         let table = Self {
             name: table.table_name(),

@@ -1,6 +1,6 @@
 //! Checks the schema before anything is stored in it.
 
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{ExprTrait, Query};
 use sea_orm::{QueryResult, Statement};
 
 use super::columns::{UnsuitableColumn, unsuitable_columns};
@@ -8,6 +8,7 @@ use super::dialect::{Column, ColumnProblem, SchemaRisk};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::{StatementError, classify, statement_error};
+use crate::sql::statement::name;
 use crate::sql::tables::Tables;
 use crate::{BackendError, BackendErrorKind, Result};
 
@@ -17,7 +18,7 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
     let query = Query::select()
         .column(Column::Value)
         .from(tables.table(adk_internal_metadata::Entity))
-        .and_where(Expr::col(Column::Key).eq(SCHEMA_VERSION_KEY))
+        .and_where(name::<D>(Column::Key).eq(SCHEMA_VERSION_KEY))
         .take();
     D::BACKEND.build(&query)
 }

@@ -18,6 +18,12 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
         format!("\"{doubled}\"")
     }
 
+    /// A column of names, for a comparison with text. On a database that lets others add operators, the types of both
+    /// sides must be exactly those of the built-in operator: a better match of a stranger's would be called instead.
+    fn read_name(&self, column: Expr) -> Expr {
+        column
+    }
+
     /// A JSON column as text.
     fn read_json(&self, column: Expr) -> Expr {
         column

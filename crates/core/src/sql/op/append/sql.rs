@@ -12,7 +12,7 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, placeholder, session_key_predicate,
+    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, name, placeholder, session_key_predicate,
 };
 use crate::sql::tables::Tables;
 
@@ -45,13 +45,13 @@ impl<D: Dialect> AppendSql<D> {
             .columns([Column::CreateTime, Column::UpdateTime])
             .expr_as(D::SCHEMA.read_json(Expr::col(Column::State)), Column::State)
             .from(tables.table(sessions::Entity))
-            .and_where(session_key_predicate())
+            .and_where(session_key_predicate::<D>())
             .lock_exclusive()
             .take();
         let at_revision = Query::select()
             .exprs(new_event::<D>())
             .from(tables.table(sessions::Entity))
-            .and_where(session_key_predicate())
+            .and_where(session_key_predicate::<D>())
             .and_where(Expr::col(Column::UpdateTime).eq(placeholder()))
             .and_where(Expr::col(Column::CreateTime).eq(placeholder()))
             .lock_exclusive()
@@ -59,13 +59,13 @@ impl<D: Dialect> AppendSql<D> {
         let write_time = Query::update()
             .table(tables.table(sessions::Entity))
             .value(Column::UpdateTime, placeholder())
-            .and_where(session_key_predicate())
+            .and_where(session_key_predicate::<D>())
             .take();
         let write_state = Query::update()
             .table(tables.table(sessions::Entity))
             .value(Column::UpdateTime, placeholder())
             .value(Column::State, D::SCHEMA.write_json(placeholder()))
-            .and_where(session_key_predicate())
+            .and_where(session_key_predicate::<D>())
             .take();
         let insert = insert_event::<D>(tables).values_panic(new_event::<D>()).take();
         let insert_at = |select: SelectStatement| insert_selected_event::<D>(tables, select);
@@ -138,21 +138,21 @@ fn select_event<D: Dialect>(tables: &Tables) -> SelectStatement {
         .column(Column::Timestamp)
         .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity))
-        .and_where(event_session_predicate())
-        .and_where(Expr::col(Column::Id).eq(placeholder()))
+        .and_where(event_session_predicate::<D>())
+        .and_where(name::<D>(Column::Id).eq(placeholder()))
         .lock_exclusive()
         .take()
 }
 
 fn select_for_diagnosis<D: Dialect>(tables: &Tables) -> SelectStatement {
     use {events::Column as Event, sessions::Column as Session};
-    let event = |column| Expr::col((events::Entity, column));
-    let session = |column| Expr::col((sessions::Entity, column));
-    let same = |of_event, of_session| event(of_event).equals((sessions::Entity, of_session));
+    let event = |column| name::<D>((events::Entity, column));
+    let session = |column| name::<D>((sessions::Entity, column));
+    let same = |of_event, of_session| event(of_event).eq(session(of_session));
     Query::select()
         .columns([Session::CreateTime, Session::UpdateTime].map(|column| (sessions::Entity, column)))
         .columns([Event::Id, Event::Timestamp].map(|column| (events::Entity, column)))
-        .expr_as(D::SCHEMA.read_json(event(Event::EventData)), Event::EventData)
+        .expr_as(D::SCHEMA.read_json(Expr::col((events::Entity, Event::EventData))), Event::EventData)
         .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(events::Entity),

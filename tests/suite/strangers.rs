@@ -1,0 +1,68 @@
+//! Functions and operators that others made in a schema on the search path of Seabed's connections.
+
+use std::sync::Arc;
+
+use anyhow::{anyhow, ensure};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use seabed::PostgresSessionService;
+use seabed_conformance::{Opened, Services, Target, cases};
+
+use crate::fixture::Fixture;
+
+crate::database_cases! {
+    Postgres: [
+        functions_and_operators_of_others_are_not_called,
+    ],
+}
+
+/// Better matches than the built-in ones for what statements on google-adk's columns would call; each ends in an error.
+/// Up to PostgreSQL 14 anybody may make them in the schema `public`.
+async fn plant(fixture: &Fixture) -> anyhow::Result<()> {
+    let body = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a function of others was called'; END $$";
+    for (left, right) in [("varchar", "text"), ("varchar", "varchar"), ("text", "varchar"), ("oid", "regclass")] {
+        let create = format!("CREATE FUNCTION public.compared({left}, {right}) RETURNS boolean {body}");
+        fixture.execute(&create).await?;
+        for operator in ["=", "<>", "<", "<=", ">", ">="] {
+            let operands = format!("leftarg = {left}, rightarg = {right}");
+            fixture.execute(&format!("CREATE OPERATOR public.{operator} ({operands}, function = compared)")).await?;
+        }
+    }
+    for element in ["int", "text", "varchar", "timestamp"] {
+        let signature = format!("public.unnest({element}[]) RETURNS SETOF {element}");
+        fixture.execute(&format!("CREATE FUNCTION {signature} {body}")).await?;
+    }
+    for signature in [
+        "to_jsonb(int) RETURNS jsonb",
+        "format_type(oid, smallint) RETURNS text",
+        "merged(jsonb, text, jsonb) RETURNS jsonb",
+    ] {
+        fixture.execute(&format!("CREATE FUNCTION public.{signature} {body}")).await?;
+    }
+    fixture.execute("CREATE AGGREGATE public.jsonb_object_agg(text, jsonb) (sfunc = merged, stype = jsonb)").await
+}
+
+async fn functions_and_operators_of_others_are_not_called(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    plant(fixture).await?;
+    let unguarded = "SELECT CAST(CAST('a' AS varchar) = CAST('a' AS text) AS text) AS text";
+    ensure!(fixture.query_text(unguarded).await.is_err(), "none of them would be called");
+    for fast in [true, false] {
+        let url = fixture.service_url.clone();
+        let target = Target::new("beside strangers", move || {
+            let url = url.clone();
+            async move {
+                let service = PostgresSessionService::connect(&url).await?.with_fast_paths(fast);
+                Ok(Opened::Service(Services::with_state(Arc::new(service))))
+            }
+        });
+        let outcomes = stream::iter(cases()).map(|case| (case, target.clone())).map(|(case, target)| async move {
+            let outcome = case.run(&target).await;
+            outcome.map_err(|failed| anyhow!("{}: {}", case.name, failed.message().unwrap_or_default()))
+        });
+        for outcome in outcomes.buffer_unordered(4).collect::<Vec<_>>().await {
+            outcome?;
+        }
+    }
+    Ok(())
+}
