@@ -14,13 +14,13 @@ use seabed::sea_orm::sea_query::{ArrayType, Value, Values};
 use seabed::sea_orm::sqlx::{
     AssertSqlSafe, Connection, MySqlConnection, PgConnection, SqliteConnection, query_with, raw_sql,
 };
-use seabed::{Clock, MySqlOptions, PostgresOptions, SqliteOptions, SystemClock, Timestamp};
+use seabed::{Clock, GetSession, MySqlOptions, PostgresOptions, SqliteOptions, SystemClock, Timestamp};
 use seabed_tests::{Family, Proxy};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
 
 use crate::measure::{Client, Load, Rate};
-use crate::tables::{APP, Store, USER, event_json, new_id};
+use crate::tables::{APP, Store, USER, event_json, new_id, own_session};
 use crate::work::{Caller, LISTED, Work, filled, own_app};
 
 /// Session state with two keys, and app state with two keys.
@@ -74,7 +74,10 @@ impl Limit {
             let (work, statements) = (self.work.clone(), self.statements.clone());
             // The first append finds the session at another revision, and moves it to this one.
             let revision = SystemClock.now();
-            connections.push(BareClient { connection, work, statements, client, family: store.family(), revision });
+            let own = GetSession::new(own_session(client)?).with_num_recent_events(0);
+            let created = store.service.get_session(own).await?.map_or(revision, |session| session.create_time);
+            let family = store.family();
+            connections.push(BareClient { connection, work, statements, client, family, created, revision });
         }
         Load { clients, ..load }.run(connections).await
     }
@@ -157,7 +160,7 @@ fn pgbench_values(work: &Work) -> Vec<String> {
                 Work::AppendHotApp => (empty.clone(), state),
                 _ => (state, empty.clone()),
             };
-            let event = [new_id, array("'invocation'"), now.clone(), array(":data"), array("''")];
+            let event = [new_id, array("'invocation'"), now.clone(), array(":data"), array("''"), array("''")];
             [number, app, user, array(session)]
                 .into_iter()
                 .chain(event)
@@ -167,9 +170,8 @@ fn pgbench_values(work: &Work) -> Vec<String> {
         Work::Get { events, recent } => {
             let key = session_key(&filled(*events));
             let shared = [quoted(APP), quoted(APP), quoted(USER)];
-            let after = ["'1000-01-01'".to_owned()];
             let recent = recent.map(|recent| recent.to_string());
-            key.clone().into_iter().chain(shared).chain(key).chain(after).chain(recent).collect()
+            key.clone().into_iter().chain(shared).chain(key).chain(recent).collect()
         }
         Work::List => vec![quoted(APP), quoted(LISTED), "1001".to_owned()],
     }
@@ -216,20 +218,20 @@ const INSERT_EVENT: &str = "INSERT INTO events (app_name, user_id, session_id, i
                             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
 const INSERT_AT_REVISION: &str = "INSERT INTO events (app_name, user_id, session_id, id, invocation_id, timestamp, \
                                   event_data) SELECT ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE app_name = ? AND user_id = ? \
-                                  AND id = ? AND update_time = ? AND create_time <> ? \
+                                  AND id = ? AND update_time = ? AND create_time = ? \
                                   ON CONFLICT (id, app_name, user_id, session_id) DO NOTHING";
 const WRITE_TIME: &str = "UPDATE sessions SET update_time = ? WHERE app_name = ? AND user_id = ? AND id = ?";
 const GET: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id = ? \
                    AND id = ? UNION ALL SELECT 'app_states', app_name, update_time, update_time, state FROM app_states \
                    WHERE app_name = ? UNION ALL SELECT 'user_states', user_id, update_time, update_time, state FROM \
                    user_states WHERE app_name = ? AND user_id = ? UNION ALL SELECT 'events', id, timestamp, timestamp, \
-                   event_data FROM events WHERE app_name = ? AND user_id = ? AND session_id = ? AND timestamp >= ?";
+                   event_data FROM events WHERE app_name = ? AND user_id = ? AND session_id = ?";
 const GET_RECENT: &str = "SELECT 'sessions', id, create_time, update_time, state FROM sessions WHERE app_name = ? AND user_id \
                           = ? AND id = ? UNION ALL SELECT 'app_states', app_name, update_time, update_time, state FROM \
                           app_states WHERE app_name = ? UNION ALL SELECT 'user_states', user_id, update_time, update_time, \
                           state FROM user_states WHERE app_name = ? AND user_id = ? UNION ALL SELECT * FROM (SELECT \
                           'events', id, timestamp, timestamp, event_data FROM events WHERE app_name = ? AND user_id = ? AND \
-                          session_id = ? AND timestamp >= ? ORDER BY timestamp DESC, id DESC LIMIT ?)";
+                          session_id = ? ORDER BY timestamp DESC, id DESC LIMIT ?)";
 
 /// A connection of the bare driver.
 enum Bare {
@@ -283,6 +285,8 @@ struct BareClient {
     statements: Arc<Vec<String>>,
     client: usize,
     family: Option<Family>,
+    /// When its own session was created.
+    created: Timestamp,
     /// The revision of its own session.
     revision: Timestamp,
 }
@@ -346,6 +350,7 @@ impl BareClient {
                         own_time,
                         data,
                         text(""),
+                        text(""),
                         delta,
                         app_delta,
                         none,
@@ -355,7 +360,7 @@ impl BareClient {
                 let lock = vec![app.clone(), user.clone(), session.clone()];
                 let insert: Vec<Value> = lock.iter().cloned().chain(event).collect();
                 if is_app || is_stateless {
-                    let insert = insert.into_iter().chain(lock).chain([revision, now.clone()]).collect();
+                    let insert = insert.into_iter().chain(lock).chain([revision, time(self.created)]).collect();
                     let write_time = vec![now.clone(), app.clone(), user, session];
                     let shared = [vec![app.clone()], vec![text(STATE), now, app]];
                     return [insert, write_time].into_iter().chain(shared.into_iter().filter(|_| is_app)).collect();
@@ -364,10 +369,9 @@ impl BareClient {
             }
             Work::Get { events, recent } => {
                 let key = key(&filled(*events));
-                let after = time(Timestamp::try_from_seconds(0.0).expect("the epoch"));
                 let shared = [text(APP), text(APP), text(USER)];
                 let recent = recent.map(|recent| Value::from(i64::from(recent)));
-                vec![key.clone().into_iter().chain(shared).chain(key).chain([after]).chain(recent).collect()]
+                vec![key.clone().into_iter().chain(shared).chain(key).chain(recent).collect()]
             }
             Work::List => vec![vec![text(APP), text(LISTED), Value::from(1001_i64)]],
         }

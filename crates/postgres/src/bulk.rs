@@ -69,7 +69,8 @@ const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USE
 fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
     let mut select = Query::select();
     for (name, kind) in KEY.into_iter().chain(columns) {
-        let elements = |array: &'static str| Expr::from(Func::cust("pg_catalog.unnest").arg(Expr::value("").cast_as(array)));
+        let elements =
+            |array: &'static str| Expr::from(Func::cust("pg_catalog.unnest").arg(Expr::value("").cast_as(array)));
         let column = match kind {
             Kind::Integer => elements("int[]"),
             Kind::Text => elements("text[]"),

@@ -41,14 +41,16 @@ impl<D: Dialect> GetSql<D> {
         use {app_states::Column as App, events::Column as Event};
         use {sessions::Column as Session, user_states::Column as User};
         let app_columns = [App::AppName, App::UpdateTime, App::UpdateTime, App::State];
-        let app =
-            part::<D, _, _>(tables, app_states::Entity, app_columns).and_where(key_predicate::<D, _, 1>([App::AppName])).take();
+        let app = part::<D, _, _>(tables, app_states::Entity, app_columns)
+            .and_where(key_predicate::<D, _, 1>([App::AppName]))
+            .take();
         let user_columns = [User::UserId, User::UpdateTime, User::UpdateTime, User::State];
         let user = part::<D, _, _>(tables, user_states::Entity, user_columns)
             .and_where(key_predicate::<D, _, 2>([User::AppName, User::UserId]))
             .take();
         let event_columns = [Event::Id, Event::Timestamp, Event::Timestamp, Event::EventData];
-        let events = part::<D, _, _>(tables, events::Entity, event_columns).and_where(event_session_predicate::<D>()).take();
+        let events =
+            part::<D, _, _>(tables, events::Entity, event_columns).and_where(event_session_predicate::<D>()).take();
         let events_after = events.clone().and_where(Expr::col(Event::Timestamp).gte(placeholder())).take();
         // A part of a union may only sort and cut off its rows inside a subquery.
         let recent = |events: &SelectStatement| {

@@ -12,7 +12,8 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, name, placeholder, session_key_predicate,
+    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, name, placeholder,
+    session_key_predicate,
 };
 use crate::sql::tables::Tables;
 
