@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
 
-use seabed_tests::Kind;
+use seabed_tests::{Family, Kind};
 
 use crate::fixture::{Fixture, query_text};
 
@@ -13,6 +13,7 @@ crate::database_cases! {
         an_unknown_schema_version_is_refused_by_name,
         an_unreachable_server_is_unavailable,
         urls_that_cannot_be_understood_are_invalid,
+        urls_in_the_forms_of_python_are_read,
         connections_are_set_up_as_promised,
     ],
     Servers: [
@@ -87,11 +88,54 @@ async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Resu
         "postgres://u:secret@h:port/d",
         "mysql://u:secret@[/d",
         "sqlite:x?secret=1",
+        "sqlite://x?mode=secret",
+        "sqlite://x?cache=secret",
+        "postgres://u:p@h/d?sslmode=secret",
+        "postgres://u:p@h/d?secret=1",
+        "postgres://u:p@h/d?port=secret",
+        "postgres://u:p@h/d?hostaddr=secret",
+        "postgres://u:p@h/d?statement-cache-capacity=secret",
+        "postgres://u:12/secret@h/d",
+        "postgres://u:12?secret@h/d",
+        "postgres://u:12#secret@h/d",
+        "postgres://u:secret/x@h/d",
+        "postgres:u:secret@h/d",
+        "mysql://u:p@h/d?ssl-mode=secret",
+        "mysql://u:p@h/d?charset=secret",
+        "mysql://u:12/secret@h/d",
     ] {
         let error = seabed::connect(url).await.err().with_context(|| format!("connected to {url:?}"))?;
         ensure!(matches!(error, Error::Invalid { field: "url", .. }), "{url}: {error:?}");
-        ensure!(!told(&error).contains("u:secret"), "{}", told(&error));
+        ensure!(!told(&error).contains("secret"), "{}", told(&error));
     }
+    for (url, named) in [
+        ("postgres://u:p@h/d?target_session_attrs=read-write", "target_session_attrs is not supported"),
+        ("postgres://u:p@h/d?statement-cache-capacity=0", "statement-cache-capacity of 0"),
+        ("postgres://u:p@h/d?sslmode=on", "the value of the parameter sslmode"),
+        ("mysql://u:p@h/d?charset=latin1", "charset is not supported"),
+    ] {
+        let error = seabed::connect(url).await.err().with_context(|| format!("connected to {url:?}"))?;
+        ensure!(error.to_string().contains(named), "{url}: {error}");
+    }
+    Ok(())
+}
+
+/// As google-adk takes them, and as they come out of files and environments.
+async fn urls_in_the_forms_of_python_are_read(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    let (scheme, rest) = fixture.service_url.split_once("://").context("no scheme")?;
+    let url = match fixture.kind.map(Kind::family) {
+        Some(Family::Postgres) => format!("postgresql+asyncpg://{rest}"),
+        Some(Family::MySql) => format!("mysql+aiomysql://{rest}"),
+        None => format!("sqlite+aiosqlite:///{rest}"),
+    };
+    for url in [url, format!(" {scheme}://{rest}\n")] {
+        seabed::connect(&url).await?.check_health().await?;
+    }
+    let options: seabed::PostgresOptions = "postgres://u:p@[::1]:5432/d".parse()?;
+    ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
+    let options: seabed::MySqlOptions = "mysql://u:p@[::1]:3306/d".parse()?;
+    ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
     Ok(())
 }
 

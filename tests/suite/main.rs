@@ -56,6 +56,8 @@ enum Where {
     Everywhere,
     Servers,
     Postgres,
+    /// Where JSON is text, which other programs may fill with anything.
+    ExceptPostgres,
     Sqlite,
     /// sqlx's MySQL driver loses count of the server's replies if a statement is dropped while it is being prepared.
     ExceptMySql,
@@ -71,7 +73,7 @@ impl Where {
             Store::Server(kind) if kind.family() == Family::MySql => {
                 !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
             }
-            Store::Server(_) => self != Self::Sqlite,
+            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres),
             Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres),
             Store::Memory | Store::SqliteMemory => false,
         }
@@ -81,7 +83,12 @@ impl Where {
         match self {
             Self::BesideAdk => Some(&ADK_2_13),
             Self::BesideAdk126 => Some(&ADK_1_26),
-            Self::Everywhere | Self::Servers | Self::Postgres | Self::Sqlite | Self::ExceptMySql => None,
+            Self::Everywhere
+            | Self::Servers
+            | Self::Postgres
+            | Self::ExceptPostgres
+            | Self::Sqlite
+            | Self::ExceptMySql => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail, ensure};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, EventCursor, ExpectedRevision,
-    GetSession, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp,
+    GetSession, Json, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp,
     UserKey,
 };
 
@@ -22,6 +22,9 @@ crate::database_cases! {
     ],
     ExceptMySql: [
         a_time_that_no_calendar_has_is_named,
+    ],
+    ExceptPostgres: [
+        a_number_that_is_not_finite_hides_nothing,
     ],
     Sqlite: [
         times_of_other_writers_are_read,
@@ -170,6 +173,39 @@ async fn a_corrupt_app_state_is_named_and_nothing_is_written(fixture: &Fixture) 
     expect_corrupt(&error, &["app_states.state", "app"])?;
     let page = service.list_events(ListEvents::new(key)).await?;
     ensure!(page.items.is_empty(), "an event without its state was stored");
+    Ok(())
+}
+
+/// Python writes `NaN` into JSON, which has none.
+async fn a_number_that_is_not_finite_hides_nothing(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let key = session(&service, "s").await?;
+    let event = Event::new("user").with_id("e").with_state_delta(State::new().with("n", 1));
+    service.append_event(append(&key, event.clone())).await?;
+    fixture.execute("UPDATE app_states SET state = '{\"k\": NaN, \"whole\": 1.50}'").await?;
+    fixture.execute("UPDATE sessions SET state = '{\"n\": [-Infinity]}'").await?;
+    fixture.execute("UPDATE events SET event_data = REPLACE(event_data, '\"n\":1', '\"n\":NaN')").await?;
+
+    let read = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    ensure!(read.state.unreadable_keys().eq(["app:k", "n"]), "{:?}", read.state);
+    ensure!(read.state.get("app:k").is_some_and(Json::is_null) && read.events.len() == 1);
+    ensure!(read.events[0].actions.state_delta.get("n").is_some_and(Json::is_null), "{:?}", read.events);
+    ensure!(service.list_events(ListEvents::new(key.clone())).await?.try_into_items()? == read.events);
+    let listed = ListSessions::new(SessionScope::User(key.user()));
+    ensure!(service.list_sessions(listed).await?.try_into_items()?[0].state == read.state);
+    let app = service.get_app_state(&key.app_name).await?;
+    ensure!(app.unreadable_keys().eq(["k"]), "{app:?}");
+
+    let request = CreateSession::new(key.user()).with_state(State::new().with("app:new", 2));
+    ensure!(service.create_session(request).await?.state.unreadable_keys().eq(["app:k"]));
+    service.append_event(append(&key, Event::new("user").with_state_delta(State::new().with("m", 2)))).await?;
+    let stored = async |table: &str| fixture.query_text(&format!("SELECT state AS text FROM {table}")).await;
+    ensure!(stored("app_states").await? == r#"{"k":NaN,"new":2,"whole":1.50}"#, "{}", stored("app_states").await?);
+    ensure!(stored("sessions WHERE id = 's'").await? == r#"{"m":2,"n":[-Infinity]}"#);
+    let again = State::new().with("app:k", 3).with("n", 4);
+    service.append_event(append(&key, Event::new("user").with_state_delta(again))).await?;
+    ensure!(stored("app_states").await? == r#"{"k":3,"new":2,"whole":1.50}"#, "{}", stored("app_states").await?);
+    ensure!(stored("sessions WHERE id = 's'").await? == r#"{"m":2,"n":4}"#);
     Ok(())
 }
 

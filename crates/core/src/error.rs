@@ -163,8 +163,8 @@ pub enum BackendErrorKind {
     /// The server cannot be reached, rejected the connection, or closed it before the outcome was decided, or no pooled
     /// connection became free in time. Nothing was stored. Repeat the call later.
     Unavailable,
-    /// The connection broke during the commit: either everything was stored, or nothing. Repeat the identical call; the
-    /// event id (or the explicit session id) shows which.
+    /// The outcome is unknown: everything was stored, or nothing. Before you repeat the call, see
+    /// [`Error::is_retryable`].
     CommitUnknown,
     /// A stored row cannot be decoded. The message names table, column and row.
     Corrupt,

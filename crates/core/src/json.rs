@@ -1,6 +1,7 @@
 //! JSON kept as text, so that nothing in it is rounded, reordered or dropped.
 
 mod deserialize;
+pub(crate) mod finite;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Json;
+use crate::json::finite;
 
 /// Prefix of the keys shared by all users of an app.
 const APP_PREFIX: &str = "app:";
@@ -44,6 +45,9 @@ impl Scope {
 /// Merging is shallow: a new value, whether an object or `null`, replaces the entire old value of its key. As in
 /// google-adk, keys cannot be deleted.
 ///
+/// google-adk stores `NaN` and infinities on SQLite and MySQL, which JSON does not have. They are read as `null`, and
+/// [`unreadable_keys`](Self::unreadable_keys) names their keys. In the store they stay until the key is set again.
+///
 /// ```
 /// use seabed_core::State;
 ///
@@ -54,7 +58,12 @@ impl Scope {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct State(BTreeMap<String, Json>);
+pub struct State {
+    values: BTreeMap<String, Json>,
+    /// The texts of stored values that are no JSON, to write them back unchanged.
+    #[serde(skip)]
+    unreadable: BTreeMap<String, String>,
+}
 
 impl State {
     /// Creates an empty state.
@@ -70,12 +79,14 @@ impl State {
 
     /// Sets `key` and returns the value that it replaces.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Json>) -> Option<Json> {
-        self.0.insert(key.into(), value.into())
+        let key = key.into();
+        self.unreadable.remove(&key);
+        self.values.insert(key, value.into())
     }
 
     /// Returns the value of `key`.
     pub fn get(&self, key: &str) -> Option<&Json> {
-        self.0.get(key)
+        self.values.get(key)
     }
 
     /// Deserializes the value of `key`; `None` when the key is absent.
@@ -88,22 +99,54 @@ impl State {
 
     /// Returns the number of keys.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
     /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
     }
 
     /// Iterates over keys and values, sorted by key.
     pub fn iter(&self) -> btree_map::Iter<'_, String, Json> {
-        self.0.iter()
+        self.values.iter()
     }
 
     /// Sets every key of `delta`, replacing entire values.
     pub fn merge(&mut self, delta: Self) {
-        self.0.extend(delta.0);
+        self.unreadable.retain(|key, _| !delta.values.contains_key(key));
+        self.values.extend(delta.values);
+        self.unreadable.extend(delta.unreadable);
+    }
+
+    /// Returns the keys whose stored values are no JSON (`NaN`, infinities), and were read with `null` in their place.
+    pub fn unreadable_keys(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.keys().map(String::as_str)
+    }
+
+    /// Reads the text of a column.
+    pub(crate) fn from_stored(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).or_else(|error| {
+            let mut state = Self::new();
+            for (key, value, original) in finite::entries(text).ok_or(error)? {
+                state.unreadable.extend(original.map(|original| (key.clone(), original)));
+                state.values.insert(key, value);
+            }
+            Ok(state)
+        })
+    }
+
+    /// The text for a column.
+    pub(crate) fn to_stored(&self) -> Result<String, serde_json::Error> {
+        if self.unreadable.is_empty() {
+            return serde_json::to_string(self);
+        }
+        let mut entries = Vec::with_capacity(self.len());
+        for (key, value) in self {
+            let text = self.unreadable.get(key).map_or(value.as_str(), String::as_str);
+            entries.push(format!("{}:{text}", serde_json::to_string(key)?));
+        }
+        Ok(format!("{{{}}}", entries.join(",")))
     }
 
     /// Returns the part that is stored: all but the `temp:` keys.
@@ -117,14 +160,16 @@ impl State {
     }
 
     fn filtered(&self, keep: impl Fn(Scope) -> bool) -> Self {
-        let kept = self.iter().filter(|(key, _)| keep(Scope::of(key).0));
-        kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+        let mut kept = self.clone();
+        kept.values.retain(|key, _| keep(Scope::of(key).0));
+        kept.unreadable.retain(|key, _| keep(Scope::of(key).0));
+        kept
     }
 }
 
 impl FromIterator<(String, Json)> for State {
     fn from_iter<I: IntoIterator<Item = (String, Json)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        Self { values: entries.into_iter().collect(), unreadable: BTreeMap::new() }
     }
 }
 
@@ -133,7 +178,7 @@ impl IntoIterator for State {
     type IntoIter = btree_map::IntoIter<String, Json>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.values.into_iter()
     }
 }
 
@@ -173,12 +218,12 @@ impl ScopedState {
 
     /// Merges the scopes, as a [`Session`](crate::Session) shows them.
     pub(crate) fn merged(self) -> State {
-        let prefixed = |prefix: &'static str, state: State| {
-            state.into_iter().map(move |(key, value)| (format!("{prefix}{key}"), value))
-        };
         let mut merged = self.session;
-        merged.0.extend(prefixed(APP_PREFIX, self.app));
-        merged.0.extend(prefixed(USER_PREFIX, self.user));
+        for (prefix, state) in [(APP_PREFIX, self.app), (USER_PREFIX, self.user)] {
+            let prefixed = |key: String| format!("{prefix}{key}");
+            merged.values.extend(state.values.into_iter().map(|(key, value)| (prefixed(key), value)));
+            merged.unreadable.extend(state.unreadable.into_iter().map(|(key, text)| (prefixed(key), text)));
+        }
         merged
     }
 }
@@ -195,6 +240,20 @@ mod tests {
         assert_eq!(scoped.user, State::new().with("b", 2));
         assert_eq!(scoped.session, State::new().with("c", 3));
         assert_eq!(scoped.merged(), state.without_temp());
+    }
+
+    #[test]
+    fn what_is_no_json_is_read_as_null_and_written_back_until_it_is_set() {
+        let mut state = State::from_stored(r#"{"a":NaN,"b":1,"app:c":[Infinity]}"#).unwrap();
+        assert_eq!((state.get("a").unwrap().as_str(), state.get("app:c").unwrap().as_str()), ("null", "[null]"));
+        assert!(state.unreadable_keys().eq(["a", "app:c"]));
+        state.merge(State::new().with("b", 2));
+        assert_eq!(state.to_stored().unwrap(), r#"{"a":NaN,"app:c":[Infinity],"b":2}"#);
+        state.merge(State::new().with("a", 3));
+        assert_eq!(state.to_stored().unwrap(), r#"{"a":3,"app:c":[Infinity],"b":2}"#);
+        let app = ScopedState::split(&state).app;
+        assert!(app.unreadable_keys().next().is_none(), "a delta brings JSON");
+        assert!(State::from_stored(r#"{"a":Nothing}"#).is_err() && State::from_stored("[NaN]").is_err());
     }
 
     #[test]

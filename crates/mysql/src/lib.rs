@@ -20,8 +20,8 @@ use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryRe
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
 use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService};
-use seabed_core::{BackendErrorKind, Error, Result};
-use seabed_sqlx::{Sqlx, SqlxBackend};
+use seabed_core::{BackendErrorKind, Result};
+use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
 
 /// A session service on MySQL or MariaDB.
 pub type MySqlSessionService = SqlSessionService<MySql>;
@@ -39,6 +39,21 @@ const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
                                 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
                                 SET SESSION innodb_lock_wait_timeout = 10; \
                                 SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
+
+/// The parameters of a URL that the driver knows, without those that Seabed must set itself: another character set would
+/// lose text, and another time zone would move times.
+const URL_PARAMETERS: [&str; 10] = [
+    "socket",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "sslca",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "statement-cache-capacity",
+];
 
 impl Dialect for MySql {
     type Driver = Sqlx<Self>;
@@ -82,7 +97,11 @@ impl SqlxBackend for MySql {
     }
 
     fn options(url: &str) -> Result<MySqlConnectOptions> {
-        url.parse().map_err(|error: sqlx::Error| Error::Invalid { field: "url", reason: error.to_string() })
+        let options: MySqlConnectOptions = parse_server_url(url, &URL_PARAMETERS)?;
+        Ok(match bare_host(options.get_host()) {
+            Some(host) => options.clone().host(host),
+            None => options,
+        })
     }
 
     fn address(options: &MySqlConnectOptions) -> String {

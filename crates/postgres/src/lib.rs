@@ -20,8 +20,8 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool, Row};
 use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult};
 use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
-use seabed_core::{BackendErrorKind, Error, Result, Timestamp};
-use seabed_sqlx::{Sqlx, SqlxBackend};
+use seabed_core::{BackendErrorKind, Result, Timestamp};
+use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -36,6 +36,28 @@ pub struct Postgres;
 /// lock ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does
 /// not know.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
+
+/// The parameters of a URL that the driver knows.
+const URL_PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
 
 /// 2000-01-01T00:00:00Z, where PostgreSQL's times begin, in microseconds since 1970.
 const YEAR_2000: i64 = 946_684_800_000_000;
@@ -77,8 +99,11 @@ impl SqlxBackend for Postgres {
     }
 
     fn options(url: &str) -> Result<PgConnectOptions> {
-        let options: PgConnectOptions =
-            url.parse().map_err(|error: sqlx::Error| Error::Invalid { field: "url", reason: error.to_string() })?;
+        let options: PgConnectOptions = parse_server_url(url, &URL_PARAMETERS)?;
+        let options = match bare_host(options.get_host()) {
+            Some(host) => options.clone().host(host),
+            None => options,
+        };
         Ok(match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("seabed"),

@@ -110,8 +110,9 @@
 //!
 //! # When an operation fails
 //!
-//! [`Error::is_retryable`] returns whether to repeat the identical call. An append is idempotent by its event's id, so
-//! repeating it is safe even when it is unknown whether the first attempt was committed.
+//! [`Error::is_retryable`] says whether repeating the identical call may succeed. An append is idempotent by its event's
+//! id, so repeating it is safe even when it is unknown whether the first attempt was committed. For creates without an
+//! id, deletes, and updates of app or user state, read its warnings first.
 //!
 //! If a commit gets no answer, the service itself looks up the outcome. If a connection breaks before the outcome is
 //! decided, the service replaces it and sends the statements again. The caller gets an error if no connection can be
@@ -122,8 +123,8 @@
 //! # In production
 //!
 //! Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
-//! graceful shutdown. A call waits up to 5 seconds for a connection, 30 for a statement, and 10 for locks that others
-//! hold. The backend's options (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is
+//! graceful shutdown. A call waits up to 5 seconds for a connection. On a server it waits up to 30 seconds for a
+//! statement, and 10 for a lock; on SQLite 60 and 30. The backend's options (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is
 //! a `tracing` span with the target `seabed` and the fields `operation`, `backend`, `outcome` and `retries`. Spans
 //! never contain content.
 //!
@@ -200,7 +201,7 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
     if SqliteOptions::is_url(url) {
         return url.parse::<SqliteOptions>()?.open().await;
     }
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    let scheme = url.trim_start().split([':', '+']).next().unwrap_or_default();
     let reason = match scheme {
         "postgres" | "postgresql" => "enable the feature `postgres` of the crate seabed for this URL",
         "mysql" | "mariadb" => "enable the feature `mysql` of the crate seabed for this URL",

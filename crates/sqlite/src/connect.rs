@@ -1,10 +1,11 @@
 //! Which file a URL names, and how it is opened.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use sea_orm::sqlx;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use seabed_core::{Error, Result};
+use seabed_sqlx::parse_url;
 
 /// How long a statement waits for writers of other processes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -16,10 +17,12 @@ pub(super) fn in_memory(options: &SqliteConnectOptions) -> bool {
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {
     let invalid = |reason: String| Error::Invalid { field: "url", reason };
-    if url.contains("mode=memory") {
+    let url = without_python_driver(url);
+    let (_, query) = url.split_once('?').unwrap_or_default();
+    if query.split('&').any(|parameter| parameter == "mode=memory") {
         return Err(invalid("names a database in memory; use sqlite::memory:".to_owned()));
     }
-    let options: SqliteConnectOptions = url.parse().map_err(|error: sqlx::Error| invalid(error.to_string()))?;
+    let options: SqliteConnectOptions = parse_url(&url, &["mode", "cache", "immutable", "vfs"])?;
     let name = options.get_filename().to_string_lossy();
     if name.is_empty() || name.starts_with("file:") && !in_memory(&options) {
         // Each connection would get a database of its own.
@@ -27,4 +30,16 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {
     }
     let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT).synchronous(SqliteSynchronous::Full);
     Ok(if in_memory(&options) { options } else { options.journal_mode(SqliteJournalMode::Wal) })
+}
+
+/// A URL like `sqlite+aiosqlite:///file.db`, as in Python, in the form of the driver. In Python's, the third slash ends
+/// the (empty) host, so the path of this one is relative.
+fn without_python_driver(url: &str) -> Cow<'_, str> {
+    let Some((_, rest)) = url.split_once(':').filter(|(scheme, _)| scheme.contains('+')) else {
+        return Cow::Borrowed(url);
+    };
+    match rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest) {
+        "" | ":memory:" => Cow::Borrowed("sqlite::memory:"),
+        path => Cow::Owned(format!("sqlite://{path}")),
+    }
 }

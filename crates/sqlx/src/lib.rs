@@ -3,6 +3,8 @@
 //! A backend implements [`SqlxBackend`] and gets a [`Driver`] from it: [`Sqlx`]. Applications need neither: they depend
 //! on the crate `seabed`.
 
+mod url;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, Ru
 use sea_query_sqlx::SqlxValues;
 use seabed_core::sql::{Driver, DriverConnection, PoolLimits, answers, in_range, in_task, is_broken_connection};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
+
+pub use self::url::{bare_host, parse_server_url, parse_url};
 
 /// The connect options of a database.
 pub type ConnectOptionsOf<DB> = <<DB as Database>::Connection as Connection>::Options;

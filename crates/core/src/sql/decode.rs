@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::dialect::Dialect;
 use super::driver::Driver;
+use crate::json::finite;
 use crate::{BackendError, Event, Result, SessionKey, State, Timestamp};
 
 /// Decodes the columns of one stored row, and names the row in errors.
@@ -47,28 +48,34 @@ impl<'a, D: Dialect> RowDecoder<'a, D> {
         D::Driver::moment(row, index).map_err(|error| self.corrupt(column, error))
     }
 
-    /// Decodes JSON text. serde's message may quote the text, so the error only says what kind of fault it is, and
-    /// where.
-    pub(crate) fn json<T: DeserializeOwned>(&self, text: &str, column: &str) -> Result<T> {
-        serde_json::from_str(text).map_err(|error| {
-            let place = format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
-            self.corrupt(column, place)
-        })
+    /// serde's message may quote the text, so the error only says what kind of fault it is, and where.
+    fn not_json(&self, column: &str, error: &serde_json::Error) -> crate::Error {
+        let place = format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
+        self.corrupt(column, place)
+    }
+
+    fn decode_state(&self, text: &str) -> Result<State> {
+        State::from_stored(text).map_err(|error| self.not_json("state", &error))
     }
 
     /// The state of a row.
     pub(crate) fn state(&self, row: &QueryResult, index: impl ColIdx) -> Result<State> {
-        self.json(self.text(row, index, "state")?, "state")
+        self.decode_state(self.text(row, index, "state")?)
     }
 
     /// The state of a row that an outer join may have left out: `None` where it did.
     pub(crate) fn state_or_null(&self, row: &QueryResult, index: impl ColIdx) -> Result<Option<State>> {
-        self.text_or_null(row, index, "state")?.map(|text| self.json(text, "state")).transpose()
+        self.text_or_null(row, index, "state")?.map(|text| self.decode_state(text)).transpose()
     }
 
-    /// The JSON of an event.
+    /// The JSON of an event. Numbers that are not finite are read as `null`.
     pub(crate) fn event_data<T: DeserializeOwned>(&self, row: &QueryResult, index: impl ColIdx) -> Result<T> {
-        self.json(self.text(row, index, "event_data")?, "event_data")
+        let text = self.text(row, index, "event_data")?;
+        let decoded = serde_json::from_str(text).or_else(|error| {
+            let nulls = finite::with_nulls(text).ok_or(error)?;
+            serde_json::from_str(&nulls)
+        });
+        decoded.map_err(|error| self.not_json("event_data", &error))
     }
 }
 

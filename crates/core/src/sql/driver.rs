@@ -34,9 +34,11 @@ pub trait Driver: Send + Sync + 'static {
     /// back and keeps it. It closes the connections of other drivers.
     const CANCEL_SAFE: bool = false;
 
-    /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES).
+    /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES), also with the name of a driver of Python's behind it,
+    /// as in `postgresql+asyncpg`.
     fn is_url(url: &str) -> bool {
-        url.split_once(':').is_some_and(|(scheme, _)| Self::URL_SCHEMES.contains(&scheme))
+        let scheme = url.trim_start().split_once(':').map_or("", |(scheme, _)| scheme);
+        Self::URL_SCHEMES.contains(&scheme.split_once('+').map_or(scheme, |(scheme, _)| scheme))
     }
 
     /// What a driver's error means; [`BackendErrorKind::Unexpected`] for everything that needs no handling of its own.

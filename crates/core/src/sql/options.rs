@@ -102,7 +102,7 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
-        Ok(Self { driver: D::Driver::options(url)?, pool, service: ServiceOptions::new() })
+        Ok(Self { driver: D::Driver::options(url.trim())?, pool, service: ServiceOptions::new() })
     }
 }
 

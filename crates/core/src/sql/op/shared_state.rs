@@ -14,7 +14,7 @@ use crate::sql::statement::{SqlText, key_predicate, placeholder};
 use crate::sql::tables::Tables;
 use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
 use crate::state::ScopedState;
-use crate::{BackendError, BackendErrorKind, Json, Result, SessionKey, State};
+use crate::{BackendError, BackendErrorKind, Result, SessionKey, State};
 
 /// The column that says which of two tables a row is from.
 const TABLE: &str = "table_name";
@@ -234,6 +234,6 @@ pub(super) fn changed_rows(key: &SessionKey, delta: &ScopedState) -> Vec<SharedK
 
 /// A state as the value of a JSON column.
 pub(super) fn state_value(state: &State) -> Result<Value> {
-    let json = Json::from_serialize(state).map_err(|error| crate::Error::invalid("state", error.to_string()))?;
-    Ok(json.as_str().into())
+    let text = state.to_stored().map_err(|error| crate::Error::invalid("state", error.to_string()))?;
+    Ok(text.into())
 }

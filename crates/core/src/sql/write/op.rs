@@ -159,8 +159,8 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     /// settles it.
     const REPEATABLE: bool = true;
 
-    /// Whether the write may be in a batch that does not wait for locks. A write that has to wait for its target is run
-    /// by itself there.
+    /// Whether [`apply`](Self::apply) can pass over a locked row. If not, it returns [`Applied::Locked`] for
+    /// [`LockMode::SkipLocked`], and a batch of nothing but such writes is not attempted.
     const SKIPS_LOCKED: bool = true;
 
     /// Whether [`apply_bulk`](Self::apply_bulk) may have a statement, which takes each target once.
