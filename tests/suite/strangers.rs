@@ -42,6 +42,7 @@ async fn plant(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute("CREATE AGGREGATE public.jsonb_object_agg(text, jsonb) (sfunc = merged, stype = jsonb)").await
 }
 
+#[allow(clippy::future_not_send, reason = "the cases of the conformance suite stay on their thread")]
 async fn functions_and_operators_of_others_are_not_called(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
     plant(fixture).await?;

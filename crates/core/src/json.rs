@@ -284,7 +284,7 @@ fn exponent(number: &str) -> Option<u64> {
 /// `numeric` keeps 16,383 after the decimal point. `serde_json` checks the range too, unless some crate of the program
 /// turns its `arbitrary_precision` on.
 fn check_portable_number(number: &str) -> Result<(), &'static str> {
-    if !exponent(number).is_some_and(|exponent| exponent.saturating_add(number.len() as u64) <= 1000) {
+    if exponent(number).is_none_or(|exponent| exponent.saturating_add(number.len() as u64) > 1000) {
         return Err("a number of more than 1000 digits");
     }
     // No number of fewer characters without an exponent is out of range.
