@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::ensure;
 use seabed_core::{
-    Error, Event, ListEvents, ListSessions, Order, Session, SessionCursor, SessionKey, SessionScope, State,
+    Error, Event, EventCursor, ListEvents, ListSessions, Order, Session, SessionCursor, SessionKey, SessionScope, State,
 };
 
 use crate::Context;
@@ -21,6 +21,7 @@ super::case_list![
     listing_events_of_no_session_is_not_found,
     listing_events_of_an_empty_session_is_an_empty_page,
     cursors_survive_serialization,
+    a_cursor_that_no_event_has_is_refused,
     limits_out_of_range_are_refused,
 ];
 
@@ -199,6 +200,16 @@ async fn listing_events_of_an_empty_session_is_an_empty_page(context: Context) -
     let key = context.session("alice").await?.key;
     let page = context.service.list_events(ListEvents::new(key)).await?;
     ensure!(page.items.is_empty() && page.next.is_none());
+    Ok(())
+}
+
+async fn a_cursor_that_no_event_has_is_refused(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    for id in ["", "a\0b", &"i".repeat(129)] {
+        let cursor = EventCursor::new(session.create_time, id.to_owned());
+        let refused = context.service.list_events(ListEvents::new(session.key.clone()).with_cursor(cursor)).await;
+        ensure!(matches!(refused, Err(Error::Invalid { .. })), "{id:?}: {refused:?}");
+    }
     Ok(())
 }
 

@@ -15,7 +15,8 @@ super::case_list![
 
 async fn times_that_no_server_holds_are_refused(context: Context) -> anyhow::Result<()> {
     let session = context.session("alice").await?;
-    for seconds in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300, 253_402_300_800.0, -62_135_596_801.0] {
+    let years = [-62_135_596_801.0, -62_135_596_800.0, -30_610_224_001.0, 253_402_214_401.0, 253_402_300_800.0];
+    for seconds in years.into_iter().chain([f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300]) {
         let refused = context.append(&session.key, Event::new("user").with_timestamp(seconds)).await;
         ensure!(matches!(refused, Err(Error::Invalid { field: "event.timestamp", .. })), "{seconds}: {refused:?}");
     }
@@ -25,9 +26,18 @@ async fn times_that_no_server_holds_are_refused(context: Context) -> anyhow::Res
 
 async fn json_that_not_every_backend_holds_is_refused(context: Context) -> anyhow::Result<()> {
     let session = context.session("alice").await?;
-    for text in
-        [r#""\u0000""#, r#"{"\u0000": 1}"#, r#""\ud800""#, r#"["\udc00\ud800"]"#, "1e400", "-1e999999", "1e-20000"]
-    {
+    // Each is small, and PostgreSQL writes them out.
+    let growing = format!("[{}]", vec!["1e-900"; 1200].join(","));
+    for text in [
+        r#""\u0000""#,
+        r#"{"\u0000": 1}"#,
+        r#""\ud800""#,
+        r#"["\udc00\ud800"]"#,
+        "1e400",
+        "-1e999999",
+        "1e-20000",
+        &growing,
+    ] {
         let json = Json::parse(text)?;
         let in_content = Event::new("user").with_content(json.clone());
         let in_state = Event::new("user").with_state_delta(State::new().with("k", json.clone()));
