@@ -45,6 +45,9 @@ crate::database_cases! {
         a_deadlock_with_others_is_survived,
         an_exhausted_pool_is_unavailable,
     ],
+    Postgres: [
+        a_statement_timeout_of_the_servers_is_waited_out,
+    ],
     Sqlite: [
         a_full_disk_stores_nothing_and_is_told,
         a_lock_of_another_process_is_waited_for,
@@ -435,6 +438,25 @@ async fn a_lock_that_others_hold_is_contention(fixture: &Fixture) -> anyhow::Res
     let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
     ensure!(session.events.is_empty() && session.state.is_empty(), "{session:?}");
     ensure!(!service.append_event(append(&key, event)).await?.is_replayed());
+    Ok(())
+}
+
+/// A database or a role may have a limit on statements, and waiting for a lock counts.
+async fn a_statement_timeout_of_the_servers_is_waited_out(fixture: &Fixture) -> anyhow::Result<()> {
+    let key = fixture.migrated().await?.create_session(CreateSession::new(alice()?)).await?.key;
+    let mut url = url::Url::parse(&fixture.service_url)?;
+    url.query_pairs_mut().append_pair("options[statement_timeout]", "300");
+    let service = connect(fixture, url.as_str(), |limits| limits).await?;
+    let holder = fixture.admin.begin().await?;
+    holder.execute_unprepared("SELECT state FROM app_states FOR UPDATE").await?;
+    let event = Event::new("user").with_state_delta(State::new().with("app:k", 1));
+    let release = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        holder.rollback().await
+    };
+    let (appended, released) = tokio::join!(service.append_event(append(&key, event)), release);
+    released?;
+    ensure!(appended.as_ref().is_ok_and(|appended| !appended.is_replayed()), "{appended:?}");
     Ok(())
 }
 

@@ -120,8 +120,9 @@ impl SqlxBackend for Postgres {
     /// By SQLSTATE (PostgreSQL's appendix A).
     fn classify(error: &dyn DatabaseError) -> BackendErrorKind {
         match error.code().as_deref().unwrap_or_default() {
-            // serialization_failure, deadlock_detected, lock_not_available
-            "40001" | "40P01" | "55P03" => BackendErrorKind::Contention,
+            // serialization_failure, deadlock_detected, lock_not_available, query_canceled (a statement_timeout of the
+            // server's or the role's, which a wait for a lock may reach)
+            "40001" | "40P01" | "55P03" | "57014" => BackendErrorKind::Contention,
             // too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout,
             // idle_in_transaction_session_timeout, read_only_sql_transaction (a server that is no longer the primary)
             "53300" | "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006" => BackendErrorKind::Unavailable,

@@ -32,7 +32,7 @@ const OF_OTHERS: [&str; 14] = [
 pub fn parse_url<O: FromStr<Err = sqlx::Error>>(url: &str, known: &[&str]) -> Result<O> {
     let (address, query) = url.split_once('?').unwrap_or((url, ""));
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        let is_known = known.contains(&&*name);
+        let is_known = known.iter().any(|known| name == *known || name.starts_with(&format!("{known}[")));
         if !is_known && OF_OTHERS.contains(&&*name) {
             return Err(invalid(format!("the parameter {name} is not supported")));
         }
