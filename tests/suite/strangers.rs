@@ -17,7 +17,8 @@ crate::database_cases! {
 }
 
 /// Better matches than the built-in ones for what statements on google-adk's columns would call. Each counts its calls,
-/// and ends in an error: a bulk statement that fails is followed by the portable algorithm, so errors alone tell little. Up to PostgreSQL 14 anybody may make them in the schema `public`.
+/// and ends in an error: a bulk statement that fails is followed by the portable algorithm, so errors alone tell
+/// little. Up to PostgreSQL 14 anybody may make them in the schema `public`.
 async fn plant(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute("CREATE SEQUENCE public.calls").await?;
     let body = "LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.calls'); \

@@ -13,8 +13,8 @@ const MIN_MICROS: i64 = -62_135_596_800_000_000;
 /// 9999-12-31T23:59:59.999999Z: the latest time that every supported server, and Python's `datetime`, can store.
 const MAX_MICROS: i64 = 253_402_300_799_999_999;
 
-/// A UTC time with microsecond precision, from the year 1 to the end of 9999: what other programs store. New events have
-/// a narrower range; see [`Event::timestamp`](crate::Event::timestamp).
+/// A UTC time with microsecond precision, from the year 1 to the end of 9999: what other programs store. New events
+/// have a narrower range; see [`Event::timestamp`](crate::Event::timestamp).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Timestamp(NaiveDateTime);

@@ -277,7 +277,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
 }
 
 /// Implements `Deserialize` for a struct: reads a JSON object key by key, and collects keys without a field in `extra`.
-/// A field that is `null` keeps its default; one with `as` is read through another type. If both names of a field are present, the snake case name wins.
+/// A field that is `null` keeps its default; one with `as` is read through another type. If both names of a field are
+/// present, the snake case name wins.
 macro_rules! read_object {
     ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $read:ident)?),* $(,)? }) => {
         impl<'de> Deserialize<'de> for $type {

@@ -110,9 +110,9 @@
 //!
 //! # When an operation fails
 //!
-//! [`Error::is_retryable`] says whether repeating the identical call may succeed. An append is idempotent by its event's
-//! id, so repeating it is safe even when it is unknown whether the first attempt was committed. For creates without an
-//! id, deletes, and updates of app or user state, read its warnings first.
+//! [`Error::is_retryable`] says whether repeating the identical call may succeed. An append is idempotent by its
+//! event's id, so repeating it is safe even when it is unknown whether the first attempt was committed. For creates
+//! without an id, deletes, and updates of app or user state, read its warnings first.
 //!
 //! If a commit gets no answer, the service itself looks up the outcome. If a connection breaks before the outcome is
 //! decided, the service replaces it and sends the statements again. The caller gets an error if no connection can be
@@ -124,9 +124,9 @@
 //!
 //! Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
 //! graceful shutdown. A call waits up to 5 seconds for a connection. On a server it waits up to 30 seconds for a
-//! statement, and 10 for a lock; on SQLite 60 and 30. The backend's options (`PostgresOptions`, …) change the first two, and the size of the pool. Each operation is
-//! a `tracing` span with the target `seabed` and the fields `operation`, `backend`, `outcome` and `retries`. Spans
-//! never contain content.
+//! statement, and 10 for a lock; on SQLite 60 and 30. The backend's options (`PostgresOptions`, …) change the first
+//! two, and the size of the pool. Each operation is a `tracing` span with the target `seabed` and the fields
+//! `operation`, `backend`, `outcome` and `retries`. Spans never contain content.
 //!
 //! # Guarantees
 //!

@@ -106,7 +106,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Uses your existing pool and its settings. The guarantees hold on it at READ COMMITTED and REPEATABLE READ. At
     /// SERIALIZABLE, writers of one row make each other fail, and may end in
     /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. On MySQL, use strict mode, leave
-    /// `autocommit` on, and do not use `binlog_format = STATEMENT` at REPEATABLE READ. [`close`](SessionService::close) closes this pool.
+    /// `autocommit` on, and do not use `binlog_format = STATEMENT` at REPEATABLE READ. [`close`](SessionService::close)
+    /// closes this pool.
     ///
     /// Statements run on the driver's connections out of this pool, so sea-orm's metrics and its own spans do not see
     /// them. If you begin transactions on the pool as well, do not drop the future of a `begin`: run it in a task. sqlx

@@ -274,14 +274,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: BATCH,
         from: "            contain_panic(writer.run_batch(batch)).await;",
         to: "            writer.run_batch(batch).await;",
-        case: "sql::write::tests::batch::writes_that_wait_for_one_that_panics_go_on",
+        case: "sql::write::tests::panics::writes_that_wait_for_one_that_panics_go_on",
     },
     Mutant {
         guard: "a panic beside the batches leaves no write waiting",
         file: BATCH,
         from: "AssertUnwindSafe(work).catch_unwind().await;",
         to: "Ok(work.await);",
-        case: "sql::write::tests::batch::writes_that_wait_for_one_that_panics_beside_the_batches_go_on",
+        case: "sql::write::tests::panics::writes_that_wait_for_one_that_panics_beside_the_batches_go_on",
     },
     Mutant {
         guard: "a write of a target that was left out is not overtaken in its batch",
@@ -659,7 +659,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: BATCH,
         from: "    writer.run_in_turn(deferred, retries).await;\n    worker(writer).await;\n",
         to: "    writer.run_in_turn(deferred, retries).await;\n",
-        case: "sql::write::tests::batch::writes_that_wait_for_one_that_panics_beside_the_batches_go_on",
+        case: "sql::write::tests::panics::writes_that_wait_for_one_that_panics_beside_the_batches_go_on",
     },
     Mutant {
         guard: "the time of an idle connection begins with its release",

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::engine::End;
-use super::ops::{Alone, Append, Bulk, Create, Gate, Kind, Outcome, Reading, STORED, Update, Write, session, write};
-use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, close, failure, outcome, run, settle, submit, writer};
+use super::ops::{Alone, Append, Bulk, Create, Gate, Outcome, Reading, STORED, Update, Write, session, write};
+use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, run, settle, submit, writer};
 use crate::sql::write::QueuePolicy;
 use crate::sql::write::op::LockMode;
 use crate::{BackendErrorKind, Error, Result, State};
@@ -328,41 +328,6 @@ async fn a_refusal_reaches_the_caller_as_it_is() {
     let (writer, _engine) = writer(SEVERAL);
     assert_eq!(run(&writer, write::<Create>("1")).await.ok(), Some(STORED));
     assert!(matches!(run(&writer, write::<Create>("1")).await, Err(Error::AlreadyExists { .. })));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_write_that_panics_ends_as_unknown_and_frees_its_row_and_its_place() {
-    for policy in [ONE, SEVERAL, UNBATCHED] {
-        let (writer, engine) = writer(policy);
-        let Err(error) = run(&writer, append("1").to("s").panicking()).await else { panic!("it panics") };
-        assert_eq!(error.backend_kind(), Some(BackendErrorKind::CommitUnknown));
-        assert!(error.to_string().contains("interrupted"));
-        assert_eq!(run(&writer, append("2").to("s")).await.ok(), Some(STORED));
-        assert_eq!(engine.lock().stored(), ["2"]);
-        close(&writer).await;
-    }
-}
-
-async fn a_write_that_panics_fails_alone<K: Kind>(policy: QueuePolicy, panicking: Write<K>) {
-    let (writer, engine) = writer(policy);
-    let gate = Gate::closed();
-    let panics = submit(&writer, panicking.to("s").behind(&gate).panicking()).await;
-    let waiting = submit(&writer, append("2").to("s")).await;
-    gate.open();
-    assert_eq!(failure(panics).await, Some(BackendErrorKind::CommitUnknown));
-    assert!(outcome(waiting).await.is_ok());
-    assert_eq!(engine.lock().stored(), ["2"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn writes_that_wait_for_one_that_panics_go_on() {
-    a_write_that_panics_fails_alone(ONE, append("1")).await;
-    a_write_that_panics_fails_alone(SEVERAL, append("1")).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn writes_that_wait_for_one_that_panics_beside_the_batches_go_on() {
-    a_write_that_panics_fails_alone(SEVERAL, write::<Update>("1")).await;
 }
 
 #[tokio::test(start_paused = true)]

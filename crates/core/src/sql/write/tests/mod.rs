@@ -4,6 +4,7 @@ mod batch;
 mod doubt;
 mod engine;
 mod ops;
+mod panics;
 mod queue;
 mod retry;
 mod shared;
