@@ -402,6 +402,8 @@ mod tests {
     #[test]
     fn what_some_backend_cannot_hold_is_refused() {
         assert!(check_portable(r#"{"a":[1,"\u0001",123456789012345678901234567890]}"#).is_ok());
+        assert!(check_portable(&f64::MAX.to_string()).is_ok() && check_portable(&format!("-{}", f64::MAX)).is_ok());
+        assert!(check_portable(&format!("{}0", f64::MAX)).is_err());
         assert!(check_portable(r#"["\\\"1e-20000", {"-1e-9999": "1e-20000\\\\"}, 1e-300, -0.5]"#).is_ok());
         for text in [r#""\u0000""#, r#"{"\u0000":1}"#, r#""\ud800""#, "1e400", "[1e-20000]", "{\"\\\"\":1e-999}"] {
             assert!(check_portable(text).is_err(), "{text}");

@@ -100,7 +100,7 @@ impl NewEvent {
     }
 
     /// The revision, if it alone suffices to append: the event changes no session state and keeps its own time
-    /// (see [`stored_timestamp`](crate::revision::stored_timestamp)).
+    /// (see [`stored_timestamp`]).
     pub(crate) fn revision_for_blind_append(&self) -> Option<Revision> {
         match self.expected {
             ExpectedRevision::Exact(expected)
