@@ -12,7 +12,7 @@ use seabed_core::{
     StateUpdated, UpdateState, UserKey,
 };
 
-/// Logs what its callers ask for, and builds each request anew out of its parts.
+/// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
 #[derive(Clone)]
 struct Audited<S> {
     inner: S,

@@ -15,7 +15,7 @@ use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 ///
 /// Reads snake_case and camelCase, writes snake_case, and omits fields that are not set. Keys without a field here stay
 /// in `extra` unchanged. google-adk accepts any such key at the top level, but only keys that it knows inside
-/// `actions`.
+/// `actions`. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded; see [`Json`].
 ///
 /// ```
 /// use seabed_core::Event;

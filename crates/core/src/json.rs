@@ -17,6 +17,9 @@ use serde_json::value::RawValue;
 /// preserves them (PostgreSQL's `jsonb` sorts keys and rewrites `1e2` as `100`). Equality compares values: key order,
 /// whitespace and number notation are ignored; every digit counts.
 ///
+/// serde buffers what it reads for tagged, untagged and flattened types. There, numbers are rounded to 64 bits and keys
+/// are sorted. Read such a message into a struct with a `Json` field, or in two steps, to keep them.
+///
 /// ```
 /// use seabed_core::Json;
 ///
@@ -112,8 +115,7 @@ impl Serialize for Json {
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// Keeps the text that `serde_json` reads. Inside of tagged, untagged and flattened types, serde buffers values
-    /// before it passes them on; there, numbers are rounded to 64 bits.
+    /// Keeps the text that `serde_json` reads, except inside of types that serde buffers; see [`Json`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserialize::raw_value(deserializer).map(Self)
     }

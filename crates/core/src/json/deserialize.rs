@@ -125,5 +125,8 @@ mod tests {
     fn text_stays_exact_where_serde_json_passes_it() {
         let number = "123456789012345678901234567890.10";
         assert_eq!(serde_json::from_str::<Json>(number).unwrap().as_str(), number);
+        let buffered = format!(r#"{{"type":"State","state":{{"k":{number}}}}}"#);
+        let Tagged::State { state } = serde_json::from_str(&buffered).unwrap() else { panic!("another variant") };
+        assert_eq!(state.decode::<f64>("k").unwrap(), Some(1.234_567_890_123_456_8e29));
     }
 }
