@@ -146,9 +146,9 @@ async fn creates_of_one_id_in_one_group_have_one_winner(fixture: &Fixture) -> an
     Ok(())
 }
 
-/// On SQLite the writes queue up while another is in progress, and then share a commit. (On a server only their order is
-/// tested: a batch leaves out the write that has to wait.) The first one needs no read of its session, and moves it past the
-/// times of the others.
+/// On SQLite the writes queue up while another is in progress, and then share a commit. (On a server only their order
+/// is tested: a batch leaves out the write that has to wait.) The first one needs no read of its session, and moves it
+/// past the times of the others.
 async fn writes_of_one_group_to_one_session_see_each_other(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let keys = create(&service, "app", 3).await?;
