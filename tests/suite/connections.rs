@@ -134,7 +134,7 @@ async fn urls_in_the_forms_of_python_are_read(fixture: &Fixture) -> anyhow::Resu
     }
     let options: seabed::PostgresOptions = "postgres://u:p@[::1]:5432/d".parse()?;
     ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
-    let options: seabed::MySqlOptions = "mysql://u:p@[::1]:3306/d".parse()?;
+    let options: seabed::MySqlOptions = "mysql://u:p@[::1]:3306/d?charset=utf8mb4".parse()?;
     ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
     Ok(())
 }

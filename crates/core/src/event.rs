@@ -356,7 +356,8 @@ impl<'de> Deserialize<'de> for Seconds {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut number: A) -> Result<Seconds, A::Error> {
-                let text: Option<(de::IgnoredAny, String)> = number.next_entry()?;
+                let text: Option<(String, String)> = number.next_entry()?;
+                let text = text.filter(|(name, _)| name == "$serde_json::private::Number");
                 let seconds = text.and_then(|(_, text)| text.parse().ok());
                 seconds.map(Seconds).ok_or_else(|| de::Error::custom("not a number of seconds"))
             }

@@ -75,8 +75,9 @@ impl Json {
     /// Checks that every backend can store the value and read it back unchanged.
     ///
     /// # Errors
-    /// For nesting beyond 127 levels, a NUL character, an unpaired surrogate, and a number beyond the range of a double
-    /// or with more than 1000 digits. The error does not contain the value.
+    /// For nesting beyond 127 levels, a NUL character, an unpaired surrogate, a number beyond the range of a double or
+    /// with more than 1000 digits, and exponents that stand for more than a million digits in all. The error does not
+    /// contain the value.
     pub fn check_portable(&self) -> Result<(), serde_json::Error> {
         check_portable(self.as_str())
     }

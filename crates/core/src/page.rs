@@ -17,7 +17,8 @@ pub enum Order {
 /// One page of a listing.
 ///
 /// A row that cannot be decoded appears in its place as an error that names it. It neither vanishes nor hides the other
-/// rows.
+/// rows. If not even its place can be read (its time, say), and it ends a page, the next page begins with it again; a
+/// page of nothing but such rows is an error.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Page<T, C> {

@@ -78,7 +78,8 @@ pub trait SessionServiceExt: SessionService {
     /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
     ///
     /// # Errors
-    /// Those of `append_event`; `session` is then unchanged. On [`RevisionConflict`](Error::RevisionConflict),
+    /// Those of `append_event`, and where the session is refreshed, those of [`refresh`](Self::refresh), which say that
+    /// the event is stored; `session` is then unchanged. On [`RevisionConflict`](Error::RevisionConflict),
     /// [`refresh`](Self::refresh) it and decide again.
     ///
     /// # Cancel safety
@@ -105,7 +106,8 @@ pub trait SessionServiceExt: SessionService {
         Ok(appended)
     }
 
-    /// Appends `event` to the session at whatever revision it is, and brings `session` up to date.
+    /// Appends `event` to the session at whatever revision it is, and brings `session` up to date if others have appended
+    /// to it. (App and user state, which other sessions change too, stays as it was read otherwise.)
     ///
     /// For events that do not depend on what was read, such as the message of a user: there are no conflicts. The rest
     /// is as for [`append`](Self::append), and so is the cost while nobody else appends. Otherwise the session is
@@ -116,9 +118,9 @@ pub trait SessionServiceExt: SessionService {
     /// is read after the commit, so it may contain still later events.
     ///
     /// # Errors
-    /// Those of `append_event`; `session` is then unchanged. An error of the refresh after the commit says that the event
-    /// is stored; its kind is [`CommitUnknown`](crate::BackendErrorKind::CommitUnknown) if repeating the call with the
-    /// same event may help.
+    /// Those of `append_event`; `session` is then unchanged. A backend error of the refresh after the commit says that
+    /// the event is stored; its kind is [`CommitUnknown`](crate::BackendErrorKind::CommitUnknown) if repeating the call
+    /// with the same event may help.
     ///
     /// # Cancel safety
     /// As for [`append`](Self::append).
@@ -207,8 +209,9 @@ pub trait SessionServiceExt: SessionService {
 /// Whether `session` has an event that is stored later than `revision`: google-adk stores an event at its own time, and
 /// moves the session's clock back to it.
 fn has_later_event(session: &Session, revision: Revision) -> bool {
-    let stored = revision.timestamp().as_seconds();
-    session.events.iter().any(|event| event.timestamp > stored)
+    let stored = revision.timestamp();
+    let begins_later = session.events_since.is_some_and(|since| since >= stored) && !session.events.is_empty();
+    begins_later || session.events.iter().any(|event| event.timestamp > stored.as_seconds())
 }
 
 /// The error of a read that follows a commit, such that nobody takes it for the error of the write.

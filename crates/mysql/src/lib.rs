@@ -20,7 +20,7 @@ use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryRe
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
 use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService};
-use seabed_core::{BackendErrorKind, Result};
+use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
 
 /// A session service on MySQL or MariaDB.
@@ -42,7 +42,8 @@ const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
 
 /// The parameters of a URL that the driver knows, without those that Seabed must set itself: another character set
 /// would lose text, and another time zone would move times.
-const URL_PARAMETERS: [&str; 10] = [
+const URL_PARAMETERS: [&str; 11] = [
+    "charset",
     "socket",
     "ssl-ca",
     "ssl-cert",
@@ -98,6 +99,10 @@ impl SqlxBackend for MySql {
 
     fn options(url: &str) -> Result<MySqlConnectOptions> {
         let options: MySqlConnectOptions = parse_server_url(url, &URL_PARAMETERS)?;
+        if options.get_charset() != "utf8mb4" {
+            let reason = "the parameter charset is not supported, except for utf8mb4".to_owned();
+            return Err(Error::Invalid { field: "url", reason });
+        }
         Ok(match bare_host(options.get_host()) {
             Some(host) => options.clone().host(host),
             None => options,

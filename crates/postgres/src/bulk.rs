@@ -44,6 +44,8 @@ const NOW: &str = "now";
 /// The stored time of the event, before the step past the creation of its session.
 const TIME: &str = "time";
 
+/// The first time that can be read; see `Timestamp` in seabed-core.
+const START_OF_TIME: &str = "timestamp '0001-01-01'";
 /// The last time of all: a session's clock that is there cannot move on.
 const END_OF_TIME: &str = "timestamp '9999-12-31 23:59:59.999999'";
 
@@ -195,6 +197,7 @@ fn lock_sessions(tables: &Tables) -> SelectStatement {
         .from(INPUT)
         .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
         .and_where(of(INPUT, EXPECTED).is_null().or(is_at_revision))
+        .and_where(created().between(Expr::cust(START_OF_TIME), Expr::cust(END_OF_TIME)))
         .and_where(updated().lt(Expr::cust(END_OF_TIME)))
         .take()
 }

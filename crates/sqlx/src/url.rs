@@ -65,7 +65,8 @@ pub fn parse_url<O: FromStr<Err = sqlx::Error>>(url: &str, known: &[&str]) -> Re
 pub fn parse_server_url<O: FromStr<Err = sqlx::Error>>(url: &str, known: &[&str]) -> Result<O> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid("has no // behind its scheme"))?;
     let scheme = scheme.split_once('+').map_or(scheme, |(scheme, _)| scheme);
-    if rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@')) {
+    let (before_query, _) = rest.split_once('?').unwrap_or((rest, ""));
+    if before_query.find(['/', '#']).is_some_and(|end| before_query[end..].contains('@')) {
         return Err(invalid("has an @ behind its host: write the characters / ? # @ of a password as %2F %3F %23 %40"));
     }
     parse_url(&format!("{scheme}://{rest}"), known)

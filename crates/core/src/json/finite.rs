@@ -12,13 +12,18 @@ const NOT_FINITE: [(&str, &str); 2] = [("NaN", "0.0"), ("Infinity", "0.000000")]
 
 /// The text with `null` for each number that is not finite, as JavaScript writes them; `None` if there is none.
 pub(crate) fn with_nulls(text: &str) -> Option<String> {
-    replace(text, |_| "null").map(|text| text.replace("-null", "null"))
+    replace(text, |replaced, name, _| {
+        if name == "Infinity" && replaced.ends_with('-') {
+            replaced.pop();
+        }
+        replaced.push_str("null");
+    })
 }
 
 /// The entries of an object, of which some hold numbers that are not finite: each value as [`with_nulls`] makes it, and
 /// the original text of those that it changed. `None` if the text is no such object.
 pub(crate) fn entries(text: &str) -> Option<Vec<(String, Json, Option<String>)>> {
-    let stand_in = replace(text, |stand_in| stand_in)?;
+    let stand_in = replace(text, |replaced, _, stand_in| replaced.push_str(stand_in))?;
     let values: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(&stand_in).ok()?;
     let entry = |(key, value): (Cow<'_, str>, &RawValue)| {
         let start = value.get().as_ptr().addr() - stand_in.as_ptr().addr();
@@ -30,8 +35,9 @@ pub(crate) fn entries(text: &str) -> Option<Vec<(String, Json, Option<String>)>>
     values.into_iter().map(entry).collect()
 }
 
-/// The text with each number that is not finite replaced by what `by` makes of its stand-in; `None` if there is none.
-fn replace(text: &str, by: impl Fn(&'static str) -> &'static str) -> Option<String> {
+/// The text with each number that is not finite replaced by what `write` appends, given its name and stand-in; `None`
+/// if there is none.
+fn replace(text: &str, write: impl Fn(&mut String, &str, &str)) -> Option<String> {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;
     let mut found = false;
@@ -45,7 +51,7 @@ fn replace(text: &str, by: impl Fn(&'static str) -> &'static str) -> Option<Stri
             continue;
         }
         let (name, stand_in) = NOT_FINITE.into_iter().find(|(name, _)| rest.starts_with(name))?;
-        replaced.push_str(by(stand_in));
+        write(&mut replaced, name, stand_in);
         rest = &rest[name.len()..];
         found = true;
     }
@@ -59,8 +65,9 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_become_null_outside_of_strings() {
-        let text = r#"{"NaN": NaN, "é\"": [-Infinity, Infinity, "NaN \" Infinity"], "b": -1.5}"#;
-        let nulls = r#"{"NaN": null, "é\"": [null, null, "NaN \" Infinity"], "b": -1.5}"#;
+        let text =
+            r#"{"NaN": NaN, "é\"": [-Infinity, Infinity, "NaN \" -Infinity"], "not-null": "non-null", "b": -1.5}"#;
+        let nulls = r#"{"NaN": null, "é\"": [null, null, "NaN \" -Infinity"], "not-null": "non-null", "b": -1.5}"#;
         assert_eq!(with_nulls(text).unwrap(), nulls);
         assert_eq!(with_nulls(nulls), None);
         for broken in [r#"{"a": Nothing}"#, r#"{"a": "NaN}"#, "["] {
