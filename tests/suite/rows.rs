@@ -104,7 +104,14 @@ async fn a_time_that_no_calendar_has_is_named(fixture: &Fixture) -> anyhow::Resu
     let listed = service.list_sessions(ListSessions::new(SessionScope::User(key.user()))).await?.items;
     ensure!(listed.iter().flatten().map(|session| &session.key).eq([&other]), "{listed:?}");
     let error = listed.into_iter().find_map(Result::err).context("it was listed")?;
-    expect_corrupt(&error, &["sessions.update_time", "\"s\""])
+    expect_corrupt(&error, &["sessions.update_time", "\"s\""])?;
+
+    fixture.execute("UPDATE sessions SET create_time = 'infinity' WHERE id = 't'").await?;
+    let error = service.append_event(append(&other, Event::new("user"))).await.err().context("it was appended to")?;
+    expect_corrupt(&error, &["sessions.create_time", "\"t\""])?;
+    let events = service.list_events(ListEvents::new(other)).await?.items;
+    ensure!(events.is_empty(), "the event of an append that failed is stored: {events:?}");
+    Ok(())
 }
 
 /// Go's zero time, in the rows of another program. All that reads it must agree.

@@ -1,5 +1,7 @@
 //! Events: google-adk's JSON. Fields that programs need are typed; every other key is preserved.
 
+mod seconds;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,6 +10,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use self::seconds::Seconds;
 use crate::replay::is_replay;
 use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 
@@ -324,53 +327,6 @@ macro_rules! read_object {
             }
         }
     };
-}
-
-/// A number of seconds. `serde_json` with `arbitrary_precision`, which any crate of the program may turn on, buffers a
-/// number as a map from a name of its own to the number's text.
-struct Seconds(f64);
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Number;
-
-        impl<'de> Visitor<'de> for Number {
-            type Value = Seconds;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of seconds")
-            }
-
-            fn visit_f64<E>(self, seconds: f64) -> Result<Seconds, E> {
-                Ok(Seconds(seconds))
-            }
-
-            #[allow(clippy::cast_precision_loss, reason = "a double is what google-adk reads, too")]
-            fn visit_i64<E>(self, seconds: i64) -> Result<Seconds, E> {
-                Ok(Seconds(seconds as f64))
-            }
-
-            #[allow(clippy::cast_precision_loss, reason = "a double is what google-adk reads, too")]
-            fn visit_u64<E>(self, seconds: u64) -> Result<Seconds, E> {
-                Ok(Seconds(seconds as f64))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut number: A) -> Result<Seconds, A::Error> {
-                let text: Option<(String, String)> = number.next_entry()?;
-                let text = text.filter(|(name, _)| name == "$serde_json::private::Number");
-                let seconds = text.and_then(|(_, text)| text.parse().ok());
-                seconds.map(Seconds).ok_or_else(|| de::Error::custom("not a number of seconds"))
-            }
-        }
-
-        deserializer.deserialize_any(Number)
-    }
-}
-
-impl Seconds {
-    fn value(self) -> f64 {
-        self.0
-    }
 }
 
 /// Reads the value of a field; an error names the field.

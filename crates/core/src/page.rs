@@ -43,9 +43,7 @@ impl<T, C> Page<T, C> {
     }
 
     /// Builds a page from up to `limit + 1` rows. The extra row only shows that there are more.
-    ///
-    /// A row whose place in the order cannot be read has no cursor. If such rows end a page, the next page begins with
-    /// them again; a page of nothing else is an error, because there is no way past it.
+    /// A row whose place cannot be read has no cursor.
     pub(crate) fn from_rows(mut rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
         let limit = limit as usize;
         let more = rows.len() > limit;
