@@ -40,8 +40,8 @@ const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
                                 SET SESSION innodb_lock_wait_timeout = 10; \
                                 SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
 
-/// The parameters of a URL that the driver knows, without those that Seabed must set itself: another time zone would move
-/// times. Of the character sets only utf8mb4 is accepted; others would lose text.
+/// The parameters of a URL that the driver knows, without those that Seabed must set itself: another time zone would
+/// move times. Of the character sets only utf8mb4 is accepted; others would lose text.
 const URL_PARAMETERS: [&str; 11] = [
     "charset",
     "socket",
