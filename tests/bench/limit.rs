@@ -130,6 +130,8 @@ async fn capture(store: &Store, work: &Work, family: Family) -> anyhow::Result<V
     // Creates the rows that exist by the second call.
     Caller::new(store.service.clone(), work.clone(), 0).await?.call().await?;
     let mut caller = Caller::new(service, work.clone(), 0).await?;
+    // What Seabed asks now and then, such as the time, is not counted.
+    caller.call().await?;
     proxy.take();
     caller.call().await?;
     let statements = proxy.take().statements;
@@ -146,12 +148,12 @@ fn pgbench_values(work: &Work) -> Vec<String> {
     let app = array(&quoted(APP));
     let user = array(&quoted(USER));
     let number = array("0");
-    let count = "1".to_owned();
+    let [deadline, count] = ["'9999-01-01'", "1"].map(str::to_owned);
     let session_key = |session: &str| [quoted(APP), quoted(USER), quoted(session)];
     match work {
         Work::CreateInOneApp | Work::CreateInManyApps => {
             let app = if *work == Work::CreateInOneApp { app } else { array("'app-' || :client_id") };
-            vec![number, app, user, new_id, empty.clone(), empty.clone(), empty, now, count]
+            vec![number, app, user, new_id, empty.clone(), empty.clone(), empty, now, deadline, count]
         }
         Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp | Work::AppendHotSession => {
             let session = if *work == Work::AppendHotSession { "'hot'" } else { "'own-' || :client_id" };
@@ -164,7 +166,7 @@ fn pgbench_values(work: &Work) -> Vec<String> {
             [number, app, user, array(session)]
                 .into_iter()
                 .chain(event)
-                .chain([delta, app_delta, empty, now, count])
+                .chain([delta, app_delta, empty, now, deadline, count])
                 .collect()
         }
         Work::Get { events, recent } => {
@@ -183,7 +185,8 @@ fn sqlite_statements(work: &Work) -> &'static [&'static str] {
         Work::CreateInOneApp | Work::CreateInManyApps => &[
             "SELECT state, 'app_states' FROM app_states WHERE app_name = ? UNION ALL \
              SELECT state, 'user_states' FROM user_states WHERE app_name = ? AND user_id = ?",
-            "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) VALUES (?, ?, ?, ?, ?, ?) \
+            "INSERT INTO sessions (app_name, user_id, id, state, create_time, update_time) \
+             SELECT ?, ?, ?, ?, ?, ? WHERE strftime('%Y-%m-%d %H:%M:%f000', 'now') < ? \
              ON CONFLICT (app_name, user_id, id) DO NOTHING",
         ],
         Work::AppendToOwn | Work::AppendHotSession => &[
@@ -314,6 +317,8 @@ impl BareClient {
         };
         let called = SystemClock.now();
         let (now, revision) = (time(called), time(std::mem::replace(&mut self.revision, called)));
+        let a_minute_later = Timestamp::try_from_micros(called.as_micros() + 60_000_000);
+        let deadline = time(a_minute_later.unwrap_or(called));
         let key = |session: &str| [text(APP), text(USER), text(session)];
         let own = format!("own-{}", self.client);
         match &self.work {
@@ -322,11 +327,12 @@ impl BareClient {
                 let (app, id) = (text(&app), text(new_id().as_str()));
                 if self.family == Some(Family::Postgres) {
                     let none = text("{}");
-                    return vec![arrays([0.into(), app, text(USER), id, none.clone(), none.clone(), none, now])];
+                    let values = [0.into(), app, text(USER), id, none.clone(), none.clone(), none, now];
+                    return vec![bulk(values, deadline)];
                 }
                 vec![
                     vec![app.clone(), app.clone(), text(USER)],
-                    vec![app, text(USER), id, text("{}"), now.clone(), now],
+                    vec![app, text(USER), id, text("{}"), now.clone(), now, deadline],
                 ]
             }
             Work::AppendToOwn | Work::AppendStateless | Work::AppendHotApp | Work::AppendHotSession => {
@@ -340,22 +346,11 @@ impl BareClient {
                     let app_delta = if is_app { state.clone() } else { none.clone() };
                     let delta = if is_app || is_stateless { none.clone() } else { state };
                     let [id, invocation, own_time, data] = event;
-                    return vec![arrays([
-                        0.into(),
-                        app,
-                        user,
-                        session,
-                        id,
-                        invocation,
-                        own_time,
-                        data,
-                        text(""),
-                        text(""),
-                        delta,
-                        app_delta,
-                        none,
-                        now,
-                    ])];
+                    let revision = [text(""), text("")];
+                    let key = [0.into(), app, user, session];
+                    let event = [id, invocation, own_time, data].into_iter().chain(revision);
+                    let values = key.into_iter().chain(event).chain([delta, app_delta, none, now]);
+                    return vec![bulk(values, deadline)];
                 }
                 let lock = vec![app.clone(), user.clone(), session.clone()];
                 let insert: Vec<Value> = lock.iter().cloned().chain(event).collect();
@@ -378,8 +373,8 @@ impl BareClient {
     }
 }
 
-/// Returns each value as an array of one, followed by the number of values.
-fn arrays<const N: usize>(values: [Value; N]) -> Vec<Value> {
+/// Returns each value as an array of one, followed by the deadline and the number of writes.
+fn bulk(values: impl IntoIterator<Item = Value>, deadline: Value) -> Vec<Value> {
     let array = |value: Value| {
         let of = match value {
             Value::Int(_) => ArrayType::Int,
@@ -388,5 +383,5 @@ fn arrays<const N: usize>(values: [Value; N]) -> Vec<Value> {
         };
         Value::Array(of, Some(Box::new(vec![value])))
     };
-    values.into_iter().map(array).chain([Value::from(1_i64)]).collect()
+    values.into_iter().map(array).chain([deadline, Value::from(1_i64)]).collect()
 }

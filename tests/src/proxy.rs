@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +37,8 @@ pub enum Cut {
     /// The server has executed the request, but the client receives nothing from then on, and the connection stays
     /// open.
     ReplySwallowed,
+    /// The client's connection ends at once, and the server receives the request that much later.
+    RequestDelayed(Duration),
 }
 
 impl Cut {
@@ -174,23 +177,23 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
     // What the client has sent since the server's last reply, and how to cut the reply.
     let request = Mutex::new((Vec::new(), None));
-    let requests = copy(line, from_client, to_server, |bytes| -> Passes {
+    let requests = copy(line, &mut from_client, &mut to_server, |bytes| -> Passes {
         let (sent, cut) = &mut *lock(&request);
         if sent.is_empty() && !(line.tells_pings && bytes == line.ping()) {
             *cut = line.next_cut();
         }
         sent.extend_from_slice(bytes);
         match cut {
-            Some(Cut::BeforeRequest) => Passes::Only(0),
+            Some(Cut::BeforeRequest | Cut::RequestDelayed(_)) => Passes::Only(0),
             Some(Cut::RequestSwallowed) => Passes::NoMore,
             _ => Passes::All,
         }
     });
-    let answers = copy(line, from_server, to_client, |bytes| -> Passes {
+    let answers = copy(line, &mut from_server, &mut to_client, |bytes| -> Passes {
         let (sent, cut) = std::mem::take(&mut *lock(&request));
         if !sent.is_empty() {
             lock(&line.traffic).count(line.family, &sent);
@@ -199,19 +202,26 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
             Some(Cut::BeforeReply) => Passes::Only(0),
             Some(Cut::WithinReply) => Passes::Only(bytes.len() / 2),
             Some(Cut::ReplySwallowed) => Passes::NoMore,
-            Some(Cut::BeforeRequest | Cut::RequestSwallowed) | None => Passes::All,
+            Some(Cut::BeforeRequest | Cut::RequestSwallowed | Cut::RequestDelayed(_)) | None => Passes::All,
         }
     });
     tokio::select! {
-        ended = requests => ended,
-        ended = answers => ended,
+        ended = requests => ended?,
+        ended = answers => ended?,
     }
+    if let (late, Some(Cut::RequestDelayed(delay))) = request.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        drop((from_client, to_client));
+        tokio::time::sleep(delay).await;
+        to_server.write_all(&late).await?;
+        from_server.readable().await?;
+    }
+    Ok(())
 }
 
 async fn copy(
     line: &Line,
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
     mut passes: impl FnMut(&[u8]) -> Passes,
 ) -> anyhow::Result<()> {
     let mut stalled = line.stalled.subscribe();

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, MySqlSessionService, PostgresSessionService, SessionId, SessionKey, SessionService, SqliteOptions,
-    SqliteSessionService, State, UpdateState, UserKey,
+    GetSession, MySqlSessionService, PostgresSessionService, ServiceOptions, SessionId, SessionKey, SessionService,
+    SqliteOptions, SqliteSessionService, State, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -520,9 +520,9 @@ async fn an_exhausted_pool_is_unavailable(fixture: &Fixture) -> anyhow::Result<(
     async fn check<D: Dialect>(service: SqlSessionService<D>, fixture: &Fixture) -> anyhow::Result<()> {
         let options: ConnectOptions<D> = fixture.service_url.parse()?;
         let pool = options.with_max_connections(1).with_acquire_timeout(Duration::from_millis(300)).open().await?;
-        let starved = SqlSessionService::<D>::from_connection(pool.clone()).await?;
+        let starved = SqlSessionService::<D>::from_connection(pool).await?;
         let key = service.create_session(CreateSession::new(alice()?)).await?.key;
-        let taken = pool.begin().await?;
+        let taken = starved.pool().begin().await?;
         let appended = starved.append_event(append(&key, Event::new("user"))).await.map(drop);
         let read = starved.get_session(GetSession::new(key.clone())).await.map(drop);
         for outcome in [appended, read] {
@@ -543,7 +543,8 @@ async fn an_exhausted_pool_is_unavailable(fixture: &Fixture) -> anyhow::Result<(
 async fn a_full_disk_stores_nothing_and_is_told(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
     let pool = fixture.service_url.parse::<seabed::SqliteOptions>()?.with_max_connections(1).open().await?;
-    let service: DynSessionService = seabed::from_connection(pool.clone()).await?;
+    let options = ServiceOptions::new().with_shared_pool();
+    let service: DynSessionService = seabed::from_connection_with(pool.clone(), options).await?;
     let key = service.create_session(CreateSession::new(alice()?)).await?.key;
     pool.execute_unprepared("PRAGMA max_page_count = 40").await?;
     let text = "x".repeat(2000);

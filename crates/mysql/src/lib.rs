@@ -18,7 +18,7 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult, MySqlRow};
 use sea_orm::sqlx::{self, Pool};
-use sea_orm::{DatabaseConnection, DbBackend, QueryResult};
+use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, QueryResult};
 use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService};
 use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
@@ -84,6 +84,10 @@ impl SqlxBackend for MySql {
 
     const URL_SCHEMES: &'static [&'static str] = &["mysql", "mariadb"];
     const SESSION_SETTINGS: Option<&'static str> = Some(SESSION_SETTINGS);
+
+    fn owns(pool: &DatabaseConnection) -> bool {
+        matches!(pool.inner, DatabaseConnectionType::SqlxMySqlPoolConnection(_))
+    }
 
     fn pool(connection: &DatabaseConnection) -> &Pool<sqlx::MySql> {
         connection.get_mysql_connection_pool()

@@ -18,6 +18,10 @@ impl SchemaDialect for MySql {
         "longtext"
     }
 
+    fn current_time(&self) -> Expr {
+        Expr::cust("UTC_TIMESTAMP(6)")
+    }
+
     fn timestamp_type(&self) -> &'static str {
         "datetime(6)"
     }

@@ -5,9 +5,9 @@
 //! lock: sessions, then app state, then user state.
 
 use sea_orm::sea_query::{
-    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
-    LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement,
-    WithClause, WithQuery,
+    Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
+    LockBehavior, LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef,
+    UpdateStatement, WithClause, WithQuery,
 };
 use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
@@ -63,7 +63,7 @@ enum Kind {
 /// The columns that every input has first.
 const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USER, Kind::Text), (SESSION, Kind::Text)];
 
-/// The writes, a row each.
+/// The writes, a row each; none from the deadline on.
 ///
 /// The limit is their number and cuts nothing off. It makes the planner expect one row, and so look each session up in
 /// the index. If the planner expected as many rows as arrays usually have, it would read all of a table that was small
@@ -84,6 +84,7 @@ fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpre
         };
         select.expr_as(column, name);
     }
+    select.and_where(Postgres.current_time().lt(Expr::value("")));
     // Any number: it becomes a parameter.
     select.limit(0);
     part(INPUT, select.take())
@@ -151,8 +152,6 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         (NOW, Kind::Time),
     ]);
     let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
-    let created = Expr::col((LOCKED, sessions::Column::CreateTime));
-    let moved_time = Expr::col((MOVED, sessions::Column::UpdateTime));
     WithClause::new()
         .cte(input)
         .cte(part(LOCKED, lock_sessions(tables)))
@@ -161,7 +160,7 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED)))
         .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED)))
         .to_owned()
-        .query(of_moved().exprs([of(MOVED, NUMBER), created, moved_time]).take())
+        .query(Query::select().column(Asterisk).from(MOVED).take())
 }
 
 /// The key of a session in its own table.
@@ -243,7 +242,11 @@ fn move_sessions(tables: &Tables) -> UpdateStatement {
         .from(STORED)
         .and_where(is_of_session(session_of_event().map(|column| (STORED, column)), LOCKED))
         .and_where(is_of_session(session_key(), LOCKED))
-        .returning(Returning::new().exprs([of(LOCKED, NUMBER), Expr::col((sessions::Entity, Column::UpdateTime))]))
+        .returning(Returning::new().exprs([
+            of(LOCKED, NUMBER),
+            Expr::col((sessions::Entity, Column::CreateTime)),
+            Expr::col((sessions::Entity, Column::UpdateTime)),
+        ]))
         .take()
 }
 
@@ -395,13 +398,13 @@ mod tests {
 
     /// The parameters are bound by their order, which is that of the input; a literal among them would shift them.
     #[test]
-    fn the_parameters_are_those_of_the_input_and_their_number() {
+    fn the_parameters_are_those_of_the_input_the_deadline_and_their_number() {
         let tables = Tables::new();
         for (statement, columns) in
             [(super::append(&tables), 14), (super::create(&tables), 8)] as [(WithQuery, usize); 2]
         {
             let (sql, values) = statement.build(PostgresQueryBuilder);
-            assert_eq!(values.0.len(), columns + 1, "{sql}");
+            assert_eq!(values.0.len(), columns + 2, "{sql}");
             let input = &sql[..sql.find(" LIMIT ").unwrap()];
             assert!(input.contains(&format!("${columns} ")) && !sql.contains(&format!("${} ", columns + 2)), "{sql}");
             assert!(sql[input.len()..].starts_with(&format!(" LIMIT ${}) ", columns + 1)), "{sql}");

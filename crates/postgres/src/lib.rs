@@ -18,7 +18,7 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool, Row};
-use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult};
+use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult};
 use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
@@ -85,6 +85,10 @@ impl SqlxBackend for Postgres {
 
     const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const SESSION_SETTINGS: Option<&'static str> = Some(SESSION_SETTINGS);
+
+    fn owns(pool: &DatabaseConnection) -> bool {
+        matches!(pool.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_))
+    }
 
     fn pool(connection: &DatabaseConnection) -> &Pool<sqlx::Postgres> {
         connection.get_postgres_connection_pool()

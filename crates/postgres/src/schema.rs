@@ -28,6 +28,10 @@ impl SchemaDialect for Postgres {
         "jsonb"
     }
 
+    fn current_time(&self) -> Expr {
+        Expr::cust("pg_catalog.timezone('UTC', pg_catalog.clock_timestamp())")
+    }
+
     fn timestamp_type(&self) -> &'static str {
         "timestamp without time zone"
     }

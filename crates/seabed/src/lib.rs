@@ -49,11 +49,9 @@
 //! never conflicts.
 //!
 //! # State without a message
-//!
-//! [`update_state`](StateService::update_state) sets keys of an app, a user or a session. An app and a user need no
-//! session for it, and their keys have no prefix here. In a session it appends an event, so that the session's history
-//! explains its state.
-//!
+//!  [`update_state`](StateService::update_state) sets keys of an app, a user or a session. You can set the state of an
+//! app or a user that has no session yet; in this call, their keys are written without the `app:` or `user:` prefix. In
+//! a session it appends an event, so that the session's history explains its state.
 #![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
 #![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
 //! # #[tokio::main(flavor = "current_thread")]
@@ -102,12 +100,10 @@
 //! ```
 //!
 //! # Custom table names
-//!
-//! By default a service uses google-adk's table names, in the schema that its connections look in.
+//!  By default a service uses google-adk's table names, in the schema that its connections look in.
 //! [`ServiceOptions::with_schema`] and [`ServiceOptions::with_table_prefix`] name others, for [`from_connection_with`];
-//! the backends' options have both methods too. Services with different tables share a database and are invisible to
-//! each other.
-//!
+//! the backends' options have both methods too. Services whose tables have different names (another schema or prefix)
+//! can share a database and are invisible to each other.
 //! # When an operation fails
 //!
 //! [`Error::is_retryable`] says whether repeating the identical call may succeed. An append is idempotent by its
@@ -121,13 +117,12 @@
 //! repeated, because others may have written in between.
 //!
 //! # In production
-//!
-//! Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
-//! graceful shutdown. A call waits up to 5 seconds for a connection. On a server it waits up to 30 seconds for a
-//! statement, and 10 for a lock; on SQLite 60 and 30. The backend's options (`PostgresOptions`, …) change the first
-//! two, and the size of the pool. Each operation is a `tracing` span with the target `seabed` and the fields
-//! `operation`, `backend`, `outcome` and `retries`. Spans never contain content.
-//!
+//!  Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
+//! graceful shutdown. A call waits up to 5 seconds for a connection. On a server, it waits up to 30 seconds for a
+//! statement and up to 10 seconds for a lock; on SQLite, up to 60 and 30 seconds. The backend's options
+//! (`PostgresOptions`, …) change the limits for connections and statements, and the size of the pool. Each operation is
+//! a `tracing` span with the target `seabed` and the fields `operation`, `backend`, `outcome` and `retries`. Spans
+//! never contain content.
 //! # Guarantees
 //!
 //! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`] and [`TransactionalService`] state the
@@ -162,7 +157,7 @@ pub use seabed_sqlite::{SqliteOptions, SqliteSessionService, SqliteSynchronous};
 
 /// The version of sea-orm whose types appear in this crate's API.
 pub use sea_orm;
-use sea_orm::{DatabaseConnection, DbBackend};
+use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend};
 
 /// A session service with any backend.
 pub type DynSessionService = Arc<dyn DatabaseSessionService>;
@@ -177,13 +172,14 @@ impl<S: StateService + TransactionalService + ?Sized> DatabaseSessionService for
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed, or whose backend's feature is not enabled. Backend
-/// errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer, and
-/// [`Schema`](BackendErrorKind::Schema) for tables that are missing or unknown. No error contains the URL.
+/// errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer, and of kind
+/// [`Schema`](BackendErrorKind::Schema) for tables that are missing, unknown, or unable to keep the guarantees. No
+/// error contains the URL.
 pub async fn connect(url: &str) -> Result<DynSessionService> {
     from_connection(open(url).await?).await
 }
 
-/// Opens a pool like [`connect`], without checking the schema: for [`migrate`], and to share with the rest of your
+/// Opens a pool like that of [`connect`], without checking the schema: for [`migrate`], and for the rest of your
 /// program.
 ///
 /// # Errors
@@ -211,8 +207,7 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
     Err(Error::Invalid { field: "url", reason: reason.to_owned() })
 }
 
-/// Creates a service on an existing pool; see
-/// [`SqlSessionService::from_connection`].
+/// Creates a service on the database of an existing pool; see [`SqlSessionService::from_connection`].
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a database whose feature is not enabled; [`Schema`](BackendErrorKind::Schema) for
@@ -231,6 +226,9 @@ pub async fn from_connection_with(
     connection: DatabaseConnection,
     options: ServiceOptions,
 ) -> Result<DynSessionService> {
+    if let DatabaseConnectionType::Disconnected = connection.inner {
+        return Err(Error::Invalid { field: "connection", reason: "is not connected".to_owned() });
+    }
     match connection.get_database_backend() {
         #[cfg(feature = "postgres")]
         DbBackend::Postgres => Ok(Arc::new(PostgresSessionService::from_connection_with(connection, options).await?)),

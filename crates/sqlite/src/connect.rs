@@ -15,6 +15,13 @@ pub(super) fn in_memory(options: &SqliteConnectOptions) -> bool {
     options.get_filename().to_string_lossy().starts_with("file:sqlx-in-memory-")
 }
 
+/// Whether the database ends with its connections: in memory, or in a file that has no name. A name that begins with
+/// `file:` has parameters, which may say so.
+pub(super) fn ends_with_pool(options: &SqliteConnectOptions) -> bool {
+    let name = options.get_filename().to_string_lossy();
+    name.is_empty() || name == ":memory:" || name.starts_with("file:")
+}
+
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {
     let invalid = |reason: String| Error::Invalid { field: "url", reason };
     let url = without_python_driver(url);

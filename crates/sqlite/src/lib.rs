@@ -33,7 +33,10 @@ use sea_orm::sqlx::pool::PoolOptions;
 pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sea_orm::sqlx::{self, Pool};
-use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, SqliteTransactionMode, TransactionOptions};
+use sea_orm::{
+    ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
+    TransactionOptions,
+};
 use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService, in_range};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
@@ -105,8 +108,16 @@ impl SqlxBackend for Sqlite {
     const CANCEL_SAFE: bool = true;
     const SESSION_SETTINGS: Option<&'static str> = None;
 
+    fn owns(pool: &DatabaseConnection) -> bool {
+        matches!(pool.inner, DatabaseConnectionType::SqlxSqlitePoolConnection(_))
+    }
+
     fn pool(connection: &DatabaseConnection) -> &Pool<sqlx::Sqlite> {
         connection.get_sqlite_connection_pool()
+    }
+
+    fn ends_with_pool(options: &SqliteConnectOptions) -> bool {
+        connect::ends_with_pool(options)
     }
 
     fn row(row: &QueryResult) -> Option<&SqliteRow> {

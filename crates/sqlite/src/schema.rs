@@ -21,6 +21,10 @@ impl SchemaDialect for Sqlite {
         "TEXT"
     }
 
+    fn current_time(&self) -> Expr {
+        Expr::cust("strftime('%Y-%m-%d %H:%M:%f000', 'now')")
+    }
+
     fn timestamp_type(&self) -> &'static str {
         "DATETIME"
     }

@@ -47,8 +47,16 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     /// need no set-up and no test.
     const SESSION_SETTINGS: Option<&'static str>;
 
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn owns(pool: &DatabaseConnection) -> bool;
+
     /// sqlx's pool inside sea-orm's.
     fn pool(connection: &DatabaseConnection) -> &Pool<Self::Database>;
+
+    /// Whether a database exists only inside its pool.
+    fn ends_with_pool(_options: &ConnectOptionsOf<Self::Database>) -> bool {
+        false
+    }
 
     /// sqlx's row inside sea-orm's; `None` for a row of another driver.
     fn row(row: &QueryResult) -> Option<&<Self::Database as Database>::Row>;
@@ -152,6 +160,16 @@ where
             });
         }
         pool.connect_lazy_with(options).into()
+    }
+
+    fn owns(pool: &DatabaseConnection) -> bool {
+        B::owns(pool)
+    }
+
+    fn sibling_pool(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
+        let pool = B::pool(pool);
+        let options = pool.connect_options();
+        (!B::ends_with_pool(&options)).then(|| pool.options().clone().connect_lazy_with((*options).clone()).into())
     }
 
     fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {

@@ -1,12 +1,15 @@
 //! The database below the operations: connections, the statement timeout, transactions.
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, QueryResult, Statement, Value};
+use tokio::time::{Instant, sleep_until};
 
+use super::deadline::{self, DatabaseClock};
 use super::dialect::Dialect;
 use super::driver::Driver;
-use super::error::{StatementError, commit_error, statement_error};
+use super::error::{StatementError, autocommit_error, commit_error, statement_error};
 use super::executor::{Executor, TransactionBody};
 use super::pool::Pool;
+use super::statement::unless_duplicate;
 use super::timeout::StatementTimeout;
 use crate::{BackendErrorKind, Error, Result};
 
@@ -15,11 +18,13 @@ pub(crate) struct Database<D: Dialect> {
     driver_pool: DatabaseConnection,
     pool: Pool<D>,
     statement_timeout: StatementTimeout,
+    clock: DatabaseClock<D>,
 }
 
 impl<D: Dialect> Database<D> {
     pub(crate) fn new(driver_pool: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
-        Self { pool: Pool::new(driver_pool.clone(), statement_timeout), driver_pool, statement_timeout }
+        let pool = Pool::new(driver_pool.clone(), statement_timeout);
+        Self { pool, driver_pool, statement_timeout, clock: DatabaseClock::new() }
     }
 
     /// sea-orm's pool.
@@ -39,7 +44,39 @@ impl<D: Dialect> Database<D> {
         D::MAX_CONCURRENT_BATCHES.min(others)
     }
 
-    /// Runs each statement outside a transaction, so that it commits by itself.
+    /// Runs a write that is one statement, and commits by itself. `statement` makes it for a deadline, after which the
+    /// statement must change nothing. Unless the server answered, an error comes only after that deadline.
+    pub(crate) async fn autocommit_write(
+        &self,
+        operation: &str,
+        statement: impl FnOnce(Value) -> Statement + Send,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64> {
+        let failed = |error| statement_error::<D>(operation, error);
+        let clock = self.clock.reading(&self.pool).await.map_err(failed)?;
+        let mut sent = Instant::now();
+        let statement = || {
+            sent = Instant::now();
+            statement(D::SCHEMA.timestamp(clock.deadline(sent)))
+        };
+        match unless_duplicate::<D>(self.pool.run(statement, on_row).await) {
+            Ok(changed) => {
+                if changed == 0 {
+                    self.clock.suspect(clock);
+                }
+                Ok(changed)
+            }
+            Err(error) => {
+                let error = autocommit_error::<D>(operation, error);
+                if error.backend_kind() == Some(BackendErrorKind::CommitUnknown) {
+                    sleep_until(deadline::passed(sent)).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs each statement outside a transaction: reads, for writes have [`autocommit_write`](Self::autocommit_write).
     pub(crate) fn autocommit(&self) -> impl Executor {
         &self.pool
     }

@@ -10,9 +10,11 @@ use super::tables::Tables;
 /// Statements that carry out any number of writes to different sessions at once. The database must run each as one
 /// atomic statement.
 ///
-/// Every parameter but the last is an array with one element for each write; the last is the number of writes. The
-/// statement must leave a write out as a whole when its session is locked, missing or at another revision, or when the
-/// event is stored already. The portable algorithm then handles it. (Triggers that leave out single rows of a statement
+/// Every parameter but the last two is an array with one element for each write. The last two are the deadline
+/// (timestamp), and the number of writes. From the deadline on, by
+/// [`current_time`](SchemaDialect::current_time), the statement must change nothing. It must leave a write out as a
+/// whole when its session is locked, missing or at another revision, or when the event is stored already. The portable
+/// algorithm then handles it. (Triggers that leave out single rows of a statement
 /// are therefore not supported on these tables.)
 #[derive(Debug, Clone)]
 pub struct BulkStatements {

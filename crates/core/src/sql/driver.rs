@@ -67,6 +67,13 @@ pub trait Driver: Send + Sync + 'static {
     /// A pool that connects on first use.
     fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions) -> DatabaseConnection;
 
+    /// Whether `pool` is one of this driver's, on such a database. The other functions panic for any other.
+    fn owns(pool: &DatabaseConnection) -> bool;
+
+    /// Another pool of the same database, with the same options and hooks. It connects on first use. `None` for a
+    /// database that exists only inside its pool.
+    fn sibling_pool(pool: &DatabaseConnection) -> Option<DatabaseConnection>;
+
     /// The limits of a pool.
     fn pool_limits(pool: &DatabaseConnection) -> PoolLimits;
 

@@ -6,6 +6,7 @@
 //! - `service`: the service itself, and the traits it implements;
 //! - `op/`: the operations;
 //! - `database`: transactions and single statements;
+//! - `deadline`, for a write that is one statement;
 //! - `pool`, and `write/`, the write path, which knows no operation;
 //! - `executor` (where statements run), `timeout`, `statement`, `options`, and `schema/check`, which runs at connect;
 //! - `error`, `decode` (from rows to values), and `schema/columns`;
@@ -13,6 +14,7 @@
 //! - `driver`, `tables` and `schema/dialect`.
 
 mod database;
+mod deadline;
 mod decode;
 mod dialect;
 mod driver;

@@ -31,6 +31,7 @@ pub struct ServiceOptions {
     pub(super) accepted_risks: Vec<SchemaRisk>,
     /// `None` for the driver's default.
     pub(super) statement_timeout: Option<Duration>,
+    pub(super) shares_pool: bool,
 }
 
 impl ServiceOptions {
@@ -71,6 +72,19 @@ impl ServiceOptions {
     /// another connection ends after 10 seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
+        self
+    }
+
+    /// Makes [`from_connection_with`](super::SqlSessionService::from_connection_with) run its statements on the
+    /// connections of your pool, instead of opening others with the same options. Use it where the server admits few
+    /// connections.
+    ///
+    /// A connection then comes as your program left it. What runs in a transaction that is still open is acknowledged,
+    /// and lost when that transaction rolls back. After `SET search_path`, `SET ROLE`, `USE`, or next to a temporary
+    /// table, statements find other tables. So leave nothing behind on a connection, and run each `begin` in a task
+    /// instead of dropping its future: sqlx 0.9 does not notice such a transaction.
+    pub fn with_shared_pool(mut self) -> Self {
+        self.shares_pool = true;
         self
     }
 }

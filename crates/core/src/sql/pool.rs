@@ -125,6 +125,22 @@ impl<D: Dialect> Pool<D> {
         }
     }
 
+    /// Runs a statement outside a transaction, so that it commits by itself. `statement` makes it when there is a
+    /// connection for it.
+    ///
+    /// Dropping the future closes the connection, unless the driver is cancel safe.
+    pub(crate) async fn run(
+        &self,
+        statement: impl FnOnce() -> Statement + Send,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        let mut guard = self.acquire().await?;
+        guard.cached.is_clean = D::Driver::CANCEL_SAFE;
+        let ran = self.statement_timeout.limit(guard.run(statement(), on_row)).await;
+        guard.release();
+        ran
+    }
+
     async fn acquire(&self) -> Result<ConnectionGuard<'_, D>, StatementError> {
         let guard = async {
             let permit = self.permits.acquire().await;
@@ -183,9 +199,7 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
     }
 }
 
-/// Runs each statement outside a transaction, so that it commits by itself.
-///
-/// Dropping the future of a statement closes the connection, unless the driver is cancel safe.
+/// Runs each statement as [`Pool::run`] does.
 #[async_trait]
 impl<D: Dialect> Executor for &Pool<D> {
     async fn run(
@@ -193,11 +207,7 @@ impl<D: Dialect> Executor for &Pool<D> {
         statement: Statement,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
-        let mut guard = self.acquire().await?;
-        guard.cached.is_clean = D::Driver::CANCEL_SAFE;
-        let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;
-        guard.release();
-        ran
+        Pool::run(self, || statement, on_row).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use tracing::Instrument;
 
 use super::database::Database;
@@ -100,18 +100,21 @@ impl<D: Dialect> SqlSessionService<D> {
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
         let service = options.service.clone();
         service.tables.check()?;
-        Self::from_connection_with(options.open().await?, service).await
+        Self::on_pool(options.open().await?, service).await
     }
 
-    /// Uses your existing pool and its settings. The guarantees hold on it at READ COMMITTED and REPEATABLE READ. At
-    /// SERIALIZABLE, writers of one row make each other fail, and may end in
-    /// [`Contention`](crate::BackendErrorKind::Contention) after their retries. On MySQL, use strict mode, leave
-    /// `autocommit` on, and do not use `binlog_format = STATEMENT` at REPEATABLE READ. [`close`](SessionService::close)
-    /// closes this pool.
+    /// Opens a pool like yours: to the same database, with the same options and hooks, and up to as many connections
+    /// again. Nothing that your program does on its own connections reaches those of the service. [`close`] closes only
+    /// the service's. A database in memory exists only inside its pool, so there the service shares yours, as it does
+    /// after [`ServiceOptions::with_shared_pool`], and `close` closes it.
     ///
-    /// Statements run on the driver's connections out of this pool, so sea-orm's metrics and its own spans do not see
-    /// them. If you begin transactions on the pool as well, do not drop the future of a `begin`: run it in a task. sqlx
-    /// 0.9 does not notice such a transaction, and what runs on that connection next becomes part of it.
+    /// The guarantees hold at READ COMMITTED and REPEATABLE READ. At SERIALIZABLE, writers of one row make each other
+    /// fail, and may end in [`Contention`](crate::BackendErrorKind::Contention) after their retries. On MySQL, use
+    /// strict mode, leave `autocommit` on, and do not use `binlog_format = STATEMENT` at REPEATABLE READ.
+    ///
+    /// Statements run on the driver's connections, so sea-orm's metrics and its own spans do not see them.
+    ///
+    /// [`close`]: SessionService::close
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a pool of another database; backend errors of kind
@@ -126,9 +129,16 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table
     /// prefix that is not a plain word.
     pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, statement_timeout } = options;
-        tables.check()?;
-        check_backend::<D>("connection", connection.get_database_backend())?;
+        options.tables.check()?;
+        if !D::Driver::owns(&connection) {
+            return Err(Error::invalid("connection", format!("is no pool of the driver's for {:?}", D::BACKEND)));
+        }
+        let sibling = if options.shares_pool { None } else { D::Driver::sibling_pool(&connection) };
+        Self::on_pool(sibling.unwrap_or(connection), options).await
+    }
+
+    async fn on_pool(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
+        let ServiceOptions { tables, accepted_risks, statement_timeout, shares_pool: _ } = options;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         let (pool, query) = (connection.clone(), version_query::<D>(&tables));
         let version = in_task(async move { pool.query_one_raw(query).await });
@@ -193,7 +203,8 @@ impl<D: Dialect> SqlSessionService<D> {
         self
     }
 
-    /// The pool.
+    /// The pool of the service. Connections go back to it as you leave them, so run your own statements on a pool of
+    /// your own.
     pub fn pool(&self) -> &DatabaseConnection {
         self.context.database.pool()
     }
@@ -225,13 +236,6 @@ impl<D: Dialect> SqlSessionService<D> {
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
         Ok(self.context.read_shared(on, &row, operation).await?.unwrap_or_default())
     }
-}
-
-fn check_backend<D: Dialect>(field: &'static str, backend: DbBackend) -> Result<()> {
-    if backend == D::BACKEND {
-        return Ok(());
-    }
-    Err(Error::invalid(field, format!("is one to {backend:?}, not to {:?}", D::BACKEND)))
 }
 
 /// Runs an operation in a span that records what it was, where, and how it ended; never what it was about.

@@ -43,11 +43,15 @@ pub(crate) fn placeholder() -> Expr {
 
 /// Whether an insert made by [`Dialect::insert_if_absent`] inserted its row; false when the row was there already.
 pub(crate) fn inserted<D: Dialect>(result: Result<u64, StatementError>) -> Result<bool, StatementError> {
+    unless_duplicate::<D>(result).map(|changed| changed > 0)
+}
+
+/// How many rows such an insert changed: none when the row was there already.
+pub(crate) fn unless_duplicate<D: Dialect>(result: Result<u64, StatementError>) -> Result<u64, StatementError> {
     match result {
-        Ok(changed) => Ok(changed > 0),
         // On other databases the violated key is another one: a trigger's, or one that somebody added to the table.
-        Err(error) if D::DUPLICATE_IS_ERROR && error.is_duplicate_key() => Ok(false),
-        Err(error) => Err(error),
+        Err(error) if D::DUPLICATE_IS_ERROR && error.is_duplicate_key() => Ok(0),
+        result => result,
     }
 }
 

@@ -213,9 +213,8 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| &new.delta.app))?,
         bulk::states(new().map(|new| &new.delta.user))?,
         bulk::times(new().map(|new| new.now)),
-        bulk::count(writes.len()),
     ]);
-    let rows = bulk::run::<D>(&context.database, statement.bind(values), OPERATION).await?;
+    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;
     let mut results: BulkResults<Appended> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;

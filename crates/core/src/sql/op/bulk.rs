@@ -2,23 +2,27 @@
 //! number.
 
 use sea_orm::sea_query::ArrayType;
-use sea_orm::{DbErr, QueryResult, Statement, Value};
+use sea_orm::{DbErr, QueryResult, Value};
 
 use super::shared_state::state_value;
 use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
-use crate::sql::error::autocommit_error;
-use crate::sql::executor::Executor;
+use crate::sql::statement::SqlText;
 use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
 
-/// Runs a bulk statement, which commits by itself, and returns its rows.
+/// Runs a bulk statement for `writes` writes, and returns its rows.
 pub(super) async fn run<D: Dialect>(
     database: &Database<D>,
-    statement: Statement,
+    text: &SqlText<D>,
+    arrays: impl Iterator<Item = Value> + Send,
+    writes: usize,
     operation: &str,
 ) -> Result<Vec<QueryResult>> {
-    let rows = database.autocommit().query_all(statement).await;
-    rows.map_err(|error| autocommit_error::<D>(operation, error))
+    let count = Value::from(i64::try_from(writes).unwrap_or(i64::MAX));
+    let statement = |deadline| text.bind(arrays.chain([deadline, count]));
+    let mut rows = Vec::with_capacity(writes);
+    database.autocommit_write(operation, statement, &mut |row| rows.push(row)).await?;
+    Ok(rows)
 }
 
 /// The number of the write that a row is about. The statement is committed, so an error leaves the writes in doubt.
@@ -51,11 +55,6 @@ pub(super) fn times(values: impl Iterator<Item = Timestamp>) -> Value {
 pub(super) fn states<'a>(values: impl Iterator<Item = &'a State>) -> Result<Value> {
     let values: Vec<Value> = values.map(state_value).collect::<Result<_>>()?;
     Ok(array(ArrayType::String, values.into_iter()))
-}
-
-/// The last parameter.
-pub(super) fn count(writes: usize) -> Value {
-    Value::from(i64::try_from(writes).unwrap_or(i64::MAX))
 }
 
 fn array<T: Into<Value>>(of: ArrayType, values: impl Iterator<Item = T>) -> Value {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{IntoIden, Query};
-use sea_orm::{QueryResult, Statement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, IntoIden, Query};
+use sea_orm::{QueryResult, Value};
 
 use super::bulk;
 use super::context::Context;
@@ -13,7 +13,7 @@ use super::shared_state::{changed_rows, state_value};
 use crate::entity::sessions;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
-use crate::sql::error::{autocommit_error, statement_error};
+use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::tables::Tables;
@@ -27,39 +27,52 @@ const OPERATION: &str = "create_session";
 /// The statements of `create_session`.
 pub(crate) struct CreateSql<D> {
     insert_session: SqlText<D>,
+    /// The same, until a deadline.
+    insert_in_time: SqlText<D>,
     /// Creates many sessions with their shared rows.
     bulk: Option<SqlText<D>>,
 }
 
 impl<D: Dialect> CreateSql<D> {
     pub(super) fn new(tables: &Tables, bulk: Option<&BulkStatements>) -> Self {
-        use sessions::Column;
-        let mut insert = Query::insert()
-            .into_table(tables.table(sessions::Entity))
-            .columns(session_key_columns().into_iter().chain([Column::State, Column::CreateTime, Column::UpdateTime]))
-            .values_panic([
-                placeholder(),
-                placeholder(),
-                placeholder(),
-                D::SCHEMA.write_json(placeholder()),
-                placeholder(),
-                placeholder(),
-            ])
-            .take();
-        D::insert_if_absent(&mut insert, session_key_columns().map(IntoIden::into_iden).into());
-        Self { insert_session: SqlText::new(&insert), bulk: bulk.map(|bulk| SqlText::new(&bulk.create)) }
+        let is_in_time = D::SCHEMA.current_time().lt(placeholder());
+        Self {
+            insert_session: insert_session(tables, None),
+            insert_in_time: insert_session(tables, Some(is_in_time)),
+            bulk: bulk.map(|bulk| SqlText::new(&bulk.create)),
+        }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
         let bulk = self.bulk.iter().map(|bulk| ("bulk", bulk));
-        [("insert_session", &self.insert_session)].into_iter().chain(bulk).collect()
+        let inserts = [("insert_session", &self.insert_session), ("insert_in_time", &self.insert_in_time)];
+        inserts.into_iter().chain(bulk).collect()
     }
+}
 
-    fn insert_statement(&self, new: &NewSession) -> Result<Statement> {
-        let time = D::SCHEMA.timestamp(new.create_time);
-        let values = session_key_values(&new.key).chain([state_value(&new.state.session)?, time.clone(), time]);
-        Ok(self.insert_session.bind(values))
-    }
+/// Inserts a session, if `condition` holds and there is none of its key. The parameters are those of [`row_values`],
+/// and those of the condition.
+fn insert_session<D: Dialect>(tables: &Tables, condition: Option<Expr>) -> SqlText<D> {
+    use sessions::Column;
+    let [app_name, user_id, id] = session_key_columns();
+    let columns = [app_name, user_id, id, Column::State, Column::CreateTime, Column::UpdateTime];
+    let mut row = Query::select();
+    row.exprs(columns.map(|column| match column {
+        Column::State => D::SCHEMA.write_json(placeholder()),
+        _ => placeholder(),
+    }));
+    row.cond_where(Condition::all().add_option(condition));
+    let mut insert = Query::insert();
+    insert.into_table(tables.table(sessions::Entity)).columns(columns);
+    insert.select_from(row).expect("an expression for each column");
+    D::insert_if_absent(&mut insert, session_key_columns().map(IntoIden::into_iden).into());
+    SqlText::new(&insert)
+}
+
+/// The values of a session's row.
+fn row_values<D: Dialect>(new: &NewSession) -> Result<impl Iterator<Item = Value> + Send + use<D>> {
+    let time = D::SCHEMA.timestamp(new.create_time);
+    Ok(session_key_values(&new.key).chain([state_value(&new.state.session)?, time.clone(), time]))
 }
 
 /// A session to create.
@@ -92,7 +105,8 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
 
     /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
     async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
-        match inserted::<D>(attempt.on.execute(self.sql.insert_statement(&self.new)?).await) {
+        let insert = self.sql.insert_session.bind(row_values::<D>(&self.new)?);
+        match inserted::<D>(attempt.on.execute(insert).await) {
             Ok(true) => Ok(Applied::Written(self.new.to_session(State::new(), State::new()))),
             Ok(false) => Err(Error::already_exists(&self.new.key)),
             Err(error) => Err(statement_error::<D>(OPERATION, error)),
@@ -106,20 +120,21 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     }
 
     /// A session whose app and user have their rows, and that changes neither, is one row that commits by itself.
+    ///
+    /// If that inserts none, there is such a session, or the statement came too late: a transaction finds out.
     async fn apply_alone(&self, context: &Context<D>) -> Result<Option<Applied<Session>>> {
         let Self { sql, new } = self;
-        if !(context.fast_paths && new.state.app.is_empty() && new.state.user.is_empty()) {
+        if !(context.fast_paths && sql.bulk.is_none() && new.state.app.is_empty() && new.state.user.is_empty()) {
             return Ok(None);
         }
         let mut on = context.database.autocommit();
         let Some((app, user)) = context.shared_state.read_both(&mut on, &new.key, OPERATION).await? else {
             return Ok(None);
         };
-        match inserted::<D>(on.execute(sql.insert_statement(new)?).await) {
-            Ok(true) => Ok(Some(Applied::Written(new.to_session(app, user)))),
-            Ok(false) => Err(Error::already_exists(&new.key)),
-            Err(error) => Err(autocommit_error::<D>(OPERATION, error)),
-        }
+        let row = row_values::<D>(new)?;
+        let insert = |deadline| sql.insert_in_time.bind(row.chain([deadline]));
+        let inserted = context.database.autocommit_write(OPERATION, insert, &mut |_| {}).await? > 0;
+        Ok(inserted.then(|| Applied::Written(new.to_session(app, user))))
     }
 
     async fn apply_bulk(context: &Context<D>, writes: &[&Self]) -> Option<Result<BulkResults<Session>>> {
@@ -150,9 +165,8 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| &new.state.app))?,
         bulk::states(new().map(|new| &new.state.user))?,
         bulk::times(new().map(|new| new.create_time)),
-        bulk::count(writes.len()),
     ]);
-    let rows = bulk::run::<D>(&context.database, statement.bind(values), OPERATION).await?;
+    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;
     let mut results: BulkResults<Session> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;

@@ -19,6 +19,7 @@ pub(crate) mod update_state;
 
 use std::sync::Arc;
 
+use crate::sql::deadline::DatabaseClock;
 use crate::sql::dialect::Dialect;
 use crate::sql::schema::check::version_query;
 use crate::sql::schema::columns::columns_query;
@@ -69,9 +70,10 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         let named = |(name, text): (&str, &SqlText<D>)| (format!("{operation}.{name}"), text.as_str().to_owned());
         texts.into_iter().map(named).collect::<Vec<_>>()
     };
-    let of_schema = [
+    let of_database = [
         ("schema.version".to_owned(), version_query::<D>(tables).sql),
+        ("clock".to_owned(), DatabaseClock::<D>::text().as_str().to_owned()),
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_schema).collect()
+    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_database).collect()
 }

@@ -39,6 +39,9 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
         timestamp.to_naive_utc().into()
     }
 
+    /// What the database's clock shows when the statement begins, as a `timestamp` column would store it.
+    fn current_time(&self) -> Expr;
+
     /// The type of a column for JSON.
     fn json_type(&self) -> &'static str;
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, TransactionOptions};
 
-use super::{SqlSessionService, check_backend, traced};
+use super::{SqlSessionService, traced};
 use crate::sql::dialect::Dialect;
 use crate::sql::executor::CallerTransaction;
 use crate::sql::op::context::Context;
@@ -12,8 +12,8 @@ use crate::sql::op::update_state::UpdateSharedStateOp;
 use crate::sql::write::{SharedKey, WriteOp};
 use crate::validate::NewStateUpdate;
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions, Page,
-    Result, Session, SessionCursor, SessionKey, State, StateUpdated, TransactionalService, UpdateState, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, Error, Event, EventCursor, GetSession, ListEvents, ListSessions,
+    Page, Result, Session, SessionCursor, SessionKey, State, StateUpdated, TransactionalService, UpdateState, UserKey,
 };
 
 impl<D: Dialect> SqlSessionService<D> {
@@ -24,8 +24,10 @@ impl<D: Dialect> SqlSessionService<D> {
 
 /// A caller's transaction, if it is one on such a database.
 fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
-    check_backend::<D>("transaction", transaction.get_database_backend())?;
-    Ok(CallerTransaction(transaction))
+    match transaction.get_database_backend() {
+        backend if backend == D::BACKEND => Ok(CallerTransaction(transaction)),
+        backend => Err(Error::invalid("transaction", format!("is one to {backend:?}, not to {:?}", D::BACKEND))),
+    }
 }
 
 #[async_trait]

@@ -1,0 +1,114 @@
+//! Requests that reach the server after their caller was answered.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
+use seabed::{
+    AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, SessionKey, SessionService,
+    State, UpdateState,
+};
+use seabed_tests::{Cut, Kind, Proxy};
+
+use crate::fixture::Fixture;
+
+crate::database_cases! {
+    Servers: [
+        a_late_append_changes_no_later_session,
+        a_late_create_changes_nothing,
+    ],
+}
+
+/// Before and after the deadline of a statement.
+const DELAYS: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(2500)];
+/// Every request of a call.
+const REQUESTS: std::ops::Range<usize> = 0..6;
+
+/// Calls `check` for each request of a call and each delay, with a service on one connection, which has run `warm_up`.
+async fn sweep(
+    fixture: &Fixture,
+    warm_up: impl AsyncFn(&DynSessionService, SessionKey) -> anyhow::Result<()>,
+    check: impl AsyncFn(&DynSessionService, SessionKey) -> anyhow::Result<()>,
+    is_untouched: impl AsyncFn(&DynSessionService, SessionKey) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    let family = fixture.kind.map(Kind::family).context("a case for servers")?;
+    let delayed = try_join_all(REQUESTS.flat_map(|request| DELAYS.map(|delay| (request, delay))).map(
+        async |(request, delay)| {
+            let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
+            let service = family.connect(&url, 1, Duration::from_secs(5)).await?;
+            let user = format!("user-{request}-{}", delay.as_millis());
+            let key = |session: &str| SessionKey::try_new("app", user.as_str(), session);
+            warm_up(&service, key("other")?).await?;
+            proxy.cut([(request, Cut::RequestDelayed(delay))]);
+            check(&service, key("s")?).await?;
+            let was_delayed = proxy.take_back_cuts() == 0;
+            tokio::time::sleep(delay + Duration::from_secs(1)).await;
+            ensure!(is_untouched(&service, key("s")?).await?, "request {request}, {delay:?} late, had an effect");
+            anyhow::Ok(usize::from(was_delayed))
+        },
+    ))
+    .await?;
+    ensure!(delayed.iter().sum::<usize>() >= DELAYS.len(), "no request was delayed");
+    Ok(())
+}
+
+fn create(key: &SessionKey) -> CreateSession {
+    CreateSession::new(key.user()).with_session_id(key.session_id.clone())
+}
+
+async fn append(service: &DynSessionService, key: &SessionKey) -> anyhow::Result<()> {
+    let event = Event::new("user").with_state_delta(State::new().with("late", true));
+    service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
+    Ok(())
+}
+
+/// The session is deleted and created anew once the append has been acknowledged.
+async fn a_late_append_changes_no_later_session(fixture: &Fixture) -> anyhow::Result<()> {
+    sweep(
+        fixture,
+        async |service, other| {
+            service.create_session(create(&other)).await?;
+            append(service, &other).await?;
+            service.create_session(create(&SessionKey { session_id: "s".parse()?, ..other })).await?;
+            Ok(())
+        },
+        async |service, key| {
+            append(service, &key).await?;
+            service.delete_session(&key).await?;
+            service.create_session(create(&key)).await?;
+            Ok(())
+        },
+        async |service, key| {
+            let session = service.get_session(GetSession::new(key)).await?.context("no session")?;
+            Ok(session.events.is_empty() && session.state.get("late").is_none())
+        },
+    )
+    .await
+}
+
+/// The session is deleted, and the user's state changed, once the create has been acknowledged.
+async fn a_late_create_changes_nothing(fixture: &Fixture) -> anyhow::Result<()> {
+    for state in [State::new(), State::new().with("user:k", 1)] {
+        sweep(
+            fixture,
+            async |service, other| {
+                service.create_session(create(&other).with_state(state.clone())).await?;
+                service.delete_session(&other).await?;
+                Ok(())
+            },
+            async |service, key| {
+                service.create_session(create(&key).with_state(state.clone())).await?;
+                service.delete_session(&key).await?;
+                service.update_state(UpdateState::new(key.user(), State::new().with("k", 2))).await?;
+                Ok(())
+            },
+            async |service, key| {
+                let state = service.get_user_state(&key.user()).await?;
+                Ok(state.decode::<u64>("k")? == Some(2) && service.get_session(GetSession::new(key)).await?.is_none())
+            },
+        )
+        .await?;
+    }
+    Ok(())
+}
