@@ -1,6 +1,7 @@
 //! How MySQL and MariaDB describe google-adk's schema.
 
 use sea_orm::DbBackend;
+use sea_orm::sea_query::Expr;
 use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, is_at_least, name_type};
 
 use crate::MySql;

@@ -1,5 +1,6 @@
 //! How SQLite describes google-adk's schema.
 
+use sea_orm::sea_query::Expr;
 use sea_orm::{DbBackend, Value};
 use seabed_core::Timestamp;
 use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, name_type};

@@ -14,7 +14,6 @@ use crate::entity::sessions;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
-use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
