@@ -132,6 +132,8 @@ fn main() -> ExitCode {
         let cases = [
             cancellation::CASES,
             connections::CASES,
+            late::CASES,
+            pools::CASES,
             faults::CASES,
             groups::CASES,
             interop::CASES,
