@@ -17,6 +17,8 @@ const MYSQL: &str = "crates/mysql/src/lib.rs";
 const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
+const CREATE: &str = "crates/core/src/sql/op/create.rs";
+const DATABASE: &str = "crates/core/src/sql/database.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
@@ -332,6 +334,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "guard.cached.is_clean = D::Driver::CANCEL_SAFE;",
         to: "",
         case: "mariadb::a_dropped_call_takes_no_place",
+    },
+    Mutant {
+        guard: "a late append changes nothing, PostgreSQL's statement",
+        file: BULK,
+        from: "Postgres.current_time().lt(Expr::value(\"\"))",
+        to: "Postgres.current_time().lt(Expr::value(\"\")).or(Expr::cust(\"true\"))",
+        case: "postgres_18::a_late_append_changes_no_later_session",
+    },
+    Mutant {
+        guard: "a late create changes nothing, MySQL",
+        file: CREATE,
+        from: "D::SCHEMA.current_time().lt(placeholder())",
+        to: "D::SCHEMA.current_time().lt(placeholder()).or(Expr::cust(\"true\"))",
+        case: "mariadb::a_late_create_changes_nothing",
+    },
+    Mutant {
+        guard: "nobody goes on before the deadline of a statement without an answer",
+        file: DATABASE,
+        from: "sleep_until(deadline::passed(sent)).await;",
+        to: "let _ = deadline::passed(sent);",
+        case: "postgres_18::a_late_append_changes_no_later_session",
+    },
+    Mutant {
+        guard: "a service does not use the connections of its program",
+        file: "crates/core/src/sql/service.rs",
+        from: "let sibling = if options.shares_pool {",
+        to: "let sibling = if true {",
+        case: "mariadb::what_a_program_leaves_on_its_connections",
+    },
+    Mutant {
+        guard: "a database in memory has one pool",
+        file: "crates/sqlite/src/connect.rs",
+        from: "name == \":memory:\" || name.starts_with(\"file:\")",
+        to: "name == \":memory:\"",
+        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
         guard: "a unique violation does not count as an existing event, SQLite",
