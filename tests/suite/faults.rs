@@ -54,7 +54,6 @@ crate::database_cases! {
         a_database_that_stays_locked_is_contention,
         a_database_in_memory_outlives_dropped_calls,
         an_append_that_a_trigger_refuses_leaves_nothing,
-        a_service_may_outlive_its_runtime,
     ],
 }
 
@@ -652,25 +651,6 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     service.append_event(append(&key, Event::new("user"))).await?;
     service.get_session(GetSession::new(key)).await?.context("no session")?;
     Ok(())
-}
-
-/// The service still holds the connection of its last call.
-async fn a_service_may_outlive_its_runtime(fixture: &Fixture) -> anyhow::Result<()> {
-    fixture.migrated().await?;
-    let url = fixture.service_url.clone();
-    let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let service = runtime.block_on(async {
-            let service = SqliteSessionService::connect(&url).await?;
-            service.create_session(CreateSession::new(alice()?)).await?;
-            anyhow::Ok(service)
-        })?;
-        drop(runtime);
-        drop(service);
-        anyhow::Ok(())
-    });
-    let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
-    joined.map_err(|_| anyhow::anyhow!("it panicked"))?
 }
 
 /// The event is inserted, and then a trigger rejects the update of the session, with an error that looks like a

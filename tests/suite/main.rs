@@ -18,6 +18,7 @@ mod pools;
 mod processes;
 mod round_trips;
 mod rows;
+mod runtimes;
 mod strangers;
 mod tables;
 mod targets;
@@ -142,6 +143,7 @@ fn main() -> ExitCode {
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
+            runtimes::CASES,
             strangers::CASES,
             tables::CASES,
             torture::CASES,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sea_orm::prelude::DateTime;
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement};
+use tokio::runtime::Handle;
 
-use crate::{BackendErrorKind, Result, Timestamp};
+use crate::{BackendErrorKind, Error, Result, Timestamp};
 
 /// The size of a pool, and its timeout.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +131,12 @@ pub trait DriverConnection: Send {
     /// Closes the connection without notifying the server, and frees its place in the pool. A graceful close could
     /// block on a server that no longer answers.
     fn close(self: Box<Self>);
+}
+
+/// Refuses a call outside a tokio runtime. It would panic as soon as it waits, perhaps after its write was accepted.
+pub(crate) fn in_runtime() -> Result<()> {
+    let runtime = Handle::try_current();
+    runtime.map(drop).map_err(|_| Error::invalid("runtime", "there is none: call a service inside a tokio runtime"))
 }
 
 /// Runs `work` in a task of its own, which continues when the future is dropped. A pool closes a connection when it is

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sea_orm::DatabaseConnection;
 
 use super::dialect::Dialect;
-use super::driver::Driver;
+use super::driver::{Driver, in_runtime};
 use super::error::classify;
 use super::schema::dialect::SchemaRisk;
 use super::tables::Tables;
@@ -190,6 +190,7 @@ impl<D: Dialect> ConnectOptions<D> {
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
     /// the acquire timeout, and [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses.
     pub async fn open(self) -> Result<DatabaseConnection> {
+        in_runtime()?;
         let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
         let address = D::Driver::address(&self.driver);
         let cannot = |kind, advice| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));

@@ -227,16 +227,28 @@ impl<D: Dialect> Executor for ConnectionGuard<'_, D> {
 
 /// Returns idle connections to the driver's pool, until none is left.
 async fn reap<D: Dialect>(cache: Arc<Mutex<Cache<D>>>) {
+    let reaper = Reaper(cache);
+    let Reaper(cache) = &reaper;
     loop {
         tokio::time::sleep(KEEP_IDLE).await;
         let is_idle = |cached: &mut CachedConnection<D>| cached.idle_since.elapsed() >= KEEP_IDLE;
-        let idle: Vec<CachedConnection<D>> = lock(&cache).connections.extract_if(.., is_idle).collect();
+        let idle: Vec<CachedConnection<D>> = lock(cache).connections.extract_if(.., is_idle).collect();
         drop(idle);
-        let mut cache = lock(&cache);
+        let mut cache = lock(cache);
         if cache.connections.is_empty() {
             cache.has_reaper = false;
             return;
         }
+    }
+}
+
+/// A running [`reap`], which may end with its runtime.
+struct Reaper<D: Dialect>(Arc<Mutex<Cache<D>>>);
+
+impl<D: Dialect> Drop for Reaper<D> {
+    /// Another reaper may run by now. Two of them do no harm.
+    fn drop(&mut self) {
+        lock(&self.0).has_reaper = false;
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use super::database::Database;
 use super::dialect::Dialect;
-use super::driver::{Driver, in_task};
+use super::driver::{Driver, in_runtime, in_task};
 use super::error::StatementError;
 use super::executor::Executor;
 use super::op::Sql;
@@ -49,8 +49,10 @@ const BATCH_SIZE: usize = 64;
 /// Write operations run in tokio tasks of their own, which continue when a caller's future is dropped. Writes of this
 /// service and its clones that have to wait for each other are committed together. A service that
 /// [`with_fast_paths`](Self::with_fast_paths) or [`with_statement_timeout`](Self::with_statement_timeout) returns
-/// shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them. A
-/// service belongs to the tokio runtime that it is first used on, as its pool does.
+/// shares the pool, but not the queue of writes; [`close`](SessionService::close) closes the pool for all of them.
+///
+/// Calls need a tokio runtime with I/O and time enabled. Several runtimes may share a service. When one of them ends,
+/// its calls and its connections end with it, and the calls of the others go on.
 pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -129,6 +131,7 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table
     /// prefix that is not a plain word.
     pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
+        in_runtime()?;
         options.tables.check()?;
         if !D::Driver::owns(&connection) {
             return Err(Error::invalid("connection", format!("is no pool of the driver's for {:?}", D::BACKEND)));
@@ -243,7 +246,10 @@ async fn traced<D: Dialect, T>(operation: &'static str, work: impl Future<Output
     let (outcome, retries) = (tracing::field::Empty, tracing::field::Empty);
     let span =
         tracing::info_span!(target: "seabed", "session_service", operation, backend = ?D::BACKEND, outcome, retries);
-    let ended = work.instrument(span.clone()).await;
+    let ended = match in_runtime() {
+        Ok(()) => work.instrument(span.clone()).await,
+        Err(refused) => Err(refused),
+    };
     span.record("outcome", ended.as_ref().map_or_else(Error::outcome, |_| "ok"));
     ended
 }

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use futures_util::future::{BoxFuture, Either, select};
+use tokio::sync::{Notify, oneshot};
 
 use super::op::{Attempt, Engine, LockMode, Row, SharedChanges, WriteOp};
 use super::pending::{PendingWrite, Reply, pending};
@@ -24,31 +25,70 @@ pub(crate) struct Writer<E: Engine> {
     lock: LockMode,
     /// Whether writes share transactions and statements. Otherwise each is a transaction of its own.
     batches: bool,
+    /// Tells one of those who wait that a task ended with its runtime, and left its work undone.
+    abandoned: Notify,
+}
+
+/// The work of a task. It is abandoned when it is dropped before it is done.
+struct Work<E: Engine> {
+    writer: Arc<Writer<E>>,
+    is_done: bool,
+}
+
+impl<E: Engine> Drop for Work<E> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.writer.abandoned.notify_one();
+        }
+    }
 }
 
 impl<E: Engine> Writer<E> {
     pub(crate) fn new(engine: Arc<E>, policy: QueuePolicy) -> Arc<Self> {
-        Arc::new(Self { engine, queue: Queue::new(policy), lock: policy.lock, batches: policy.batching })
+        let (queue, abandoned) = (Queue::new(policy), Notify::new());
+        Arc::new(Self { engine, queue, lock: policy.lock, batches: policy.batching, abandoned })
     }
 
     /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has
     /// begun continues.
     pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O) -> Result<O::Outcome> {
         let (write, outcome) = pending(op);
-        if self.queue.accept(write).await? {
-            tokio::spawn(worker(self.clone()));
+        if self.wait_for(pin!(self.queue.accept(write))).await? {
+            self.spawn(worker(self.clone()));
         }
-        let Reply { outcome, retries } = outcome.await.map_err(|oneshot::error::RecvError { .. }| {
-            let message = format!("{} was interrupted: the runtime is shutting down, or a bug", O::NAME);
-            BackendError::new(BackendErrorKind::CommitUnknown, message)
-        })?;
+        let Reply { outcome, retries } =
+            self.wait_for(outcome).await.map_err(|oneshot::error::RecvError { .. }| {
+                let message = format!("{} was interrupted: the runtime is shutting down, or a bug", O::NAME);
+                BackendError::new(BackendErrorKind::CommitUnknown, message)
+            })?;
         tracing::Span::current().record("retries", retries);
         outcome
     }
 
     /// Accepts no more writes, and returns when every accepted write has its outcome.
-    pub(crate) async fn close(&self) {
-        self.queue.close().await;
+    pub(crate) async fn close(self: &Arc<Self>) {
+        self.wait_for(pin!(self.queue.close())).await;
+    }
+
+    /// Waits for what other tasks bring about. When one of them ends with its runtime, a worker on this runtime goes on.
+    async fn wait_for<F: Future + Unpin>(self: &Arc<Self>, mut end: F) -> F::Output {
+        loop {
+            match select(end, pin!(self.abandoned.notified())).await {
+                Either::Left((output, _)) => return output,
+                Either::Right(((), waiting)) => end = waiting,
+            }
+            self.spawn(worker(self.clone()));
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let writer = self.clone();
+        tokio::spawn(async move {
+            // Dropped after the work, so that its rows and its place are free by then.
+            let mut all = Work { writer, is_done: false };
+            work.await;
+            all.is_done = true;
+        });
     }
 
     async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
@@ -76,7 +116,7 @@ impl<E: Engine> Writer<E> {
                 self.run_in_turn(writes, retries).await;
             } else {
                 // These writes may have to wait. The next batch need not.
-                tokio::spawn(run_deferred(self.clone(), writes, retries));
+                self.spawn(run_deferred(self.clone(), writes, retries));
             }
         }
     }
@@ -133,7 +173,7 @@ fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
         let Some(mut permit) = writer.queue.batch_permit() else { return };
         while let Some((batch, others_wait)) = permit.next_batch() {
             if others_wait {
-                tokio::spawn(worker(writer.clone()));
+                writer.spawn(worker(writer.clone()));
             }
             contain_panic(writer.run_batch(batch)).await;
         }

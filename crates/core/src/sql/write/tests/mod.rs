@@ -7,6 +7,7 @@ mod ops;
 mod panics;
 mod queue;
 mod retry;
+mod runtimes;
 mod shared;
 
 use std::time::Duration;
