@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use seabed::{
-    AppName, AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListEvents,
-    ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, StateService, TransactionalService,
-    UpdateState, UserKey,
+    AppName, AppendEvent, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision, GetSession,
+    ListEvents, ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, StateService,
+    TransactionalService, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 
@@ -78,7 +78,7 @@ async fn call(service: &dyn StateService, operation: Operation, mark: &str) -> s
             service.create_session(request).await.map(drop)
         }
         Operation::Append => service.append_event(append(&key("lasting")?, mark)).await.map(drop),
-        Operation::Delete => service.delete_session(&key("deleted")?).await,
+        Operation::Delete => service.delete_session(DeleteSession::new(key("deleted")?)).await,
         Operation::UpdateState => {
             let delta = State::new().with(format!("{mark} first"), 1).with(format!("{mark} second"), 1);
             service.update_state(UpdateState::new(alice()?, delta)).await.map(drop)
@@ -172,7 +172,7 @@ async fn a_call_may_be_dropped_at_any_of_its_polls(fixture: &Fixture) -> anyhow:
                     check_whole(&observer, operation, &mark).await?;
                     if matches!(operation, Operation::Create | Operation::Append | Operation::Delete) {
                         // Writes run one after another, so the dropped one is over now.
-                        service.delete_session(&key("none")?).await?;
+                        service.delete_session(DeleteSession::new(key("none")?)).await?;
                     }
                     fixture.no_open_transaction().await.with_context(|| mark.clone())?;
                     check_whole(&observer, operation, &mark).await?;

@@ -9,9 +9,9 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::{
-    AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, MySqlSessionService, PostgresSessionService, ServiceOptions, SessionId, SessionKey, SessionService,
-    SqliteOptions, SqliteSessionService, State, UpdateState, UserKey,
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Error, Event,
+    ExpectedRevision, GetSession, MySqlSessionService, PostgresSessionService, ServiceOptions, SessionId, SessionKey,
+    SessionService, SqliteOptions, SqliteSessionService, State, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -189,7 +189,7 @@ async fn a_cut_delete_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::R
     sweep(&proxy, async |_| {
         let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
         direct.append_event(append(&key, Event::new("user"))).await?;
-        let deleted = service.delete_session(&key).await;
+        let deleted = service.delete_session(DeleteSession::new(key.clone())).await;
         let stored = direct.get_session(GetSession::new(key)).await?;
         match deleted {
             Ok(()) => ensure!(stored.is_none(), "a session is there that was deleted"),
@@ -243,7 +243,7 @@ async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow
         sweep_with(&proxy, silences, async |number| {
             let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
             let called = if deletes {
-                service.delete_session(&key).await
+                service.delete_session(DeleteSession::new(key.clone())).await
             } else {
                 let delta = State::new().with("k", number as u64).with("user:k", number as u64);
                 service.append_event(append(&key, Event::new("user").with_state_delta(delta))).await.map(drop)
@@ -411,7 +411,7 @@ async fn a_hung_server_does_not_use_up_the_pool(fixture: &Fixture) -> anyhow::Re
     let reads = || join_all((0..8).map(|_| service.get_session(GetSession::new(key.clone()))));
     ensure!(reads().await.iter().all(Result::is_ok));
     proxy.stall(true);
-    let hung = join_all((0..4).map(|_| service.delete_session(&key))).await;
+    let hung = join_all((0..4).map(|_| service.delete_session(DeleteSession::new(key.clone())))).await;
     ensure!(hung.iter().all(Result::is_err), "{hung:?}");
     // The stalled connections stay stalled, as behind a network that drops packets; new connections take another route.
     let started = Instant::now();
@@ -469,7 +469,7 @@ async fn a_transaction_that_takes_too_long_is_rolled_back(fixture: &Fixture) -> 
             .await?;
     let holder = fixture.admin.begin().await?;
     holder.execute_unprepared("SELECT state FROM sessions FOR UPDATE").await?;
-    let deleted = service.delete_session(&key).await;
+    let deleted = service.delete_session(DeleteSession::new(key.clone())).await;
     ensure!(deleted.as_ref().is_err_and(Error::is_retryable), "{deleted:?}");
     holder.rollback().await?;
     let appended = service.append_event(append(&key, Event::new("user"))).await?;
@@ -483,7 +483,7 @@ async fn a_transaction_that_takes_too_long_is_rolled_back(fixture: &Fixture) -> 
 async fn a_write_that_the_database_refuses_is_not_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let request = CreateSession::new(alice()?);
-    service.delete_session(&service.create_session(request.clone()).await?.key).await?;
+    service.delete_session(DeleteSession::new(service.create_session(request.clone()).await?.key)).await?;
     fixture.execute("ALTER TABLE sessions ADD COLUMN more INT CHECK (more IS NOT NULL)").await?;
     let created = service.create_session(request).await;
     let kind = created.as_ref().err().and_then(Error::backend_kind);

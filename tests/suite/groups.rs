@@ -8,8 +8,8 @@ use seabed::entity::sessions::{self, Column};
 use seabed::sea_orm::sea_query::{IntoIden, Query, SqliteQueryBuilder};
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionTrait};
 use seabed::{
-    AppendEvent, Appended, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision,
-    GetSession, Revision, SessionId, SessionKey, State, UserKey,
+    AppendEvent, Appended, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Error, Event,
+    ExpectedRevision, GetSession, Revision, SessionId, SessionKey, State, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService, Tables};
 use seabed_tests::{Family, Kind};
@@ -337,7 +337,7 @@ async fn busy_readers_do_not_starve_a_writer(fixture: &Fixture) -> anyhow::Resul
     }
     for _ in 0..10 {
         // Deletes are transactions on every server, and use the pool.
-        service.delete_session(&key.user().session(SessionId::try_new("none")?)).await?;
+        service.delete_session(DeleteSession::new(key.user().session(SessionId::try_new("none")?))).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     ensure!(readers.try_join_next().is_none(), "a reader failed");

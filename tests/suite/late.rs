@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use seabed::{
-    AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, SessionKey, SessionService,
-    State, UpdateState,
+    AppendEvent, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision, GetSession, SessionKey,
+    SessionService, State, UpdateState,
 };
 use seabed_tests::{Cut, Kind, Proxy};
 
@@ -75,7 +75,7 @@ async fn a_late_append_changes_no_later_session(fixture: &Fixture) -> anyhow::Re
         },
         async |service, key| {
             append(service, &key).await?;
-            service.delete_session(&key).await?;
+            service.delete_session(DeleteSession::new(key.clone())).await?;
             service.create_session(create(&key)).await?;
             Ok(())
         },
@@ -94,12 +94,12 @@ async fn a_late_create_changes_nothing(fixture: &Fixture) -> anyhow::Result<()> 
             fixture,
             async |service, other| {
                 service.create_session(create(&other).with_state(state.clone())).await?;
-                service.delete_session(&other).await?;
+                service.delete_session(DeleteSession::new(other.clone())).await?;
                 Ok(())
             },
             async |service, key| {
                 service.create_session(create(&key).with_state(state.clone())).await?;
-                service.delete_session(&key).await?;
+                service.delete_session(DeleteSession::new(key.clone())).await?;
                 service.update_state(UpdateState::new(key.user(), State::new().with("k", 2))).await?;
                 Ok(())
             },

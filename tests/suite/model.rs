@@ -8,9 +8,9 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seabed::{
-    AppName, AppendEvent, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource, Json, ListEvents,
-    ListSessions, MemorySessionService, Order, Revision, SessionId, SessionScope, State, StateService, StateTarget,
-    StateUpdated, Timestamp, UpdateState, UserKey,
+    AppName, AppendEvent, Clock, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession, IdSource,
+    Json, ListEvents, ListSessions, MemorySessionService, Order, Revision, SessionId, SessionScope, State,
+    StateService, StateTarget, StateUpdated, Timestamp, UpdateState, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
 use tokio::runtime::Handle;
@@ -146,7 +146,7 @@ impl Subject {
                 self.last = appended.as_ref().ok().and_then(|appended| appended.revision()).or(self.last);
                 told(appended)
             }
-            Step::Delete { user, id } => told(service.delete_session(&key(*user, *id)?).await),
+            Step::Delete { user, id } => told(service.delete_session(DeleteSession::new(key(*user, *id)?)).await),
             Step::Get { user, id, recent } => {
                 let request = GetSession::new(key(*user, *id)?);
                 let request = match recent {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use futures_util::future::try_join_all;
 use seabed::{
-    AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListEvents,
-    ListSessions, Session, SessionKey, SessionScope, State, UpdateState, UserKey,
+    AppendEvent, CreateSession, DeleteSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
+    ListEvents, ListSessions, Session, SessionKey, SessionScope, State, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind, Proxy};
 
@@ -170,7 +170,11 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
             Ok(())
         })
         .await?;
-    meter.promise("delete_session", (4, 4), keys.clone(), async |key| Ok(service.delete_session(&key).await?)).await?;
+    meter
+        .promise("delete_session", (4, 4), keys.clone(), async |key| {
+            Ok(service.delete_session(DeleteSession::new(key.clone())).await?)
+        })
+        .await?;
     meter.finish()
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
 use seabed::sea_orm::ConnectionTrait as _;
 use seabed::{
-    AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetSession, SessionKey, SessionService,
+    AppendEvent, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession, SessionKey, SessionService,
     SqliteSessionService, UserKey,
 };
 use tokio::runtime::Builder;
@@ -45,7 +45,7 @@ async fn a_call_outside_a_runtime_is_refused_and_stores_nothing(fixture: &Fixtur
     let calls = in_thread(move || {
         [
             outside.append_event(append(&of)).now_or_never().map(|ended| ended.map(drop)),
-            outside.delete_session(&of).now_or_never(),
+            outside.delete_session(DeleteSession::new(of.clone())).now_or_never(),
             outside.get_session(GetSession::new(of)).now_or_never().map(|ended| ended.map(drop)),
             outside.close().now_or_never(),
             seabed::connect(&url).now_or_never().map(|ended| ended.map(drop)),

@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 use seabed::migration::{Layout, SessionTables, StoredData, UpOptions, down, layout, repair, up, verify};
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{
-    AppName, AppendEvent, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession, ListSessions,
-    ServiceOptions, SessionKey, SessionScope, State, Tables, UpdateState, UserKey,
+    AppName, AppendEvent, CreateSession, DeleteSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
+    ListSessions, ServiceOptions, SessionKey, SessionScope, State, Tables, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind};
 
@@ -103,7 +103,7 @@ async fn two_stores_in_one_database_see_nothing_of_each_other(fixture: &Fixture)
     for findings in [verify(&fixture.admin).await?, verify(of_bots()).await?, repair(of_bots()).await?] {
         ensure!(findings.is_empty(), "{findings:#?}");
     }
-    plain.delete_session(&SessionKey::try_new("app", "alice", "one")?).await?;
+    plain.delete_session(DeleteSession::new(SessionKey::try_new("app", "alice", "one")?)).await?;
     ensure!(down(of_bots(), StoredData::Keep).await.is_err());
     down(&fixture.admin, StoredData::Drop).await?;
     ensure!(bot.get_session(GetSession::new(key)).await?.is_some_and(|session| session.events.len() == 2));

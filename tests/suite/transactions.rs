@@ -3,9 +3,9 @@
 use anyhow::ensure;
 use seabed::sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
 use seabed::{
-    AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, ExpectedRevision, GetSession, IdSource,
-    ListEvents, ListSessions, Revision, SessionKey, SessionScope, SessionService, State, StateUpdated, SystemClock,
-    Timestamp, TransactionalService, UpdateState, UserKey,
+    AppName, AppendEvent, Appended, Clock, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession,
+    IdSource, ListEvents, ListSessions, Revision, SessionKey, SessionScope, SessionService, State, StateUpdated,
+    SystemClock, Timestamp, TransactionalService, UpdateState, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
 use seabed_tests::{Family, Kind};
@@ -127,7 +127,7 @@ async fn every_write_is_stored_with_the_transaction_of_its_caller(fixture: &Fixt
         service.update_state_in(&transaction, UpdateState::new(user.clone(), delta())).await?;
         let update = UpdateState::new(created.key.clone(), delta());
         ensure!(service.update_state_in(&transaction, update).await?.revision() > Some(created.revision));
-        service.delete_session_in(&transaction, &old).await?;
+        service.delete_session_in(&transaction, DeleteSession::new(old.clone())).await?;
         if commit {
             transaction.commit().await?;
         } else {
@@ -281,7 +281,7 @@ async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) 
     let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone());
     service.create_session(create).await?;
     service.append_event(append(&key, Event::new("user"))).await?;
-    service.delete_session(&key).await?;
+    service.delete_session(DeleteSession::new(key.clone())).await?;
     ensure!(count(&fixture.admin, "events").await? == 0, "an event outlived its session");
     Ok(())
 }

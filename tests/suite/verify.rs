@@ -4,8 +4,8 @@ use anyhow::{Context as _, ensure};
 use seabed::migration::{Finding, Repair, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
-    AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession,
-    SessionId, SessionKey, State, UserKey,
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision,
+    GetSession, SessionId, SessionKey, State, UserKey,
 };
 use seabed::{SchemaRisk, ServiceOptions};
 use seabed_tests::{Family, Kind};
@@ -63,7 +63,7 @@ async fn nothing_is_wrong_with_tables_of_ours(fixture: &Fixture) -> anyhow::Resu
     let key = exercise(&service, "s").await?;
     expect_nothing(fixture).await?;
     ensure!(repair(&fixture.admin).await?.is_empty());
-    service.delete_session(&key).await?;
+    service.delete_session(DeleteSession::new(key.clone())).await?;
     expect_nothing(fixture).await
 }
 
@@ -231,7 +231,7 @@ async fn the_printed_grants_suffice_and_allow_no_more(fixture: &Fixture) -> anyh
         };
         let key = exercise(&service, "s").await?;
         ensure!(service.get_app_state(&key.app_name).await?.len() == 1);
-        service.delete_session(&key).await?;
+        service.delete_session(DeleteSession::new(key.clone())).await?;
         ensure!(service.get_session(GetSession::new(key)).await?.is_none());
     }
     for statement in [

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use seabed_conformance::{Opened, Services, Target};
 use seabed_core::{
-    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions,
-    MemorySessionService, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, StateService,
-    StateUpdated, UpdateState, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
+    ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionKey, SessionService, State,
+    StateService, StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
@@ -87,9 +87,9 @@ impl<S: SessionService> SessionService for Audited<S> {
         self.inner.append_event(passed_on).await
     }
 
-    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        self.log(format!("delete {key}"));
-        self.inner.delete_session(key).await
+    async fn delete_session(&self, request: DeleteSession) -> Result<()> {
+        self.log(format!("delete {}", request.key()));
+        self.inner.delete_session(request).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::json::number::AnyNumber;
 use crate::{Error, Result};
 
 /// 0001-01-01T00:00:00Z: Go's zero time, and the earliest of Python's `datetime`.
@@ -16,7 +17,7 @@ const MAX_MICROS: i64 = 253_402_300_799_999_999;
 /// A UTC time with microsecond precision, from the year 1 to the end of 9999: what other programs store. New events
 /// have a narrower range; see [`Event::timestamp`](crate::Event::timestamp).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "i64", into = "i64")]
+#[serde(try_from = "AnyNumber", into = "i64")]
 pub struct Timestamp(NaiveDateTime);
 
 impl Timestamp {
@@ -102,6 +103,18 @@ impl TryFrom<DateTime<Utc>> for Timestamp {
     /// Fractions of a microsecond are dropped.
     fn try_from(time: DateTime<Utc>) -> Result<Self> {
         Self::try_from_micros(time.timestamp_micros())
+    }
+}
+
+impl TryFrom<AnyNumber> for Timestamp {
+    type Error = Error;
+
+    /// From microseconds since 1970.
+    fn try_from(micros: AnyNumber) -> Result<Self> {
+        match micros {
+            AnyNumber::Integer(micros) => Self::try_from_micros(micros),
+            AnyNumber::Double(_) => Err(Error::invalid("timestamp", "not an integer of microseconds")),
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! Events: google-adk's JSON. Fields that programs need are typed; every other key is preserved.
 
-mod seconds;
-
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use self::seconds::Seconds;
+use crate::json::number::AnyNumber;
 use crate::replay::is_replay;
 use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
 
@@ -283,7 +281,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
 /// A field that is `null` keeps its default; one with `as` is read through another type. If both names of a field are
 /// present, the snake case name wins.
 macro_rules! read_object {
-    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $read:ident)?),* $(,)? }) => {
+    ($type:ident, $expecting:literal, { $($field:ident: $name:literal $(| $alias:literal)? $(as $read:ident via $convert:ident)?),* $(,)? }) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Object;
@@ -306,7 +304,7 @@ macro_rules! read_object {
                             match &*key {
                                 $($name => {
                                     named.$field = true;
-                                    read.$field = value(&mut entries, $name)?$(.map($read::value))?.unwrap_or_default();
+                                    read.$field = value(&mut entries, $name)?$(.map($read::$convert))?.unwrap_or_default();
                                 }
                                 $($alias => {
                                     let aliased = value(&mut entries, $name)?.unwrap_or_default();
@@ -338,7 +336,7 @@ read_object!(Event, "an event", {
     id: "id",
     invocation_id: "invocation_id" | "invocationId",
     author: "author",
-    timestamp: "timestamp" as Seconds,
+    timestamp: "timestamp" as AnyNumber via to_double,
     branch: "branch",
     content: "content",
     partial: "partial",

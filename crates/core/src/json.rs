@@ -2,6 +2,7 @@
 
 mod deserialize;
 pub(crate) mod finite;
+pub(crate) mod number;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -42,7 +42,7 @@ pub use key::{AppName, SessionId, SessionKey, UserId, UserKey};
 pub use memory::MemorySessionService;
 pub use page::{EventCursor, Order, Page, SessionCursor};
 pub use request::{
-    AppendEvent, Appended, CreateSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope,
+    AppendEvent, Appended, CreateSession, DeleteSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope,
 };
 pub use revision::{ExpectedRevision, Revision};
 pub use service::SessionService;

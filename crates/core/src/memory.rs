@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use crate::state::ScopedState;
 use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
 use crate::{
-    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventCursor,
-    GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor,
-    SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
-    UserKey, UuidV7,
+    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
+    EventCursor, GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
+    SessionCursor, SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp,
+    UpdateState, UserKey, UuidV7,
 };
 
 /// A session service that keeps everything in memory, for tests and experiments.
@@ -43,6 +43,12 @@ struct StoredSession {
 struct StoredEvent {
     cursor: EventCursor,
     event_data: Json,
+}
+
+impl StoredSession {
+    fn revision(&self) -> Revision {
+        Revision::new(self.create_time, self.update_time)
+    }
 }
 
 impl StoredEvent {
@@ -117,7 +123,7 @@ impl Store {
             new.check_replay(&same_id.event_data)?;
             return Ok(Appended::Replayed(Revision::new(stored.create_time, same_id.cursor.timestamp)));
         }
-        new.check_revision(Revision::new(stored.create_time, stored.update_time))?;
+        new.check_revision(stored.revision())?;
         let timestamp = new.stored_timestamp(stored.create_time, stored.update_time)?;
         let cursor = EventCursor { timestamp, event_id: new.id };
         stored.events.push(StoredEvent { cursor, event_data: new.event_data });
@@ -241,8 +247,12 @@ impl SessionService for MemorySessionService {
         }
     }
 
-    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        self.open()?.sessions.remove(key);
+    async fn delete_session(&self, request: DeleteSession) -> Result<()> {
+        let sessions = &mut self.open()?.sessions;
+        if let Some(stored) = sessions.get(request.key()) {
+            request.check_revision(stored.revision())?;
+            sessions.remove(request.key());
+        }
         Ok(())
     }
 

@@ -1,8 +1,14 @@
 //! Keyset pagination, which stays stable while rows are inserted and deleted.
 
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, SessionId, Timestamp, UserId};
+use crate::{Error, Result, SessionId, Timestamp, UserId};
 
 /// The direction of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -24,7 +30,7 @@ pub enum Order {
 pub struct Page<T, C> {
     /// The rows, in the requested order.
     pub items: Vec<Result<T>>,
-    /// The start of the next page, or `None` on the last page. A cursor does not expire, and can be serialized.
+    /// The start of the next page, or `None` on the last page. A cursor does not expire.
     pub next: Option<C>,
 }
 
@@ -61,7 +67,10 @@ impl<T, C> Page<T, C> {
 }
 
 /// A position in a listing of sessions, just after one session.
+///
+/// As text, and where it is serialized, it is an opaque token of characters that need no escapes in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SessionCursor {
     pub(crate) update_time: Timestamp,
     pub(crate) user_id: UserId,
@@ -69,7 +78,10 @@ pub struct SessionCursor {
 }
 
 /// A position in the events of a session, just after one event.
+///
+/// As text, and where it is serialized, it is an opaque token of characters that need no escapes in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct EventCursor {
     pub(crate) timestamp: Timestamp,
     pub(crate) event_id: String,
@@ -111,5 +123,87 @@ impl EventCursor {
     /// Returns the event's id.
     pub fn event_id(&self) -> &str {
         &self.event_id
+    }
+}
+
+fn write_token(f: &mut fmt::Formatter<'_>, place: &impl Serialize) -> fmt::Result {
+    let json = serde_json::to_vec(place).map_err(|_| fmt::Error)?;
+    f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(json))
+}
+
+fn read_token<T: DeserializeOwned>(token: &str) -> Result<T> {
+    let json = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
+    let place = json.and_then(|json| serde_json::from_slice(&json).ok());
+    place.ok_or_else(|| Error::invalid("cursor", "is no token of such a listing"))
+}
+
+impl fmt::Display for SessionCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_token(f, &(self.update_time, &self.user_id, &self.session_id))
+    }
+}
+
+impl FromStr for SessionCursor {
+    type Err = Error;
+
+    fn from_str(token: &str) -> Result<Self> {
+        let (update_time, user_id, session_id) = read_token(token)?;
+        Ok(Self { update_time, user_id, session_id })
+    }
+}
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_token(f, &(self.timestamp, &self.event_id))
+    }
+}
+
+impl FromStr for EventCursor {
+    type Err = Error;
+
+    fn from_str(token: &str) -> Result<Self> {
+        let (timestamp, event_id) = read_token(token)?;
+        Ok(Self { timestamp, event_id })
+    }
+}
+
+macro_rules! serialize_as_token {
+    ($($cursor:ident),*) => {$(
+        impl From<$cursor> for String {
+            fn from(cursor: $cursor) -> Self {
+                cursor.to_string()
+            }
+        }
+
+        impl TryFrom<String> for $cursor {
+            type Error = Error;
+
+            fn try_from(token: String) -> Result<Self> {
+                token.parse()
+            }
+        }
+    )*};
+}
+
+serialize_as_token!(SessionCursor, EventCursor);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_a_token_for_urls() {
+        let time = Timestamp::try_from_micros(1_763_900_000_123_456).unwrap();
+        let event = EventCursor::new(time, "an event / ?&=\u{1F600}".to_owned());
+        let session = SessionCursor::new(time, "alice@example".parse().unwrap(), "s+1".parse().unwrap());
+        for token in [event.to_string(), session.to_string()] {
+            assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{token}");
+        }
+        assert_eq!(event.to_string().parse::<EventCursor>().unwrap(), event);
+        assert_eq!(session.to_string().parse::<SessionCursor>().unwrap(), session);
+        assert_eq!(serde_json::to_value(&event).unwrap(), serde_json::json!(event.to_string()));
+        for other in ["", "x", "bnVsbA", &session.to_string()] {
+            assert!(matches!(other.parse::<EventCursor>(), Err(Error::Invalid { field: "cursor", .. })), "{other}");
+        }
     }
 }

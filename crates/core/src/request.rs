@@ -336,6 +336,42 @@ impl AppendEvent {
     }
 }
 
+/// A request to [`delete_session`](crate::SessionService::delete_session).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeleteSession {
+    pub(crate) key: SessionKey,
+    pub(crate) expected: ExpectedRevision,
+}
+
+impl DeleteSession {
+    /// Requests to delete a session at whatever revision it is.
+    pub fn new(key: SessionKey) -> Self {
+        Self { key, expected: ExpectedRevision::Any }
+    }
+
+    /// Deletes the session only at `revision`: nothing was appended since it was read, and it is not another session
+    /// that was created under the same id.
+    pub fn at_revision(mut self, revision: Revision) -> Self {
+        self.expected = ExpectedRevision::Exact(revision);
+        self
+    }
+
+    /// Returns the session to delete.
+    pub fn key(&self) -> &SessionKey {
+        &self.key
+    }
+
+    /// Returns the revision that the session must be at.
+    pub fn expected(&self) -> ExpectedRevision {
+        self.expected
+    }
+
+    pub(crate) fn check_revision(&self, actual: Revision) -> Result<()> {
+        self.expected.check(&self.key, actual)
+    }
+}
+
 /// The outcome of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {

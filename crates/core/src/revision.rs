@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Error, Result, SessionKey, Timestamp};
 
 /// Identifies the state a session was in when it was read: by when it was created, and by the stored time of its newest
 /// event.
@@ -67,15 +67,27 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The revision at which the writer of an event expects the session to be.
+/// The revision at which a writer expects the session to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpectedRevision {
-    /// Append only if the session is at this revision; otherwise
+    /// Write only if the session is at this revision; otherwise
     /// [`Error::RevisionConflict`](crate::Error::RevisionConflict).
     Exact(Revision),
-    /// Append at any revision.
+    /// Write at any revision.
     Any,
+}
+
+impl ExpectedRevision {
+    /// Whether the session of `key`, which is at `actual`, is as expected.
+    pub(crate) fn check(self, key: &SessionKey, actual: Revision) -> Result<()> {
+        match self {
+            Self::Exact(expected) if expected != actual => {
+                Err(Error::RevisionConflict { key: Box::new(key.clone()), expected, actual })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Returns the time at which the next event of a session is stored.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions, Page,
-    Result, Session, SessionCursor, SessionKey, State, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
+    ListSessions, Page, Result, Session, SessionCursor, State, UserKey,
 };
 
 /// A durable, race-free store of agent sessions.
@@ -122,18 +122,20 @@ pub trait SessionService: Send + Sync {
     /// Deletes a session and its events. User and app state stay. Deleting a session that does not exist succeeds.
     ///
     /// # Atomicity
-    /// The session and its events disappear together.
+    /// The session and its events disappear together. A delete at a revision deletes exactly what was read: no event
+    /// that came since, and no session that was created anew under the same id.
     ///
     /// # Ordering
     /// An append acknowledged before the call is deleted with the session. An append that comes after it fails with
     /// [`NotFound`](crate::Error::NotFound).
     ///
     /// # Errors
-    /// Backend errors only.
+    /// [`RevisionConflict`](crate::Error::RevisionConflict) if the session is not at the revision that
+    /// [`DeleteSession::at_revision`] names; otherwise backend errors only.
     ///
     /// # Cancel safety
     /// All or nothing.
-    async fn delete_session(&self, key: &SessionKey) -> Result<()>;
+    async fn delete_session(&self, request: DeleteSession) -> Result<()>;
 
     /// Reads the state that all sessions of a user share. Keys have no `user:` prefix. Empty if the user is unknown.
     ///
@@ -210,8 +212,8 @@ impl<S: SessionService + ?Sized> SessionService for Arc<S> {
         (**self).append_event(request).await
     }
 
-    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        (**self).delete_session(key).await
+    async fn delete_session(&self, request: DeleteSession) -> Result<()> {
+        (**self).delete_session(request).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {

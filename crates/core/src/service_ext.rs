@@ -14,7 +14,7 @@ use crate::{
 pub enum GetOrCreated {
     /// The session is new and has the requested state.
     Created(Session),
-    /// The session already existed. It is returned unchanged, with its events.
+    /// The session already existed. It is returned unchanged, with the events that were asked for.
     Existing(Session),
 }
 
@@ -54,9 +54,16 @@ pub trait SessionServiceExt: SessionService {
     /// # Cancel safety
     /// All or nothing.
     async fn get_or_create(&self, key: SessionKey, state: State) -> Result<GetOrCreated> {
+        self.get_or_create_with(GetSession::new(key), state).await
+    }
+
+    /// Like [`get_or_create`](Self::get_or_create), and reads an existing session as `read` says: without its events,
+    /// for example, by [`with_num_recent_events(0)`](GetSession::with_num_recent_events).
+    async fn get_or_create_with(&self, read: GetSession, state: State) -> Result<GetOrCreated> {
+        let key = read.key().clone();
         let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
         for _ in 0..GET_OR_CREATE_TRIES {
-            if let Some(session) = self.get_session(GetSession::new(key.clone())).await? {
+            if let Some(session) = self.get_session(read.clone()).await? {
                 return Ok(GetOrCreated::Existing(session));
             }
             match self.create_session(create.clone()).await {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use sea_orm::{DatabaseTransaction, TransactionOptions};
 
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, Event, EventCursor, GetSession, ListEvents, ListSessions, Page,
-    Result, Session, SessionCursor, SessionKey, SessionService, State, StateUpdated, UpdateState, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
+    ListSessions, Page, Result, Session, SessionCursor, SessionService, State, StateUpdated, UpdateState, UserKey,
 };
 
 /// Runs operations inside your transaction, so that they commit together with your own writes. The algorithms are those
@@ -61,7 +61,7 @@ pub trait TransactionalService: SessionService {
     async fn append_event_in(&self, transaction: &DatabaseTransaction, request: AppendEvent) -> Result<Appended>;
 
     /// See [`delete_session`](SessionService::delete_session).
-    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()>;
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, request: DeleteSession) -> Result<()>;
 
     /// See [`update_state`](crate::StateService::update_state).
     async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated>;
@@ -107,8 +107,8 @@ impl<S: TransactionalService + ?Sized> TransactionalService for Arc<S> {
         (**self).append_event_in(transaction, request).await
     }
 
-    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
-        (**self).delete_session_in(transaction, key).await
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, request: DeleteSession) -> Result<()> {
+        (**self).delete_session_in(transaction, request).await
     }
 
     async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {

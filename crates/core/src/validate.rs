@@ -91,12 +91,7 @@ impl NewEvent {
 
     /// Whether the caller's expectation allows an append to a session at `actual`.
     pub(crate) fn check_revision(&self, actual: Revision) -> Result<()> {
-        match self.expected {
-            ExpectedRevision::Exact(expected) if expected != actual => {
-                Err(Error::RevisionConflict { key: Box::new(self.key.clone()), expected, actual })
-            }
-            _ => Ok(()),
-        }
+        self.expected.check(&self.key, actual)
     }
 
     /// The revision, if it alone suffices to append: the event changes no session state and keeps its own time

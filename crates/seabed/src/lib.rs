@@ -135,8 +135,8 @@ use std::sync::Arc;
 pub use seabed_core::entity;
 pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
 pub use seabed_core::{
-    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, Error, Event, EventActions,
-    EventCursor, ExpectedRevision, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
+    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
+    EventActions, EventCursor, ExpectedRevision, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
     MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionId,
     SessionKey, SessionScope, SessionService, SessionServiceExt, State, StateService, StateTarget, StateUpdated,
     SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,

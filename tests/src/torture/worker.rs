@@ -11,8 +11,9 @@ use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use seabed::sea_orm::TransactionTrait;
 use seabed::{
-    AppendEvent, Appended, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, ListSessions,
-    Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UserKey,
+    AppendEvent, Appended, BackendErrorKind, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession,
+    ListSessions, Revision, Session, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService,
+    UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
 use serde::{Deserialize, Serialize};
@@ -433,7 +434,9 @@ impl Request {
             }
             Self::Append(request) => return outcome_of_append(service.append_event(*request).await),
             Self::AppendInTransaction(request) => return service.append_in_transaction(*request).await,
-            Self::Delete(key) => service.delete_session(&key).await.map(|()| Outcome::Stored(0)),
+            Self::Delete(key) => {
+                service.delete_session(DeleteSession::new(key.clone())).await.map(|()| Outcome::Stored(0))
+            }
         };
         ended.unwrap_or_else(|error| outcome_of(&error))
     }

@@ -1,7 +1,7 @@
 //! Deletes are idempotent, complete, and affect no other session.
 
 use anyhow::{Context as _, ensure};
-use seabed_core::{AppendEvent, Error, Event, ExpectedRevision, State};
+use seabed_core::{AppendEvent, DeleteSession, Error, Event, ExpectedRevision, State};
 
 use crate::Context;
 use crate::context::at_once;
@@ -14,12 +14,14 @@ super::case_list![
     a_stale_writer_of_a_recreated_id_is_told_so,
     a_revision_does_not_outlive_its_session,
     deletes_and_appends_leave_no_orphans,
+    a_delete_at_a_revision_deletes_what_was_read,
+    a_delete_takes_no_event_of_a_later_session,
 ];
 
 async fn deleting_is_idempotent(context: Context) -> anyhow::Result<()> {
     let key = context.session("alice").await?.key;
     for _ in 0..2 {
-        context.service.delete_session(&key).await?;
+        context.service.delete_session(DeleteSession::new(key.clone())).await?;
         ensure!(context.get(&key).await.is_err());
     }
     Ok(())
@@ -35,7 +37,7 @@ async fn deleting_leaves_others_alone(context: Context) -> anyhow::Result<()> {
         others.push(context.get(&other).await?);
     }
     context.append(&key, Event::new("user").with_id("same-id")).await?;
-    context.service.delete_session(&key).await?;
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
     for other in others {
         ensure!(context.get(&other.key).await? == other);
     }
@@ -46,7 +48,7 @@ async fn deleting_leaves_others_alone(context: Context) -> anyhow::Result<()> {
 
 async fn a_deleted_session_takes_no_events(context: Context) -> anyhow::Result<()> {
     let session = context.session("alice").await?;
-    context.service.delete_session(&session.key).await?;
+    context.service.delete_session(DeleteSession::new(session.key.clone())).await?;
     let refused = context.append(&session.key, Event::new("user")).await;
     ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
     Ok(())
@@ -56,7 +58,7 @@ async fn a_recreated_id_starts_empty(context: Context) -> anyhow::Result<()> {
     let key = context.create(&context.key("alice", "s")?, State::new().with("k", 1)).await?.key;
     let event = Event::new("user").with_state_delta(State::new().with("l", 1));
     context.append(&key, event.clone()).await?;
-    context.service.delete_session(&key).await?;
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
     let recreated = context.create(&key, State::new()).await?;
     ensure!(recreated.state.is_empty() && context.get(&key).await? == recreated);
     ensure!(!context.append(&key, event).await?.is_replayed(), "an event of the deleted session is still there");
@@ -65,7 +67,7 @@ async fn a_recreated_id_starts_empty(context: Context) -> anyhow::Result<()> {
 
 async fn a_stale_writer_of_a_recreated_id_is_told_so(context: Context) -> anyhow::Result<()> {
     let old = context.create(&context.key("alice", "s")?, State::new()).await?;
-    context.service.delete_session(&old.key).await?;
+    context.service.delete_session(DeleteSession::new(old.key.clone())).await?;
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     context.create(&old.key, State::new()).await?;
     let refused = context.append_at(&old.key, Event::new("user"), old.revision).await;
@@ -79,7 +81,7 @@ async fn a_revision_does_not_outlive_its_session(context: Context) -> anyhow::Re
     let at = |seconds: f64| Event::new("user").with_timestamp(seconds);
     let hour_ahead = Event::new("user").timestamp + 3600.0;
     let old = context.append(&key, at(hour_ahead)).await?.revision().context("not stored")?;
-    context.service.delete_session(&key).await?;
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     context.create(&key, State::new()).await?;
     let new = context.append(&key, at(hour_ahead)).await?.revision().context("not stored")?;
@@ -102,7 +104,7 @@ async fn deletes_and_appends_leave_no_orphans(context: Context) -> anyhow::Resul
         async move {
             for _ in 0..5 {
                 let outcome = match n % 3 {
-                    0 => service.delete_session(&key).await,
+                    0 => service.delete_session(DeleteSession::new(key.clone())).await,
                     1 => service.create_session(crate::context::request(&key, State::new())).await.map(|_| ()),
                     _ => {
                         let append = AppendEvent::new(key.clone(), Event::new("user"), ExpectedRevision::Any);
@@ -119,8 +121,70 @@ async fn deletes_and_appends_leave_no_orphans(context: Context) -> anyhow::Resul
     })
     .await;
     outcomes.into_iter().collect::<Result<(), _>>()?;
-    context.service.delete_session(&key).await?;
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
     ensure!(context.create(&key, State::new()).await?.state.is_empty());
     ensure!(context.get(&key).await?.events.is_empty());
+    Ok(())
+}
+
+async fn a_delete_at_a_revision_deletes_what_was_read(context: Context) -> anyhow::Result<()> {
+    let read = context.create(&context.key("alice", "s")?, State::new()).await?;
+    let at = |revision| DeleteSession::new(read.key.clone()).at_revision(revision);
+    let refused = async |revision, actual| {
+        let deleted = context.service.delete_session(at(revision)).await;
+        let is_told = matches!(&deleted, Err(Error::RevisionConflict { expected, actual: told, .. })
+            if *expected == revision && *told == actual);
+        ensure!(is_told, "{deleted:?}");
+        anyhow::Ok(())
+    };
+
+    context.append(&read.key, Event::new("user")).await?;
+    let appended = context.get(&read.key).await?;
+    refused(read.revision, appended.revision).await?;
+    ensure!(context.get(&read.key).await? == appended, "a refused delete changed the session");
+
+    context.service.delete_session(at(appended.revision)).await?;
+    ensure!(context.get(&read.key).await.is_err(), "it is still there");
+    // Nothing is left to delete, so the call is repeated in vain.
+    context.service.delete_session(at(appended.revision)).await?;
+
+    let later = context.create(&read.key, State::new()).await?;
+    context.append(&read.key, Event::new("user")).await?;
+    refused(later.revision, context.get(&read.key).await?.revision).await?;
+    refused(appended.revision, context.get(&read.key).await?.revision).await?;
+    ensure!(context.get(&read.key).await?.events.len() == 1);
+    Ok(())
+}
+
+/// Deletes find no session, or one that somebody is about to create anew with an event.
+async fn a_delete_takes_no_event_of_a_later_session(context: Context) -> anyhow::Result<()> {
+    const ROUNDS: usize = 60;
+    let key = context.key("alice", "s")?;
+    // One service would keep its writes to one session apart.
+    let other = context.another_service().await?;
+    let deletes = async {
+        for _ in 0..ROUNDS * 3 {
+            other.delete_session(DeleteSession::new(key.clone())).await?;
+        }
+        anyhow::Ok(())
+    };
+    let creates = async {
+        for _ in 0..ROUNDS {
+            match context.create(&key, State::new()).await {
+                Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+            match context.append(&key, Event::new("user")).await {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+            if let Ok(session) = context.get(&key).await {
+                let has_events = session.revision.timestamp() != session.create_time;
+                ensure!(has_events != session.events.is_empty(), "its events are gone: {session:?}");
+            }
+        }
+        Ok(())
+    };
+    futures_util::future::try_join(deletes, creates).await?;
     Ok(())
 }

@@ -3,8 +3,8 @@
 use anyhow::ensure;
 use futures_util::{StreamExt, TryStreamExt};
 use seabed_core::{
-    Appended, Error, Event, GetOrCreated, GetSession, ListEvents, ListSessions, SessionScope, SessionServiceExt, State,
-    Timestamp,
+    Appended, DeleteSession, Error, Event, GetOrCreated, GetSession, ListEvents, ListSessions, SessionScope,
+    SessionServiceExt, State, Timestamp,
 };
 
 use crate::Context;
@@ -74,7 +74,7 @@ async fn a_refreshed_session_has_what_others_appended(context: Context) -> anyho
     ensure!(session.state == stored.state && session.revision == stored.revision);
 
     let before = session.clone();
-    context.service.delete_session(&key).await?;
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
     let gone = context.service.refresh(&mut session).await;
     ensure!(matches!(gone, Err(Error::NotFound { .. })) && session == before);
     Ok(())
@@ -83,7 +83,7 @@ async fn a_refreshed_session_has_what_others_appended(context: Context) -> anyho
 async fn a_refreshed_session_that_was_recreated_is_read_anew(context: Context) -> anyhow::Result<()> {
     let mut session = context.session("alice").await?;
     context.service.append(&mut session, Event::new("user").with_id("old")).await?;
-    context.service.delete_session(&session.key).await?;
+    context.service.delete_session(DeleteSession::new(session.key.clone())).await?;
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     context.create(&session.key, State::new()).await?;
     context.append(&session.key, Event::new("user").with_id("new")).await?;
@@ -93,7 +93,7 @@ async fn a_refreshed_session_that_was_recreated_is_read_anew(context: Context) -
     // Read in part, and then recreated with an event that is older than what was read.
     let only_newest = GetSession::new(session.key).with_num_recent_events(1);
     let mut session = context.service.get_session(only_newest).await?.ok_or_else(|| anyhow::anyhow!("gone"))?;
-    context.service.delete_session(&session.key).await?;
+    context.service.delete_session(DeleteSession::new(session.key.clone())).await?;
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     context.create(&session.key, State::new()).await?;
     context.append(&session.key, Event::new("user").with_id("older").with_timestamp(1e9)).await?;

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{DynIden, InsertStatement};
+use sea_orm::sea_query::{DynIden, Expr, InsertStatement};
 use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
 
 use crate::sql::{Column, ColumnProblem, ColumnRole, Dialect, Driver, DriverConnection, PoolLimits, SchemaDialect};
@@ -78,6 +78,10 @@ impl<const CANCEL_SAFE: bool> SchemaDialect for Fake<CANCEL_SAFE> {
         "json"
     }
 
+    fn current_time(&self) -> Expr {
+        Expr::current_timestamp()
+    }
+
     fn timestamp_type(&self) -> &'static str {
         "timestamp"
     }
@@ -121,6 +125,14 @@ impl<const IS_CANCEL_SAFE: bool> Driver for Fake<IS_CANCEL_SAFE> {
 
     fn open_pool((): (), _pool: sea_orm::ConnectOptions) -> DatabaseConnection {
         DatabaseConnection::default()
+    }
+
+    fn owns(_pool: &DatabaseConnection) -> bool {
+        true
+    }
+
+    fn sibling_pool(_pool: &DatabaseConnection) -> Option<DatabaseConnection> {
+        None
     }
 
     fn pool_limits(_pool: &DatabaseConnection) -> PoolLimits {

@@ -30,9 +30,9 @@ use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
-    AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
-    ListSessions, Page, Result, Session, SessionCursor, SessionKey, SessionService, State, StateService, StateUpdated,
-    SystemClock, UpdateState, UserKey, UuidV7,
+    AppName, AppendEvent, Appended, Clock, CreateSession, DeleteSession, Error, Event, EventCursor, GetSession,
+    IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionService, State, StateService,
+    StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
 };
 
 /// How long a health check may take, the wait for a connection included.
@@ -232,8 +232,8 @@ impl<D: Dialect> SqlSessionService<D> {
         AppendOp { sql: self.sql.append.clone(), new }
     }
 
-    fn delete_op(&self, key: &SessionKey) -> DeleteOp<D> {
-        DeleteOp { sql: self.sql.delete.clone(), key: key.clone() }
+    fn delete_op(&self, request: DeleteSession) -> DeleteOp<D> {
+        DeleteOp { sql: self.sql.delete.clone(), request }
     }
 
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
@@ -293,8 +293,8 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
         .await
     }
 
-    async fn delete_session(&self, key: &SessionKey) -> Result<()> {
-        traced::<D, _>("delete_session", self.writer.submit(self.delete_op(key))).await
+    async fn delete_session(&self, request: DeleteSession) -> Result<()> {
+        traced::<D, _>("delete_session", self.writer.submit(self.delete_op(request))).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {

@@ -18,6 +18,7 @@ const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
 const CREATE: &str = "crates/core/src/sql/op/create.rs";
+const DELETE: &str = "crates/core/src/sql/op/delete.rs";
 const DATABASE: &str = "crates/core/src/sql/database.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
@@ -253,9 +254,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "events deleted explicitly, not by cascade",
-        file: "crates/core/src/sql/op/delete.rs",
-        from: "for delete in [&self.sql.delete_session, &self.sql.delete_events] {",
-        to: "for delete in [&self.sql.delete_session] {",
+        file: DELETE,
+        from: "attempt.on.execute(sql.events.bind(key().chain(key()))).await.map_err(failed)?;",
+        to: "",
         case: "sqlite_file::a_pool_without_foreign_keys_leaves_no_events_behind",
     },
     Mutant {
@@ -355,6 +356,27 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "sleep_until(deadline::passed(sent)).await;",
         to: "let _ = deadline::passed(sent);",
         case: "postgres_18::a_late_append_changes_no_later_session",
+    },
+    Mutant {
+        guard: "a delete takes no event of a session that was created meanwhile",
+        file: DELETE,
+        from: "Expr::exists(is_there).not()",
+        to: "Expr::exists(is_there).not().or(Expr::cust(\"1 = 1\"))",
+        case: "mariadb::a_delete_takes_no_event_of_a_later_session",
+    },
+    Mutant {
+        guard: "a delete at a revision deletes no other",
+        file: DELETE,
+        from: "Expr::col(time).eq(placeholder())",
+        to: "Expr::col(time).eq(placeholder()).or(Expr::cust(\"1 = 1\"))",
+        case: "sqlite_file::a_delete_at_a_revision_deletes_what_was_read",
+    },
+    Mutant {
+        guard: "a call needs a runtime",
+        file: "crates/core/src/sql/service.rs",
+        from: "let ended = match in_runtime() {",
+        to: "let ended = match Ok::<(), Error>(()) {",
+        case: "sqlite_file::a_call_outside_a_runtime_is_refused_and_stores_nothing",
     },
     Mutant {
         guard: "a service does not use the connections of its program",

@@ -17,7 +17,7 @@ use crate::sql::executor::{Executor, TransactionBody};
 use crate::sql::statement::{SqlText, session_key_columns, session_key_predicate, session_key_values};
 use crate::sql::tables::Tables;
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
-use crate::{Error, Json, Result, SessionKey, State, Timestamp};
+use crate::{Error, Json, Result, Revision, SessionKey, State};
 
 /// The database, the statements that several operations share, and whether fast paths are allowed.
 pub(crate) struct Context<D: Dialect> {
@@ -31,19 +31,19 @@ pub(crate) struct Context<D: Dialect> {
 
 /// The statements on session rows that several operations share.
 pub(super) struct SessionSql<D> {
-    create_time: SqlText<D>,
+    revision: SqlText<D>,
     /// Reads the rows of many sessions, where a transaction has locked them all.
     prefetch: Option<SqlText<D>>,
 }
 
 impl<D: Dialect> SessionSql<D> {
     pub(super) fn new(tables: &Tables) -> Self {
-        Self { create_time: select_create_time(tables), prefetch: prefetch_sessions(tables) }
+        Self { revision: select_revision(tables), prefetch: prefetch_sessions(tables) }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
         let prefetch = self.prefetch.iter().map(|prefetch| ("prefetch", prefetch));
-        [("create_time", &self.create_time)].into_iter().chain(prefetch).collect()
+        [("revision", &self.revision)].into_iter().chain(prefetch).collect()
     }
 }
 
@@ -68,19 +68,26 @@ impl<D: Dialect> Context<D> {
         self.shared_state.read(on, row, operation).await
     }
 
-    /// When a session was created; `None` when there is none.
-    pub(super) async fn create_time(&self, key: &SessionKey, operation: &str) -> Result<Option<Timestamp>> {
-        let row = self.database.autocommit().query_one(self.session.create_time.bind(session_key_values(key))).await;
+    /// The revision of a session; `None` when there is none.
+    pub(super) async fn revision(
+        &self,
+        on: &mut dyn Executor,
+        key: &SessionKey,
+        operation: &str,
+    ) -> Result<Option<Revision>> {
+        let row = on.query_one(self.session.revision.bind(session_key_values(key))).await;
         let row = row.map_err(|error| statement_error::<D>(operation, error))?;
         let decoder = RowDecoder::<D>::new("sessions", key);
-        row.map(|row| decoder.timestamp(&row, 0, "create_time")).transpose()
+        let time = |row: &QueryResult, name| decoder.timestamp(row, name, name);
+        row.map(|row| Ok(Revision::new(time(&row, "create_time")?, time(&row, "update_time")?))).transpose()
     }
 }
 
-/// Reads when a session was created. Waits for a transaction that has not decided it yet.
-fn select_create_time<D: Dialect>(tables: &Tables) -> SqlText<D> {
+/// Reads the revision of a session. Waits for a transaction that has not decided it yet.
+fn select_revision<D: Dialect>(tables: &Tables) -> SqlText<D> {
+    use sessions::Column;
     let mut select = Query::select();
-    select.column(sessions::Column::CreateTime).from(tables.table(sessions::Entity));
+    select.columns([Column::CreateTime, Column::UpdateTime]).from(tables.table(sessions::Entity));
     SqlText::new(select.and_where(session_key_predicate::<D>()).lock_exclusive())
 }
 

@@ -19,7 +19,7 @@ use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
 use crate::state::ScopedState;
 use crate::validate::NewSession;
-use crate::{BackendError, BackendErrorKind, Error, Result, Session, State};
+use crate::{BackendError, BackendErrorKind, Error, Result, Revision, Session, State};
 
 const OPERATION: &str = "create_session";
 
@@ -144,10 +144,11 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     /// Whether the session that exists is this write's own. The time of its creation, in microseconds, decides.
     async fn resolve(&self, context: &Context<D>) -> Result<Option<Session>> {
         let new = &self.new;
-        if context.create_time(&new.key, OPERATION).await? != Some(new.create_time) {
+        let mut on = context.database.autocommit();
+        let stored = context.revision(&mut on, &new.key, OPERATION).await?;
+        if stored.map(Revision::create_time) != Some(new.create_time) {
             return Ok(None);
         }
-        let mut on = context.database.autocommit();
         let (app, user) = context.shared_state.read_both(&mut on, &new.key, OPERATION).await?.unwrap_or_default();
         Ok(Some(new.to_session(app, user)))
     }

@@ -12,8 +12,9 @@ use crate::sql::op::update_state::UpdateSharedStateOp;
 use crate::sql::write::{SharedKey, WriteOp};
 use crate::validate::NewStateUpdate;
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, Error, Event, EventCursor, GetSession, ListEvents, ListSessions,
-    Page, Result, Session, SessionCursor, SessionKey, State, StateUpdated, TransactionalService, UpdateState, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Error, Event, EventCursor, GetSession, ListEvents,
+    ListSessions, Page, Result, Session, SessionCursor, State, StateUpdated, TransactionalService, UpdateState,
+    UserKey,
 };
 
 impl<D: Dialect> SqlSessionService<D> {
@@ -81,8 +82,8 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
         .await
     }
 
-    async fn delete_session_in(&self, transaction: &DatabaseTransaction, key: &SessionKey) -> Result<()> {
-        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(key))).await
+    async fn delete_session_in(&self, transaction: &DatabaseTransaction, request: DeleteSession) -> Result<()> {
+        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(request))).await
     }
 
     async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {

@@ -54,6 +54,6 @@ fn closing_does_not_wait_for_the_callers_of_a_runtime_that_ended() {
         submit(&writer, write::<Append>("2").to("s")).await;
     });
     drop(ending);
-    lasting.block_on(timeout(A_WHILE, writer.close())).expect("closing waits for ever");
+    lasting.block_on(async { timeout(A_WHILE, writer.close()).await }).expect("closing waits for ever");
     assert!(engine.lock().stored().is_empty());
 }
