@@ -72,9 +72,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "expected revision, portable",
-        file: "crates/core/src/validate.rs",
-        from: "ExpectedRevision::Exact(expected) if expected != actual => {",
-        to: "ExpectedRevision::Exact(expected) if expected != actual && expected == actual => {",
+        file: "crates/core/src/revision.rs",
+        from: "Self::Exact(expected) if expected != actual => {",
+        to: "Self::Exact(expected) if expected != actual && expected == actual => {",
         case: "mariadb::stale_revision_conflicts",
     },
     Mutant {
@@ -220,7 +220,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes run in their own tasks",
         file: BATCH,
-        from: "await? {\n            tokio::spawn(worker(self.clone()));",
+        from: "await? {\n            self.spawn(worker(self.clone()));",
         to: "await? {\n            worker(self.clone()).await;",
         case: "mariadb::a_dropped_call_leaves_its_group_alone",
     },
@@ -500,8 +500,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a caller's transaction is one on a database of this kind",
         file: "crates/core/src/sql/service/transactional.rs",
-        from: "    check_backend::<D>(\"transaction\", transaction.get_database_backend())?;\n",
-        to: "",
+        from: "backend if backend == D::BACKEND => ",
+        to: "backend if backend == D::BACKEND || backend != D::BACKEND => ",
         case: "mariadb::a_transaction_on_another_database_is_refused",
     },
     Mutant {

@@ -18,6 +18,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sql::write::tests::queue::a_later_write_to_a_target_does_not_overtake_one_that_waits_for_a_row",
     },
     Mutant {
+        guard: "the work of a runtime that ends is taken over",
+        file: BATCH,
+        from: "            self.writer.abandoned.notify_one();\n",
+        to: "",
+        case: "sql::write::tests::runtimes::writes_that_wait_for_a_runtime_that_ended_go_on",
+    },
+    Mutant {
         guard: "a row counts its running writes",
         file: QUEUE,
         from: "*state.locked_rows.entry(row.clone()).or_default() += 1",
@@ -160,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes run in tasks of their own",
         file: BATCH,
-        from: "            tokio::spawn(worker(self.clone()));\n        }\n        let Reply",
+        from: "            self.spawn(worker(self.clone()));\n        }\n        let Reply",
         to: "            worker(self.clone()).await;\n        }\n        let Reply",
         case: "sql::write::tests::queue::a_caller_who_is_gone_does_not_interrupt_a_running_write",
     },
@@ -293,7 +300,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "deferred writes do not hold up the next batch",
         file: BATCH,
-        from: "            tokio::spawn(run_deferred(self.clone(), writes, retries));",
+        from: "            self.spawn(run_deferred(self.clone(), writes, retries));",
         to: "            run_deferred(self.clone(), writes, retries).await;",
         case: "sql::write::tests::batch::a_locked_row_holds_up_its_write_and_no_other",
     },
@@ -489,8 +496,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "limit on a statement",
         file: POOL,
-        from: "let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;",
-        to: "let ran = guard.run(statement, on_row).await;",
+        from: "let ran = self.statement_timeout.limit(guard.run(statement(), on_row)).await;",
+        to: "let ran = guard.run(statement(), on_row).await;",
         case: "sql::pool::tests::a_connection_whose_statement_times_out_is_closed",
     },
     Mutant {
