@@ -12,6 +12,7 @@ mod fixture;
 mod groups;
 mod interop;
 mod late;
+mod limits;
 mod migrations;
 mod model;
 mod pools;
@@ -134,6 +135,7 @@ fn main() -> ExitCode {
             cancellation::CASES,
             connections::CASES,
             late::CASES,
+            limits::CASES,
             pools::CASES,
             faults::CASES,
             groups::CASES,

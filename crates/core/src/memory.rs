@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::state::ScopedState;
+use crate::state::{DEFAULT_MAX_STATE_BYTES, ScopedState};
 use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
 use crate::{
     AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
@@ -25,12 +25,24 @@ pub struct MemorySessionService {
     store: Arc<Mutex<Store>>,
 }
 
-#[derive(Default)]
 struct Store {
     apps: HashMap<AppName, State>,
     users: HashMap<UserKey, State>,
     sessions: BTreeMap<SessionKey, StoredSession>,
+    max_state_bytes: usize,
     is_closed: bool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            apps: HashMap::new(),
+            users: HashMap::new(),
+            sessions: BTreeMap::new(),
+            max_state_bytes: DEFAULT_MAX_STATE_BYTES,
+            is_closed: false,
+        }
+    }
 }
 
 struct StoredSession {
@@ -89,6 +101,13 @@ impl MemorySessionService {
         self
     }
 
+    /// Returns the same service with another limit on the state of a session, an app or a user: bytes of JSON text, 8 MiB
+    /// by default. Clones share it.
+    pub fn with_max_state_bytes(self, bytes: usize) -> Self {
+        self.lock().max_state_bytes = bytes;
+        self
+    }
+
     /// Ignores poisoning: no operation panics between two changes that belong together, so the store is consistent.
     fn lock(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,35 +131,61 @@ impl Store {
         self.users.get(key).cloned().unwrap_or_default()
     }
 
-    fn merge_shared(&mut self, key: &SessionKey, app: State, user: State) {
-        self.apps.entry(key.app_name.clone()).or_default().merge(app);
-        self.users.entry(key.user()).or_default().merge(user);
+    /// A state with the keys of `delta`, if it may be stored in the row of `row`.
+    fn merged(&self, mut state: State, delta: State, row: &dyn fmt::Display) -> Result<State> {
+        state.merge(delta);
+        state.to_row(self.max_state_bytes, row)?;
+        Ok(state)
+    }
+
+    /// The states of an app and one of its users with the keys of `app` and `user`.
+    fn merged_shared(&self, key: &SessionKey, app: State, user: State) -> Result<(State, State)> {
+        let of_user = key.user();
+        Ok((
+            self.merged(self.app_state(&key.app_name), app, &key.app_name)?,
+            self.merged(self.user_state(&of_user), user, &of_user)?,
+        ))
+    }
+
+    fn set_shared(&mut self, key: &SessionKey, (app, user): (State, State)) {
+        self.apps.insert(key.app_name.clone(), app);
+        self.users.insert(key.user(), user);
     }
 
     fn append(&mut self, new: NewEvent) -> Result<Appended> {
-        let stored = self.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
+        let stored = self.sessions.get(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
         if let Some(same_id) = stored.events.iter().find(|event| event.cursor.event_id == new.id) {
             new.check_replay(&same_id.event_data)?;
             return Ok(Appended::Replayed(Revision::new(stored.create_time, same_id.cursor.timestamp)));
         }
         new.check_revision(stored.revision())?;
         let timestamp = new.stored_timestamp(stored.create_time, stored.update_time)?;
-        let cursor = EventCursor { timestamp, event_id: new.id };
-        stored.events.push(StoredEvent { cursor, event_data: new.event_data });
-        stored.state.merge(new.delta.session);
-        stored.update_time = timestamp;
         let create_time = stored.create_time;
-        self.merge_shared(&new.key, new.delta.app, new.delta.user);
+        let state = self.merged(stored.state.clone(), new.delta.session, &new.key)?;
+        let shared = self.merged_shared(&new.key, new.delta.app, new.delta.user)?;
+        if let Some(stored) = self.sessions.get_mut(&new.key) {
+            let cursor = EventCursor { timestamp, event_id: new.id };
+            stored.events.push(StoredEvent { cursor, event_data: new.event_data });
+            stored.state = state;
+            stored.update_time = timestamp;
+        }
+        self.set_shared(&new.key, shared);
         Ok(Appended::Stored(Revision::new(create_time, timestamp)))
     }
 
-    fn update_shared(&mut self, NewSharedState { target, delta, .. }: NewSharedState) -> State {
-        let state = match target {
-            SharedTarget::App(app_name) => self.apps.entry(app_name).or_default(),
-            SharedTarget::User(user) => self.users.entry(user).or_default(),
-        };
-        state.merge(delta);
-        state.clone()
+    fn update_shared(&mut self, NewSharedState { target, delta, .. }: NewSharedState) -> Result<State> {
+        Ok(match target {
+            SharedTarget::App(app_name) => {
+                let state = self.merged(self.app_state(&app_name), delta, &app_name)?;
+                self.apps.insert(app_name, state.clone());
+                state
+            }
+            SharedTarget::User(user) => {
+                let state = self.merged(self.user_state(&user), delta, &user)?;
+                self.users.insert(user, state.clone());
+                state
+            }
+        })
     }
 
     fn show(&self, key: &SessionKey, stored: &StoredSession) -> Session {
@@ -182,13 +227,11 @@ impl SessionService for MemorySessionService {
         if store.sessions.contains_key(&new.key) {
             return Err(Error::already_exists(&new.key));
         }
-        store.merge_shared(&new.key, new.state.app.clone(), new.state.user.clone());
-        let stored = StoredSession {
-            state: new.state.session.clone(),
-            create_time: new.create_time,
-            update_time: new.create_time,
-            events: Vec::new(),
-        };
+        let state = store.merged(State::new(), new.state.session.clone(), &new.key)?;
+        let shared = store.merged_shared(&new.key, new.state.app.clone(), new.state.user.clone())?;
+        store.set_shared(&new.key, shared);
+        let stored =
+            StoredSession { state, create_time: new.create_time, update_time: new.create_time, events: Vec::new() };
         store.sessions.insert(new.key.clone(), stored);
         let (app, user) = (store.app_state(&new.key.app_name), store.user_state(&new.key.user()));
         Ok(new.to_session(app, user))
@@ -281,7 +324,7 @@ impl StateService for MemorySessionService {
         let mut store = self.open()?;
         Ok(match update {
             NewStateUpdate::Session(new) => StateUpdated::Session(store.append(*new)?),
-            NewStateUpdate::Shared(update) => StateUpdated::Shared(store.update_shared(update)),
+            NewStateUpdate::Shared(update) => StateUpdated::Shared(store.update_shared(update)?),
         })
     }
 }

@@ -1,12 +1,16 @@
 //! State: a flat map from key to JSON, in scopes distinguished by the key's prefix.
 
 use std::collections::{BTreeMap, btree_map};
+use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::Json;
 use crate::json::finite;
+use crate::{Error, Json, Result};
+
+/// The default limit on the JSON text of a state. Every server can read so much with its default settings.
+pub(crate) const DEFAULT_MAX_STATE_BYTES: usize = 8 << 20;
 
 /// Prefix of the keys shared by all users of an app.
 const APP_PREFIX: &str = "app:";
@@ -147,6 +151,20 @@ impl State {
             entries.push(format!("{}:{text}", serde_json::to_string(key)?));
         }
         Ok(format!("{{{}}}", entries.join(",")))
+    }
+
+    /// The JSON text to store in the row of `row`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it takes more than `max_bytes`.
+    pub(crate) fn to_row(&self, max_bytes: usize, row: &dyn fmt::Display) -> Result<String> {
+        let text = self.to_stored().map_err(|error| Error::invalid("state", error.to_string()))?;
+        match text.len() {
+            bytes if bytes > max_bytes => {
+                Err(Error::invalid("state", format!("of {row} would take {bytes} bytes; the limit is {max_bytes}")))
+            }
+            _ => Ok(text),
+        }
     }
 
     /// Returns the part that is stored: all but the `temp:` keys.

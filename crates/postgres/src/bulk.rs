@@ -4,15 +4,18 @@
 //! Reading what another part wrote goes through its `RETURNING`; that also decides the order in which they run and
 //! lock: sessions, then app state, then user state.
 
+mod shared_state;
+
+use sea_orm::EntityName;
 use sea_orm::sea_query::{
     Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
     LockBehavior, LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef,
     UpdateStatement, WithClause, WithQuery,
 };
-use sea_orm::{EntityName, EntityTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
 
+use self::shared_state::{app_state, user_state};
 use crate::Postgres;
 
 /// The parts of the statements.
@@ -48,6 +51,10 @@ const TIME: &str = "time";
 const START_OF_TIME: &str = "timestamp '0001-01-01'";
 /// The last time of all: a session's clock that is there cannot move on.
 const END_OF_TIME: &str = "timestamp '9999-12-31 23:59:59.999999'";
+
+/// How many bytes of text a byte of `jsonb` stands for at most: a number of 1000 digits, the longest that is accepted,
+/// takes 12 or more.
+const MAX_TEXT_GROWTH: usize = 84;
 
 /// How a column of the input comes out of an array.
 #[derive(Clone, Copy)]
@@ -130,6 +137,17 @@ fn object(state: impl Fn() -> Expr) -> Expr {
     Expr::case(kind().eq(Expr::cust("'object'")), state()).finally(fail).into()
 }
 
+/// Null if the text of `state` takes at most so many bytes; otherwise the statement fails, and the portable algorithm
+/// names the row. Where a state is small even if all of it were numbers of the longest text, the text is not written.
+fn within_limit(state: impl Fn() -> Expr, max_bytes: usize) -> Expr {
+    let size = Expr::from(Func::cust("pg_catalog.pg_column_size").arg(state()));
+    let text = || Expr::from(Func::cust("pg_catalog.octet_length").arg(state().cast_as("text")));
+    let is_small = size.lte(Expr::cust((max_bytes / MAX_TEXT_GROWTH).to_string()));
+    let is_within = text().lte(Expr::cust(max_bytes.to_string()));
+    let fail = Expr::cust_with_exprs("CAST($1 || ' bytes of state' AS integer)", [text()]);
+    Expr::case(is_small, Expr::cust("NULL")).case(is_within, Expr::cust("NULL")).finally(fail).into()
+}
+
 fn a_microsecond_after(time: Expr) -> Expr {
     time.add(Expr::cust("interval '1 microsecond'"))
 }
@@ -138,7 +156,7 @@ fn a_microsecond_after(time: Expr) -> Expr {
 ///
 /// Sessions that another connection holds are left out, so that the writes of a batch do not wait for each other's
 /// sessions.
-pub(crate) fn append(tables: &Tables) -> WithQuery {
+pub(crate) fn append(tables: &Tables, max_state_bytes: usize) -> WithQuery {
     let input = input([
         (EVENT, Kind::Text),
         (INVOCATION, Kind::Text),
@@ -156,9 +174,9 @@ pub(crate) fn append(tables: &Tables) -> WithQuery {
         .cte(input)
         .cte(part(LOCKED, lock_sessions(tables)))
         .cte(part(STORED, store_events(tables)))
-        .cte(part(MOVED, move_sessions(tables)))
-        .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED)))
-        .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED)))
+        .cte(part(MOVED, move_sessions(tables, max_state_bytes)))
+        .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED, max_state_bytes)))
+        .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED, max_state_bytes)))
         .to_owned()
         .query(Query::select().column(Asterisk).from(MOVED).take())
 }
@@ -175,29 +193,33 @@ fn session_of_event() -> [events::Column; 3] {
     [Column::AppName, Column::UserId, Column::SessionId]
 }
 
-/// The writes whose sessions are free and at the expected revision. Locks the sessions, and runs the first half of the
+/// The writes whose sessions are free and at the expected revision. Locks these sessions, and runs the first half of the
 /// clock of a session (`stored_timestamp` in seabed-core).
+///
+/// Only what the inner query selects is locked. A lock is a write, so a refused append would cost a commit.
 fn lock_sessions(tables: &Tables) -> SelectStatement {
     use sessions::Column;
+    let of_row = |column| Expr::col((sessions::Entity, column));
+    let is_at_revision =
+        of(INPUT, EXPECTED).eq(of_row(Column::UpdateTime)).and(of(INPUT, EXPECTED_LIFE).eq(of_row(Column::CreateTime)));
     let session = Query::select()
         .columns([Column::CreateTime, Column::UpdateTime])
         .from(tables.aliased(sessions::Entity))
         .and_where(is_of_session(session_key(), INPUT))
+        .and_where(of(INPUT, EXPECTED).is_null().or(is_at_revision))
+        .and_where(of_row(Column::CreateTime).between(Expr::cust(START_OF_TIME), Expr::cust(END_OF_TIME)))
+        .and_where(of_row(Column::UpdateTime).lt(Expr::cust(END_OF_TIME)))
         .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
         .take();
     let (created, updated) = (|| Expr::col((SESSION, Column::CreateTime)), || Expr::col((SESSION, Column::UpdateTime)));
     let has_later_events = updated().ne(created()).and(of(INPUT, OWN_TIME).lte(updated()));
     let time = Expr::case(has_later_events, a_microsecond_after(updated())).finally(of(INPUT, OWN_TIME));
-    let is_at_revision = of(INPUT, EXPECTED).eq(updated()).and(of(INPUT, EXPECTED_LIFE).eq(created()));
     Query::select()
         .expr(Expr::cust("input.*"))
         .expr(created())
         .expr_as(time, TIME)
         .from(INPUT)
         .join_lateral(JoinType::InnerJoin, session, SESSION, Expr::cust("true"))
-        .and_where(of(INPUT, EXPECTED).is_null().or(is_at_revision))
-        .and_where(created().between(Expr::cust(START_OF_TIME), Expr::cust(END_OF_TIME)))
-        .and_where(updated().lt(Expr::cust(END_OF_TIME)))
         .take()
 }
 
@@ -229,11 +251,12 @@ fn store_events(tables: &Tables) -> InsertStatement {
 
 /// Moves the clocks of the sessions on to their events, and merges their states. A state that stays is not written
 /// again: it may be large, and then stored apart from the row.
-fn move_sessions(tables: &Tables) -> UpdateStatement {
+fn move_sessions(tables: &Tables, max_state_bytes: usize) -> UpdateStatement {
     use sessions::Column;
-    let state = || Expr::col((sessions::Entity, Column::State));
-    let state = Expr::case(of(LOCKED, STATE).eq(Expr::cust("'{}'")), state())
-        .finally(Expr::cust_with_exprs("$1 || $2", [object(state), of(LOCKED, STATE)]));
+    let stored = || Expr::col((sessions::Entity, Column::State));
+    let is_unchanged = || of(LOCKED, STATE).eq(Expr::cust("'{}'"));
+    let state = Expr::case(is_unchanged(), stored())
+        .finally(Expr::cust_with_exprs("$1 || $2", [object(stored), of(LOCKED, STATE)]));
     Query::update()
         .table(tables.aliased(sessions::Entity))
         .value(Column::UpdateTime, Expr::col((STORED, events::Column::Timestamp)))
@@ -246,6 +269,7 @@ fn move_sessions(tables: &Tables) -> UpdateStatement {
             of(LOCKED, NUMBER),
             Expr::col((sessions::Entity, Column::CreateTime)),
             Expr::col((sessions::Entity, Column::UpdateTime)),
+            Expr::case(is_unchanged(), Expr::cust("NULL")).finally(within_limit(stored, max_state_bytes)).into(),
         ]))
         .take()
 }
@@ -259,85 +283,8 @@ fn after(before: &str, mut writes: SelectStatement) -> SelectStatement {
     writes.and_where(Expr::cust(format!("(SELECT count(*) FROM {before}) >= 0"))).take()
 }
 
-/// A table of shared state, and where its columns are in a write.
-struct SharedState<'a, E, C, const N: usize> {
-    tables: &'a Tables,
-    table: E,
-    key: [(C, &'static str); N],
-    delta: &'static str,
-    state: C,
-    update_time: C,
-}
-
-fn app_state(tables: &Tables) -> SharedState<'_, app_states::Entity, app_states::Column, 1> {
-    use app_states::Column;
-    SharedState {
-        tables,
-        table: app_states::Entity,
-        key: [(Column::AppName, APP)],
-        delta: APP_DELTA,
-        state: Column::State,
-        update_time: Column::UpdateTime,
-    }
-}
-
-fn user_state(tables: &Tables) -> SharedState<'_, user_states::Entity, user_states::Column, 2> {
-    use user_states::Column;
-    SharedState {
-        tables,
-        table: user_states::Entity,
-        key: [(Column::AppName, APP), (Column::UserId, USER)],
-        delta: USER_DELTA,
-        state: Column::State,
-        update_time: Column::UpdateTime,
-    }
-}
-
-impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N> {
-    /// Merges the deltas of `writes`, which selects rows of `part`, into the rows they are about. A delta without keys
-    /// touches no row.
-    fn merge(self, mut writes: SelectStatement, part: &'static str) -> InsertStatement {
-        let Self { tables, table, key, delta, state, update_time } = self;
-        // One change for each row, the later writes winning, and rows in one order everywhere.
-        writes.from_function(Func::cust("pg_catalog.jsonb_each").arg(of(part, delta)), "pair");
-        for (_, written) in key {
-            writes.group_by_col((part, written)).order_by((part, written), Order::Asc);
-        }
-        let merged = Expr::cust(format!("pg_catalog.jsonb_object_agg(pair.key, pair.value ORDER BY {part}.{NUMBER})"));
-        let columns = key.into_iter().map(|(column, written)| (column, of(part, written)));
-        let columns = columns.chain([(state, merged), (update_time, of(part, NOW).max())]);
-        let mut insert = insert_from(tables.aliased(table), columns, writes);
-        let states = [object(|| Expr::col((table, state))), Expr::col(("excluded", state))];
-        insert.on_conflict(
-            OnConflict::columns(key.map(|(column, _)| column))
-                .value(state, Expr::cust_with_exprs("$1 || $2", states))
-                .update_column(update_time)
-                .to_owned(),
-        );
-        insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
-    }
-
-    /// Creates the rows that `writes`, which selects rows of the input, are about, unless they exist or were `merged`
-    /// into.
-    fn make(self, mut writes: SelectStatement, merged: &'static str) -> InsertStatement {
-        let Self { tables, table, key, state, update_time, .. } = self;
-        let mut is_merged = Query::select();
-        is_merged.expr(Expr::cust("1")).from(merged);
-        for (column, written) in key {
-            is_merged.and_where(name((merged, column)).eq(of(INPUT, written)));
-            writes.group_by_col((INPUT, written)).order_by((INPUT, written), Order::Asc);
-        }
-        writes.and_where(Expr::exists(is_merged).not());
-        let columns = key.into_iter().map(|(column, written)| (column, of(INPUT, written)));
-        let columns = columns.chain([(state, Expr::cust("'{}'::jsonb")), (update_time, of(INPUT, NOW).max())]);
-        let mut insert = insert_from(tables.table(table), columns, writes);
-        Postgres::insert_or_ignore(&mut insert, key.map(|(column, _)| column.into_iden()).into());
-        insert.returning(Returning::new().columns(key.into_iter().map(|(column, _)| column).chain([state]))).to_owned()
-    }
-}
-
 /// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
-pub(crate) fn create(tables: &Tables) -> WithQuery {
+pub(crate) fn create(tables: &Tables, max_state_bytes: usize) -> WithQuery {
     use {app_states::Column as App, sessions::Column as Session, user_states::Column as User};
     let input = input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
     let session_key = [Session::AppName, Session::UserId, Session::Id];
@@ -378,9 +325,9 @@ pub(crate) fn create(tables: &Tables) -> WithQuery {
     WithClause::new()
         .cte(input)
         .cte(part(CREATED, created))
-        .cte(part(MERGED_APP, app_state(tables).merge(of_created(), INPUT)))
+        .cte(part(MERGED_APP, app_state(tables).merge(of_created(), INPUT, max_state_bytes)))
         .cte(part(MADE_APP, app_state(tables).make(of_created(), MERGED_APP)))
-        .cte(part(MERGED_USER, user_state(tables).merge(after(MADE_APP, of_created()), INPUT)))
+        .cte(part(MERGED_USER, user_state(tables).merge(after(MADE_APP, of_created()), INPUT, max_state_bytes)))
         .cte(part(MADE_USER, user_state(tables).make(of_created(), MERGED_USER)))
         .to_owned()
         .query(select)
@@ -401,7 +348,7 @@ mod tests {
     fn the_parameters_are_those_of_the_input_the_deadline_and_their_number() {
         let tables = Tables::new();
         for (statement, columns) in
-            [(super::append(&tables), 14), (super::create(&tables), 8)] as [(WithQuery, usize); 2]
+            [(super::append(&tables, 1000), 14), (super::create(&tables, 1000), 8)] as [(WithQuery, usize); 2]
         {
             let (sql, values) = statement.build(PostgresQueryBuilder);
             assert_eq!(values.0.len(), columns + 2, "{sql}");
@@ -414,7 +361,7 @@ mod tests {
     /// The planner may read all events of a session to find one, as long as it expects few.
     #[test]
     fn an_append_reads_no_events() {
-        let (sql, _) = super::append(&Tables::new()).build(PostgresQueryBuilder);
+        let (sql, _) = super::append(&Tables::new(), 1000).build(PostgresQueryBuilder);
         assert!(!sql.contains(r#"FROM "events""#) && sql.contains(r#"INTO "events""#), "{sql}");
     }
 }

@@ -75,8 +75,9 @@ impl Dialect for Postgres {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
     }
 
-    fn bulk_statements(tables: &Tables) -> Option<BulkStatements> {
-        Some(BulkStatements { append: bulk::append(tables), create: bulk::create(tables) })
+    fn bulk_statements(tables: &Tables, max_state_bytes: usize) -> Option<BulkStatements> {
+        let [append, create] = [bulk::append, bulk::create].map(|statement| statement(tables, max_state_bytes));
+        Some(BulkStatements { append, create })
     }
 }
 

@@ -67,8 +67,8 @@ pub trait Dialect: Send + Sync + 'static {
     }
 
     /// One statement for many creates and one for many appends, where the database can change several tables in one
-    /// statement.
-    fn bulk_statements(_tables: &Tables) -> Option<BulkStatements> {
+    /// statement. They fail, and change nothing, when the JSON text of a merged state takes more than `max_state_bytes`.
+    fn bulk_statements(_tables: &Tables, _max_state_bytes: usize) -> Option<BulkStatements> {
         None
     }
 

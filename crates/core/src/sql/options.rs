@@ -22,8 +22,8 @@ const MAX_CONNECTIONS: u32 = 10;
 /// round trip.
 const TEST_IF_IDLE_FOR: Duration = Duration::from_secs(1);
 
-/// How a service uses its database: which tables, which risks of their schema it accepts, and how long a statement may
-/// take.
+/// How a service uses its database: which tables, which risks of their schema it accepts, how long a statement may take,
+/// and how large a state may be.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ServiceOptions {
@@ -32,6 +32,8 @@ pub struct ServiceOptions {
     /// `None` for the driver's default.
     pub(super) statement_timeout: Option<Duration>,
     pub(super) shares_pool: bool,
+    /// `None` for the default.
+    pub(super) max_state_bytes: Option<usize>,
 }
 
 impl ServiceOptions {
@@ -72,6 +74,14 @@ impl ServiceOptions {
     /// another connection ends after 10 seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the limit on the state of a session, an app or a user: bytes of JSON text, 8 MiB by default, which every
+    /// database can read back with its default settings. A write after which a state would be larger is refused with
+    /// [`Invalid`](Error::Invalid), and stores nothing. States that other programs made larger are read all the same.
+    pub fn with_max_state_bytes(mut self, bytes: usize) -> Self {
+        self.max_state_bytes = Some(bytes);
         self
     }
 
@@ -176,6 +186,11 @@ impl<D: Dialect> ConnectOptions<D> {
     /// See [`ServiceOptions::with_statement_timeout`].
     pub fn with_statement_timeout(self, timeout: Duration) -> Self {
         self.with_service(|service| service.with_statement_timeout(timeout))
+    }
+
+    /// See [`ServiceOptions::with_max_state_bytes`].
+    pub fn with_max_state_bytes(self, bytes: usize) -> Self {
+        self.with_service(|service| service.with_max_state_bytes(bytes))
     }
 
     /// See [`ServiceOptions::accept_risk`].

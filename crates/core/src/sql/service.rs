@@ -17,7 +17,7 @@ use super::error::StatementError;
 use super::executor::Executor;
 use super::op::Sql;
 use super::op::append::AppendOp;
-use super::op::context::Context;
+use super::op::context::{Context, Settings};
 use super::op::create::CreateOp;
 use super::op::delete::DeleteOp;
 use super::op::list;
@@ -28,6 +28,7 @@ use super::schema::columns::columns;
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
+use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, DeleteSession, Error, Event, EventCursor, GetSession,
@@ -141,7 +142,7 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     async fn on_pool(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, statement_timeout, shares_pool: _ } = options;
+        let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, shares_pool: _ } = options;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         let (pool, query) = (connection.clone(), version_query::<D>(&tables));
         let version = in_task(async move { pool.query_one_raw(query).await });
@@ -149,7 +150,10 @@ impl<D: Dialect> SqlSessionService<D> {
         let (pool, of) = (connection.clone(), tables.clone());
         let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
         check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
-        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), Database::new(connection, timeout), tables, true))
+        let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
+        let settings = Settings { fast_paths: true, max_state_bytes };
+        let database = Database::new(connection, timeout);
+        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), database, tables, settings))
     }
 
     fn assemble(
@@ -157,9 +161,10 @@ impl<D: Dialect> SqlSessionService<D> {
         ids: Arc<dyn IdSource>,
         database: Database<D>,
         tables: Tables,
-        fast_paths: bool,
+        settings: Settings,
     ) -> Self {
-        let sql = Arc::new(Sql::new(&tables, fast_paths));
+        let Settings { fast_paths, .. } = settings;
+        let sql = Arc::new(Sql::new(&tables, settings));
         let policy = QueuePolicy {
             max_concurrent_batches: database.max_concurrent_batches(),
             batch_size: if fast_paths { BATCH_SIZE } else { 1 },
@@ -168,13 +173,13 @@ impl<D: Dialect> SqlSessionService<D> {
             lock: if D::MAX_CONCURRENT_BATCHES > 1 { LockMode::SkipLocked } else { LockMode::Wait },
             batching: fast_paths,
         };
-        let context = Arc::new(Context::new(database, tables, fast_paths));
+        let context = Arc::new(Context::new(database, tables, settings));
         Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context }
     }
 
-    fn reassemble(self, timeout: StatementTimeout, fast_paths: bool) -> Self {
+    fn reassemble(self, timeout: StatementTimeout, settings: Settings) -> Self {
         let database = Database::new(self.pool().clone(), timeout);
-        Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), fast_paths)
+        Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), settings)
     }
 
     /// Returns the same service with or without its fast paths; with them by default.
@@ -184,14 +189,15 @@ impl<D: Dialect> SqlSessionService<D> {
     /// to blame for something.
     pub fn with_fast_paths(self, fast_paths: bool) -> Self {
         let timeout = self.context.database.statement_timeout();
-        self.reassemble(timeout, fast_paths)
+        let settings = Settings { fast_paths, ..self.context.settings };
+        self.reassemble(timeout, settings)
     }
 
     /// Returns the same service with another limit on a statement, or on all statements of one transaction; see
     /// [`ServiceOptions::with_statement_timeout`].
     pub fn with_statement_timeout(self, timeout: Duration) -> Self {
-        let fast_paths = self.context.fast_paths;
-        self.reassemble(StatementTimeout(timeout), fast_paths)
+        let settings = self.context.settings;
+        self.reassemble(StatementTimeout(timeout), settings)
     }
 
     /// Returns the same service with another clock.

@@ -108,7 +108,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a revision is of one session, PostgreSQL's statement",
         file: BULK,
-        from: ".and(of(INPUT, EXPECTED_LIFE).eq(created()));",
+        from: ".and(of(INPUT, EXPECTED_LIFE).eq(of_row(Column::CreateTime)));",
         to: ";",
         case: "postgres_18::a_revision_does_not_outlive_its_session",
     },
@@ -363,6 +363,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "Expr::exists(is_there).not()",
         to: "Expr::exists(is_there).not().or(Expr::cust(\"1 = 1\"))",
         case: "mariadb::a_delete_takes_no_event_of_a_later_session",
+    },
+    Mutant {
+        guard: "a state does not outgrow its limit",
+        file: "crates/core/src/state.rs",
+        from: "bytes if bytes > max_bytes => {",
+        to: "bytes if bytes > max_bytes && bytes < max_bytes => {",
+        case: "mariadb::a_state_does_not_outgrow_its_limit",
+    },
+    Mutant {
+        guard: "a state does not outgrow its limit, PostgreSQL's statement",
+        file: BULK,
+        from: "    let is_within = text().lte(Expr::cust(max_bytes.to_string()));",
+        to: "    let is_within = text().gte(Expr::cust(\"0\"));",
+        case: "postgres_18::a_state_does_not_outgrow_its_limit",
     },
     Mutant {
         guard: "a delete at a revision deletes no other",

@@ -9,7 +9,7 @@ use sea_orm::{QueryResult, Value};
 
 use super::bulk;
 use super::context::Context;
-use super::shared_state::{changed_rows, state_value};
+use super::shared_state::changed_rows;
 use crate::sql::decode::{EventName, RowDecoder};
 use crate::sql::dialect::Dialect;
 use crate::sql::driver::Driver;
@@ -66,7 +66,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
     /// caller's own transaction.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Appended>> {
         let Attempt { on, lock, prefetched } = attempt;
-        if context.fast_paths
+        if context.settings.fast_paths
             && let Some(expected) = self.new.revision_for_blind_append()
         {
             if self.store_at_revision(on, expected, lock).await? {
@@ -77,7 +77,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
                 return Ok(Applied::Locked);
             }
         }
-        self.store_under_lock(context.fast_paths, Attempt { on, lock, prefetched }).await
+        self.store_under_lock(context, Attempt { on, lock, prefetched }).await
     }
 
     async fn apply_bulk(context: &Context<D>, writes: &[&Self]) -> Option<Result<BulkResults<Appended>>> {
@@ -117,7 +117,11 @@ impl<D: Dialect> AppendOp<D> {
         store.run(true, on, event, [timestamp].into_iter().chain(session_key_values(&new.key))).await
     }
 
-    async fn store_under_lock(&self, fast_paths: bool, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Appended>> {
+    async fn store_under_lock(
+        &self,
+        context: &Context<D>,
+        attempt: Attempt<'_, Context<D>>,
+    ) -> Result<Applied<Appended>> {
         let (Self { sql, new }, Attempt { on, lock, prefetched }) = (self, attempt);
         let select = match lock {
             LockMode::Wait => &sql.lock_session,
@@ -145,11 +149,11 @@ impl<D: Dialect> AppendOp<D> {
         if !new.delta.session.is_empty() {
             let mut merged = session.state(&row, "state")?;
             merged.merge(new.delta.session.clone());
-            state = Some(state_value(&merged)?);
+            state = Some(Value::from(merged.to_row(context.settings.max_state_bytes, &new.key)?));
         }
         let store = if state.is_some() { &sql.store_with_state } else { &sql.store };
         let written = [D::SCHEMA.timestamp(timestamp)].into_iter().chain(state).chain(session_key_values(&new.key));
-        if store.run(fast_paths, on, event_values::<D>(new, timestamp), written).await? {
+        if store.run(context.settings.fast_paths, on, event_values::<D>(new, timestamp), written).await? {
             return Ok(Applied::Written(Appended::Stored(Revision::new(create_time, timestamp))));
         }
         let replayed = self.replayed(on, create_time).await?.ok_or_else(|| {

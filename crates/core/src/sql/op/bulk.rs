@@ -4,11 +4,10 @@
 use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbErr, QueryResult, Value};
 
-use super::shared_state::state_value;
 use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
 use crate::sql::statement::SqlText;
-use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
+use crate::{BackendError, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
 
 /// Runs a bulk statement for `writes` writes, and returns its rows.
 pub(super) async fn run<D: Dialect>(
@@ -53,8 +52,9 @@ pub(super) fn times(values: impl Iterator<Item = Timestamp>) -> Value {
 }
 
 pub(super) fn states<'a>(values: impl Iterator<Item = &'a State>) -> Result<Value> {
-    let values: Vec<Value> = values.map(state_value).collect::<Result<_>>()?;
-    Ok(array(ArrayType::String, values.into_iter()))
+    let texts: Result<Vec<String>, serde_json::Error> = values.map(State::to_stored).collect();
+    let texts = texts.map_err(|error| Error::invalid("state", error.to_string()))?;
+    Ok(array(ArrayType::String, texts.into_iter()))
 }
 
 fn array<T: Into<Value>>(of: ArrayType, values: impl Iterator<Item = T>) -> Value {

@@ -19,12 +19,20 @@ use crate::sql::tables::Tables;
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
 use crate::{Error, Json, Result, Revision, SessionKey, State};
 
-/// The database, the statements that several operations share, and whether fast paths are allowed.
+/// How operations run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Whether an operation may take a shorter way than the portable algorithm.
+    pub(crate) fast_paths: bool,
+    /// The limit on the JSON text of a state.
+    pub(crate) max_state_bytes: usize,
+}
+
+/// The database, the statements that several operations share, and how operations run.
 pub(crate) struct Context<D: Dialect> {
     pub(crate) database: Database<D>,
     pub(crate) tables: Tables,
-    /// Whether an operation may take a shorter way than the portable algorithm.
-    pub(crate) fast_paths: bool,
+    pub(crate) settings: Settings,
     pub(super) shared_state: SharedStateSql<D>,
     session: SessionSql<D>,
 }
@@ -48,11 +56,11 @@ impl<D: Dialect> SessionSql<D> {
 }
 
 impl<D: Dialect> Context<D> {
-    pub(crate) fn new(database: Database<D>, tables: Tables, fast_paths: bool) -> Self {
+    pub(crate) fn new(database: Database<D>, tables: Tables, settings: Settings) -> Self {
         Self {
             database,
-            fast_paths,
-            shared_state: SharedStateSql::new(&tables),
+            settings,
+            shared_state: SharedStateSql::new(&tables, settings.max_state_bytes),
             session: SessionSql::new(&tables),
             tables,
         }

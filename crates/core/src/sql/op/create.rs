@@ -9,7 +9,7 @@ use sea_orm::{QueryResult, Value};
 
 use super::bulk;
 use super::context::Context;
-use super::shared_state::{changed_rows, state_value};
+use super::shared_state::changed_rows;
 use crate::entity::sessions;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
@@ -69,9 +69,13 @@ fn insert_session<D: Dialect>(tables: &Tables, condition: Option<Expr>) -> SqlTe
 }
 
 /// The values of a session's row.
-fn row_values<D: Dialect>(new: &NewSession) -> Result<impl Iterator<Item = Value> + Send + use<D>> {
+fn row_values<D: Dialect>(
+    context: &Context<D>,
+    new: &NewSession,
+) -> Result<impl Iterator<Item = Value> + Send + use<D>> {
     let time = D::SCHEMA.timestamp(new.create_time);
-    Ok(session_key_values(&new.key).chain([state_value(&new.state.session)?, time.clone(), time]))
+    let state = new.state.session.to_row(context.settings.max_state_bytes, &new.key)?;
+    Ok(session_key_values(&new.key).chain([state.into(), time.clone(), time]))
 }
 
 /// A session to create.
@@ -103,8 +107,8 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     }
 
     /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
-    async fn apply(&self, _: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
-        let insert = self.sql.insert_session.bind(row_values::<D>(&self.new)?);
+    async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
+        let insert = self.sql.insert_session.bind(row_values(context, &self.new)?);
         match inserted::<D>(attempt.on.execute(insert).await) {
             Ok(true) => Ok(Applied::Written(self.new.to_session(State::new(), State::new()))),
             Ok(false) => Err(Error::already_exists(&self.new.key)),
@@ -123,14 +127,15 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     /// If that inserts none, there is such a session, or the statement came too late: a transaction finds out.
     async fn apply_alone(&self, context: &Context<D>) -> Result<Option<Applied<Session>>> {
         let Self { sql, new } = self;
-        if !(context.fast_paths && sql.bulk.is_none() && new.state.app.is_empty() && new.state.user.is_empty()) {
+        if !(context.settings.fast_paths && sql.bulk.is_none() && new.state.app.is_empty() && new.state.user.is_empty())
+        {
             return Ok(None);
         }
         let mut on = context.database.autocommit();
         let Some((app, user)) = context.shared_state.read_both(&mut on, &new.key, OPERATION).await? else {
             return Ok(None);
         };
-        let row = row_values::<D>(new)?;
+        let row = row_values(context, new)?;
         let insert = |deadline| sql.insert_in_time.bind(row.chain([deadline]));
         let inserted = context.database.autocommit_write(OPERATION, insert, &mut |_| {}).await? > 0;
         Ok(inserted.then(|| Applied::Written(new.to_session(app, user))))

@@ -19,12 +19,14 @@ pub(crate) mod update_state;
 
 use std::sync::Arc;
 
+use self::context::Settings;
 use crate::sql::deadline::DatabaseClock;
 use crate::sql::dialect::Dialect;
 use crate::sql::schema::check::version_query;
 use crate::sql::schema::columns::columns_query;
 use crate::sql::statement::SqlText;
 use crate::sql::tables::Tables;
+use crate::state::DEFAULT_MAX_STATE_BYTES;
 
 /// The statements of the operations, built once for a service.
 pub(crate) struct Sql<D> {
@@ -36,8 +38,8 @@ pub(crate) struct Sql<D> {
 
 impl<D: Dialect> Sql<D> {
     /// With the dialect's fast paths, or with portable statements only.
-    pub(crate) fn new(tables: &Tables, fast_paths: bool) -> Self {
-        let bulk = D::bulk_statements(tables).filter(|_| fast_paths);
+    pub(crate) fn new(tables: &Tables, Settings { fast_paths, max_state_bytes }: Settings) -> Self {
+        let bulk = D::bulk_statements(tables, max_state_bytes).filter(|_| fast_paths);
         Self {
             append: Arc::new(append::AppendSql::new(tables, bulk.as_ref())),
             create: Arc::new(create::CreateSql::new(tables, bulk.as_ref())),
@@ -55,8 +57,9 @@ impl<D: Dialect> Sql<D> {
 /// The text of the statements that the operations of dialect `D` send, by their names: for reviews, and for whoever
 /// reads the server's own statistics. Listings are shown once with a cursor and once without.
 pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
-    let sql = Sql::<D>::new(tables, true);
-    let shared_state = shared_state::SharedStateSql::<D>::new(tables);
+    let settings = Settings { fast_paths: true, max_state_bytes: DEFAULT_MAX_STATE_BYTES };
+    let sql = Sql::<D>::new(tables, settings);
+    let shared_state = shared_state::SharedStateSql::<D>::new(tables, settings.max_state_bytes);
     let session = context::SessionSql::<D>::new(tables);
     let kept = [
         ("append_event", sql.append.texts()),

@@ -25,10 +25,11 @@ pub(crate) struct SharedStateSql<D> {
     user: SharedTable<D>,
     /// Reads the states of an app and of one of its users, with the names of their tables.
     both: SqlText<D>,
+    max_state_bytes: usize,
 }
 
 impl<D: Dialect> SharedStateSql<D> {
-    pub(crate) fn new(tables: &Tables) -> Self {
+    pub(crate) fn new(tables: &Tables, max_state_bytes: usize) -> Self {
         use {app_states::Column as App, user_states::Column as User};
         let app = SharedTable::new(tables, app_states::Entity, [App::AppName], App::State, App::UpdateTime);
         let user =
@@ -37,11 +38,11 @@ impl<D: Dialect> SharedStateSql<D> {
             select.expr_as(Expr::cust(format!("'{table}'")), Alias::new(TABLE)).take()
         };
         let both = named((app.0.name, app.1)).union(UnionType::All, named((user.0.name, user.1))).take();
-        Self { app: app.0, user: user.0, both: SqlText::new(&both) }
+        Self { app: app.0, user: user.0, both: SqlText::new(&both), max_state_bytes }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
-        let Self { app, user, both } = self;
+        let Self { app, user, both, .. } = self;
         vec![
             ("read_app", &app.read),
             ("lock_app", &app.lock),
@@ -71,7 +72,7 @@ impl<D: Dialect> SharedStateSql<D> {
     ) -> Result<SharedStates> {
         let mut states = SharedStates::default();
         for change in changes.into_iter() {
-            let state = self.table(&change.row).merge(on, &change, operation).await?;
+            let state = self.table(&change.row).merge(on, &change, self.max_state_bytes, operation).await?;
             states.insert(change.row, state);
         }
         Ok(states)
@@ -193,7 +194,13 @@ impl<D: Dialect> SharedTable<D> {
     /// queue all creates of an app on MySQL, where its no-op update locks the row. The read may miss a row that was
     /// created meanwhile. The insert-or-ignore then waits for the transaction that creates it, and the locking read
     /// after it sees what was committed, at any isolation level.
-    async fn merge(&self, on: &mut dyn Executor, change: &SharedChange, operation: &str) -> Result<State> {
+    async fn merge(
+        &self,
+        on: &mut dyn Executor,
+        change: &SharedChange,
+        max_state_bytes: usize,
+        operation: &str,
+    ) -> Result<State> {
         let failed = |error| statement_error::<D>(operation, error);
         let SharedChange { row: key, delta, now } = change;
         let select = if delta.is_empty() { &self.read } else { &self.lock };
@@ -210,7 +217,7 @@ impl<D: Dialect> SharedTable<D> {
         };
         if !delta.is_empty() {
             state.merge(delta.clone());
-            let values = [state_value(&state)?, D::SCHEMA.timestamp(*now)];
+            let values = [state.to_row(max_state_bytes, key)?.into(), D::SCHEMA.timestamp(*now)];
             on.execute(self.write.bind(values.into_iter().chain(key_values(key)))).await.map_err(failed)?;
         }
         Ok(state)
@@ -230,10 +237,4 @@ pub(super) fn changed_rows(key: &SessionKey, delta: &ScopedState) -> Vec<SharedK
     let app = (!delta.app.is_empty()).then(|| SharedKey::app(key));
     let user = (!delta.user.is_empty()).then(|| SharedKey::user(key));
     app.into_iter().chain(user).collect()
-}
-
-/// A state as the value of a JSON column.
-pub(super) fn state_value(state: &State) -> Result<Value> {
-    let text = state.to_stored().map_err(|error| crate::Error::invalid("state", error.to_string()))?;
-    Ok(text.into())
 }
