@@ -28,6 +28,7 @@ use super::schema::columns::columns;
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
+use crate::event::adk_check::AdkCheck;
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AppName, AppendEvent, Appended, Clock, CreateSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents,
@@ -54,6 +55,7 @@ const BATCH_SIZE: usize = 64;
 pub struct SqlSessionService<D: Dialect> {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    adk_check: AdkCheck,
     sql: Arc<Sql<D>>,
     context: Arc<Context<D>>,
     writer: Arc<Writer<Context<D>>>,
@@ -64,6 +66,7 @@ impl<D: Dialect> Clone for SqlSessionService<D> {
         Self {
             clock: self.clock.clone(),
             ids: self.ids.clone(),
+            adk_check: self.adk_check,
             sql: self.sql.clone(),
             context: self.context.clone(),
             writer: self.writer.clone(),
@@ -126,7 +129,7 @@ impl<D: Dialect> SqlSessionService<D> {
     /// Those of [`from_connection`](Self::from_connection), and [`Invalid`](Error::Invalid) for a schema or a table
     /// prefix that is not a plain word.
     pub async fn from_connection_with(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, statement_timeout } = options;
+        let ServiceOptions { tables, accepted_risks, statement_timeout, adk_check } = options;
         tables.check()?;
         check_backend::<D>("connection", connection.get_database_backend())?;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
@@ -136,12 +139,14 @@ impl<D: Dialect> SqlSessionService<D> {
         let (pool, of) = (connection.clone(), tables.clone());
         let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
         check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
-        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), Database::new(connection, timeout), tables, true))
+        let (clock, ids, database) = (Arc::new(SystemClock), Arc::new(UuidV7), Database::new(connection, timeout));
+        Ok(Self::assemble(clock, ids, adk_check, database, tables, true))
     }
 
     fn assemble(
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        adk_check: AdkCheck,
         database: Database<D>,
         tables: Tables,
         fast_paths: bool,
@@ -156,12 +161,12 @@ impl<D: Dialect> SqlSessionService<D> {
             batching: fast_paths,
         };
         let context = Arc::new(Context::new(database, tables, fast_paths));
-        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context }
+        Self { clock, ids, adk_check, sql, writer: Writer::new(context.clone(), policy), context }
     }
 
     fn reassemble(self, timeout: StatementTimeout, fast_paths: bool) -> Self {
         let database = Database::new(self.pool().clone(), timeout);
-        Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), fast_paths)
+        Self::assemble(self.clock, self.ids, self.adk_check, database, self.context.tables.clone(), fast_paths)
     }
 
     /// Returns the same service with or without its fast paths; with them by default.
@@ -210,7 +215,7 @@ impl<D: Dialect> SqlSessionService<D> {
 
     /// `None` for a partial event.
     fn append_op(&self, request: AppendEvent) -> Result<Option<AppendOp<D>>> {
-        let new = NewEvent::try_prepare(request, &*self.clock)?;
+        let new = NewEvent::try_prepare(request, &*self.clock, self.adk_check)?;
         Ok(new.map(|new| self.append_new(new)))
     }
 
@@ -325,7 +330,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
 impl<D: Dialect> StateService for SqlSessionService<D> {
     async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
         traced::<D, _>("update_state", async {
-            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock, self.adk_check)? {
                 NewStateUpdate::Session(new) => StateUpdated::Session(self.writer.submit(self.append_new(*new)).await?),
                 NewStateUpdate::Shared(update) => {
                     StateUpdated::Shared(self.writer.submit(UpdateSharedStateOp::new(update)).await?)
