@@ -3,57 +3,68 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
 use seabed::sea_orm::TransactionTrait as _;
 use seabed::{
     AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetSession, Json, MemorySessionService, ServiceOptions,
     SessionKey, SessionService, TransactionalService as _,
 };
-use seabed_tests::ADK_2_13;
+use seabed_tests::{ADK_2_13, Peer};
 
 use super::{create, get, key};
 use crate::fixture::Fixture;
 
-/// Errors of google-adk's that come from rules of single models, which Seabed does not check.
-const RULES: [&str; 2] = ["greater_than_equal", "value_error"];
+/// Whether Seabed looks less closely than google-adk, whose objections these are: single models have rules of their own,
+/// and the models of credentials are open ones, of which Seabed checks the first level.
+fn is_overlooked(event: &Json, objections: &[String]) -> bool {
+    let is_rule = |objection: &String| ["greater_than_equal", "value_error"].contains(&&**objection);
+    objections.iter().all(is_rule) || event.as_str().contains("requested_auth_configs")
+}
 
 pub(super) async fn seabed_refuses_just_what_google_adk_cannot_read(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let adk = ADK_2_13.start(&fixture.service_url).await?;
     let key = key("readable")?;
     create(&service, &key).await?;
-    // The form in which Seabed stores them. What its own types refuse cannot be appended.
-    let events: Vec<Event> = adk.misshapen_events().await?.iter().filter_map(|event| event.decode().ok()).collect();
-    let events: Vec<Event> = events
-        .into_iter()
-        .zip(0..)
-        .map(|(event, number)| Event { timestamp: 1e9, ..event }.with_id(format!("{number}")))
-        .collect();
+    let events = misshapen_events(&adk).await?;
+    // In the form in which Seabed stores them.
     let written = events.iter().map(Json::from_serialize).collect::<Result<Vec<_>, _>>()?;
-    let (mut accepted, mut refused, mut by_rule) = (0, 0, 0);
+    let (mut accepted, mut refused, mut overlooked) = (Vec::new(), 0, 0);
     for ((event, json), objections) in events.into_iter().zip(&written).zip(adk.objections(&written).await?) {
         match event.check_for_adk() {
-            Ok(()) if objections.is_empty() => {
-                service.append_event(append(&key, event)).await?;
-                accepted += 1;
-            }
+            Ok(()) if objections.is_empty() => accepted.push(event),
             Ok(()) => {
-                ensure!(objections.iter().all(|objection| RULES.contains(&&**objection)), "{json}: {objections:?}");
-                by_rule += 1;
+                ensure!(is_overlooked(json, &objections), "{json:.500}: {objections:?}");
+                overlooked += 1;
             }
-            Err(Error::Invalid { reason, .. }) => {
-                ensure!(!objections.is_empty(), "{json}: {reason}");
+            Err(error) => {
+                ensure!(!objections.is_empty(), "{json:.500}: {error}");
                 let outcome = service.append_event(append(&key, event)).await;
-                ensure!(matches!(outcome, Err(Error::Invalid { field: "event", .. })), "{json}: {outcome:?}");
+                ensure!(matches!(outcome, Err(Error::Invalid { field: "event", .. })), "{json:.500}: {outcome:?}");
                 refused += 1;
             }
-            Err(other) => return Err(other.into()),
         }
     }
-    ensure!(accepted > 1000 && refused > 1000 && by_rule < 50, "{accepted}, {refused}, {by_rule}");
+    ensure!(
+        accepted.len() > 3000 && refused > 3000 && overlooked < 1000,
+        "{}, {refused}, {overlooked}",
+        accepted.len()
+    );
+    for events in accepted.chunks(64) {
+        try_join_all(events.iter().map(|event| service.append_event(append(&key, event.clone())))).await?;
+    }
     let stored = get(&service, &key).await?.events.len();
     let read = adk.get(&key).await?.context("google-adk finds no session")?;
-    ensure!(read.events.len() == stored, "google-adk reads {} of {stored} events", read.events.len());
+    ensure!(read.events.len() == stored && stored > 3000, "google-adk reads {} of {stored}", read.events.len());
     adk.stop().await
+}
+
+/// Events that differ from google-adk's samples in one place each; without those that cannot be appended, because
+/// Seabed's own types have no room for them.
+async fn misshapen_events(adk: &Peer) -> anyhow::Result<Vec<Event>> {
+    let events = adk.misshapen_events().await?;
+    let events = events.iter().filter_map(|event| event.decode::<Event>().ok()).zip(0..);
+    Ok(events.map(|(event, number)| event.with_id(format!("{number}")).with_timestamp(1e9)).collect())
 }
 
 fn append(key: &SessionKey, event: Event) -> AppendEvent {

@@ -34,7 +34,7 @@ fn check(event: &str) -> Result<(), Problem> {
     models::EVENT.check(&entries)?;
     let is_set = |key| entries.get(key).is_some_and(|value: &&RawValue| !is_null(value.get()));
     if is_set("message") && is_set("content") {
-        return Err(Problem::new("is another name of `content`, which is there too").at("message"));
+        return Err(Problem::new("is another name of content, which is there too").at("message"));
     }
     Ok(())
 }
@@ -279,7 +279,7 @@ mod tests {
                 r#""cache_metadata":{"fingerprint":"f","contentsCount":1}"#,
                 "cache_metadata.contentsCount: it is an unknown key",
             ),
-            (r#""content":{},"message":"hi""#, "message: it is another name of `content`, which is there too"),
+            (r#""content":{},"message":"hi""#, "message: it is another name of content, which is there too"),
         ] {
             assert_eq!(problem(keys), Some(format!("google-adk 2.13 cannot read {expected}")), "{keys}");
         }
