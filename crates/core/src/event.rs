@@ -269,6 +269,7 @@ impl Serialize for EventActions {
 }
 
 /// A key of a JSON object, borrowed from the text where it has no escapes.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {

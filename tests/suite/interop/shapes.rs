@@ -14,11 +14,10 @@ use seabed_tests::{ADK_2_13, Peer};
 use super::{create, get, key};
 use crate::fixture::Fixture;
 
-/// Whether Seabed looks less closely than google-adk, whose objections these are: single models have rules of their own,
-/// and the models of credentials are open ones, of which Seabed checks the first level.
+/// Whether Seabed looks less closely than google-adk, whose objections these are: some models have rules in Python, and
+/// of the models of credentials, which are open ones, Seabed checks the first level.
 fn is_overlooked(event: &Json, objections: &[String]) -> bool {
-    let is_rule = |objection: &String| ["greater_than_equal", "value_error"].contains(&&**objection);
-    objections.iter().all(is_rule) || event.as_str().contains("requested_auth_configs")
+    objections == ["value_error"] || event.as_str().contains("requested_auth_configs")
 }
 
 pub(super) async fn seabed_refuses_just_what_google_adk_cannot_read(fixture: &Fixture) -> anyhow::Result<()> {
@@ -45,17 +44,13 @@ pub(super) async fn seabed_refuses_just_what_google_adk_cannot_read(fixture: &Fi
             }
         }
     }
-    ensure!(
-        accepted.len() > 3000 && refused > 3000 && overlooked < 1000,
-        "{}, {refused}, {overlooked}",
-        accepted.len()
-    );
+    ensure!(accepted.len() > 2000 && refused > 2000 && overlooked < 100, "{}, {refused}, {overlooked}", accepted.len());
     for events in accepted.chunks(64) {
         try_join_all(events.iter().map(|event| service.append_event(append(&key, event.clone())))).await?;
     }
     let stored = get(&service, &key).await?.events.len();
     let read = adk.get(&key).await?.context("google-adk finds no session")?;
-    ensure!(read.events.len() == stored && stored > 3000, "google-adk reads {} of {stored}", read.events.len());
+    ensure!(read.events.len() == stored && stored > 2000, "google-adk reads {} of {stored}", read.events.len());
     adk.stop().await
 }
 
@@ -96,8 +91,8 @@ pub(super) async fn without_the_check_every_event_is_stored(fixture: &Fixture) -
         ensure!(matches!(outcome, Err(Error::Invalid { field: "event", .. })), "{outcome:?}");
     }
     let transaction = fixture.admin.begin_with_options(service.transaction_options()).await?;
-    let stored = service.append_event_in(&transaction, append(&key, unreadable("g"))).await?;
+    let appended = service.append_event_in(&transaction, append(&key, unreadable("g"))).await?;
     transaction.commit().await?;
-    ensure!(stored.revision().is_some(), "{stored}");
+    ensure!(appended.revision().is_some(), "{appended}");
     Ok(())
 }

@@ -69,7 +69,7 @@ async fn events_that_google_adk_cannot_read_are_refused(context: Context) -> any
         (r#"{"node_info": null}"#, "node_info:"),
         (r#"{"state": "busy"}"#, "state:"),
         (r#"{"content": {}, "message": "hello"}"#, "message:"),
-        (r#"{"content": "hel", "partial": true}"#, "content:"),
+        (r#"{"content": "hi", "partial": true}"#, "content:"),
     ] {
         let event = Event { id: "e".to_owned(), timestamp: 1e9, ..Json::parse(unreadable)?.decode()? };
         let refused = context.append(&session.key, event).await;

@@ -3,12 +3,14 @@
 
 mod models;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Key;
 use crate::{Error, Json, Result};
 
 /// Whether a service refuses events that google-adk cannot read.
@@ -32,7 +34,7 @@ impl AdkCheck {
 fn check(event: &str) -> Result<(), Problem> {
     let entries = parse_object(event)?;
     models::EVENT.check(&entries)?;
-    let is_set = |key| entries.get(key).is_some_and(|value: &&RawValue| !is_null(value.get()));
+    let is_set = |key| entries.get(&Key(Cow::Borrowed(key))).is_some_and(|value| !is_null(value.get()));
     if is_set("message") && is_set("content") {
         return Err(Problem::new("is another name of content, which is there too").at("message"));
     }
@@ -130,7 +132,7 @@ impl Kind {
             Self::Map(kind) => {
                 let entries = parse_object(json)?;
                 let mut entries = entries.iter();
-                entries.try_for_each(|(key, value)| kind.check(value.get()).map_err(|problem| problem.at(key)))
+                entries.try_for_each(|(key, value)| kind.check(value.get()).map_err(|problem| problem.at(&key.0)))
             }
             Self::List(kind) => {
                 let items: Vec<&RawValue> = parse(json).ok_or(Problem::new("is not a list"))?;
@@ -145,16 +147,16 @@ impl Model {
     fn check(&self, entries: &Object<'_>) -> Result<(), Problem> {
         let mut seen = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            match self.fields.iter().find(|field| self.has_field_at(field, key)) {
+            match self.field(&key.0) {
                 Some(field) if !self.is_open && seen.contains(&field.name) => {
-                    return Err(Problem::new("is there under both of its names").at(key));
+                    return Err(Problem::new("is there under both of its names").at(&key.0));
                 }
                 Some(field) => {
-                    field.check(value.get()).map_err(|problem| problem.at(key))?;
+                    field.check(value.get()).map_err(|problem| problem.at(&key.0))?;
                     seen.push(field.name);
                 }
                 None if self.is_open => {}
-                None => return Err(Problem::new("is an unknown key").at(key)),
+                None => return Err(Problem::new("is an unknown key").at(&key.0)),
             }
         }
         match self.fields.iter().find(|field| field.presence == Presence::Required && !seen.contains(&field.name)) {
@@ -163,8 +165,10 @@ impl Model {
         }
     }
 
-    fn has_field_at(&self, field: &Field, key: &str) -> bool {
-        field.name == key || self.has_aliases && camel_case(field.name).eq(key.chars())
+    fn field(&self, key: &str) -> Option<&Field> {
+        let may_be_alias = self.has_aliases && key.bytes().any(|byte| byte.is_ascii_uppercase());
+        let is_alias = |field: &Field| may_be_alias && camel_case(field.name).eq(key.chars());
+        self.fields.iter().find(|field| field.name == key || is_alias(field))
     }
 }
 
@@ -187,7 +191,7 @@ fn camel_case(name: &str) -> impl Iterator<Item = char> {
     })
 }
 
-type Object<'a> = BTreeMap<String, &'a RawValue>;
+type Object<'a> = BTreeMap<Key<'a>, &'a RawValue>;
 
 /// One level of a JSON object. As in Python, the last of two equal keys counts.
 fn parse_object(json: &str) -> Result<Object<'_>, Problem> {
