@@ -32,6 +32,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig
 from google.adk.sessions.database_session_service import DatabaseSessionService
 from google.genai import types
 import pydantic
+from pydantic.alias_generators import to_camel
 
 # How long requests under way may take after the end of the input.
 GRACE_SECONDS = 30
@@ -145,6 +146,46 @@ def sample_events():
         for number, (name, values) in enumerate(samples)]
 
 
+SMALL_SAMPLES = [
+    # Other names for content, state_delta, route and path.
+    {"message": "text", "state": {}, "route": 1, "node_path": "a"},
+    # Without credentials, which are large and take almost anything.
+    {"actions": {"requested_auth_configs": {"call-1": {
+        "auth_scheme": {"type": "oauth2", "flows": {}},
+        "credential_key": "key"}}}}]
+# A value of every type, and of every type that pydantic converts.
+OTHER_VALUES = [None, True, 7, 1.5, "text", "1.0", [], ["text"], {},
+                {"unknown": None}]
+
+
+def variants(value):
+    """Makes values that differ from a JSON value in one place.
+
+    Another value, a key more, a key less or a key in camelCase, at each place
+    down to the leaves. Of a list, only the first item counts.
+    """
+    yield from OTHER_VALUES
+    if isinstance(value, dict):
+        yield {**value, "unknown": 1}
+        for key, item in value.items():
+            rest = {k: v for k, v in value.items() if k != key}
+            yield rest
+            yield {**rest, to_camel(key): item}
+            yield {**value, to_camel(key): item}
+            yield from ({**value, key: other} for other in variants(item))
+    elif isinstance(value, list) and value:
+        yield from ([other] for other in variants(value[0]))
+
+
+def without(value, common):
+    """Returns an object without what it has in common with another."""
+    return {
+        key: (without(item, common[key])
+              if isinstance(item, dict) and key in common else item)
+        for key, item in value.items()
+        if key not in common or item != common[key]}
+
+
 def dump(event):
     """Renders an event as google-adk stores it."""
     return event.model_dump(mode="json", exclude_none=True)
@@ -213,6 +254,34 @@ class Peer:
 
     async def sample_events(self):
         return sample_events()
+
+    async def misshapen_events(self):
+        """Makes events that differ in one place from one of the samples.
+
+        From what only that sample has, and without the sample that has all
+        that the others have.
+        """
+        bare, *samples = [
+            {k: v for k, v in sample.items()
+             if k not in ("id", "author", "invocation_id", "timestamp")}
+            for sample in sample_events()[:-1]
+            if not sample["id"].endswith("requested_auth_configs")]
+        samples = [without(sample, bare) for sample in samples]
+        return [event for sample in (bare, *samples, *SMALL_SAMPLES)
+                for event in variants(sample) if isinstance(event, dict)]
+
+    async def objections(self, events):
+        """Tells for each event why it cannot be read: the types of the
+        errors, none if it can."""
+        def objections(event):
+            try:
+                Event.model_validate(event)
+                return []
+            except pydantic.ValidationError as error:
+                return sorted({each["type"] for each in error.errors()})
+            except Exception as error:
+                return [type(error).__name__]
+        return [objections(event) for event in events]
 
     async def versions(self):
         return {"google-adk": importlib.metadata.version("google-adk"),

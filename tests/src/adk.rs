@@ -282,6 +282,22 @@ impl Peer {
         self.call("sample_events", [], []).await
     }
 
+    /// Returns variants of the sample events, with another value, a key more or a key less in one place each.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn misshapen_events(&self) -> Result<Vec<Json>, AdkError> {
+        self.call("misshapen_events", [], []).await
+    }
+
+    /// Returns for each event the types of the errors with which google-adk refuses to read it; none if it reads it.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn objections(&self, events: &[Json]) -> Result<Vec<Vec<String>>, AdkError> {
+        self.call("objections", [], [("events", json(events)?)]).await
+    }
+
     /// Appends to several sessions of one user concurrently for a while. Each event's id, and the keys it sets, consist
     /// of `writer` and a number.
     ///

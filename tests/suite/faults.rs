@@ -641,7 +641,7 @@ async fn a_database_in_memory_outlives_dropped_calls(_: &Fixture) -> anyhow::Res
     }
     // Far more data than can be stored in that time.
     let hasty = service.clone().with_statement_timeout(Duration::from_millis(1));
-    let large = Event::new("user").with_content("large".repeat(2_000_000));
+    let large = Event::new("user").with_text("large".repeat(2_000_000));
     let mut given_up = 0;
     for number in 0..5 {
         let event = large.clone().with_id(format!("large-{number}"));

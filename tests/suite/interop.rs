@@ -1,6 +1,7 @@
 //! google-adk and Seabed on the same tables.
 
 mod handles;
+mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use serde_json::json;
 use self::handles::{
     a_session_is_refreshed_beside_writers_whose_clocks_disagree, stale_writers_are_told_on_both_sides,
 };
+use self::shapes::{seabed_refuses_just_what_google_adk_cannot_read, without_the_check_every_event_is_stored};
 use crate::fixture::Fixture;
 
 crate::database_cases! {
@@ -28,6 +30,10 @@ crate::database_cases! {
         stale_writers_are_told_on_both_sides,
         a_session_is_refreshed_beside_writers_whose_clocks_disagree,
         both_write_at_once,
+        seabed_refuses_just_what_google_adk_cannot_read,
+    ],
+    Everywhere: [
+        without_the_check_every_event_is_stored,
     ],
     BesideAdk126: [
         google_adk_1_26_reads_and_writes_what_it_knows,

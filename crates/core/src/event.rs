@@ -1,5 +1,7 @@
 //! Events: google-adk's JSON. Fields that programs need are typed; every other key is preserved.
 
+pub(crate) mod adk_check;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,15 +10,21 @@ use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use self::adk_check::AdkCheck;
 use crate::json::number::AnyNumber;
 use crate::replay::is_replay;
-use crate::{Clock, IdSource, Json, State, SystemClock, UuidV7};
+use crate::{Clock, Error, IdSource, Json, Result, State, SystemClock, UuidV7};
 
 /// One event of a session, as google-adk 2.13 stores it in `events.event_data`.
 ///
 /// Reads snake_case and camelCase, writes snake_case, and omits fields that are not set. Keys without a field here stay
-/// in `extra` unchanged. google-adk accepts any such key at the top level, but only keys that it knows inside
-/// `actions`. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded; see [`Json`].
+/// in `extra` unchanged. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded; see
+/// [`Json`].
+///
+/// google-adk accepts any such key at the top level, but elsewhere, as in `actions` and in the parts of `content`, only
+/// keys and types that it knows: it cannot read a session that has an event with others. A service refuses to append
+/// such an event with [`Invalid`](crate::Error::Invalid), unless
+/// [`without_adk_check`](crate::sql::ServiceOptions::without_adk_check) turns that off.
 ///
 /// ```
 /// use seabed_core::Event;
@@ -37,7 +45,7 @@ pub struct Event {
     pub timestamp: f64,
     /// The path of agents that led here, such as `root.researcher`.
     pub branch: Option<String>,
-    /// The message: google-adk's `Content`.
+    /// The message: google-adk's `Content`, an object with `parts` and `role`.
     pub content: Option<Json>,
     /// Whether this is a streamed fragment. Fragments are never stored.
     pub partial: Option<bool>,
@@ -155,6 +163,15 @@ impl Event {
         is_replay(self.clone(), stored.clone())
     }
 
+    /// Checks that google-adk 2.13 can read the event, as a service does before it stores one; for services of your own.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) with the path of what google-adk cannot read, such as `content.parts[0].txt`.
+    pub fn check_for_adk(&self) -> Result<()> {
+        let written = Json::from_serialize(self).map_err(|error| Error::invalid("event", error.to_string()))?;
+        AdkCheck::On.check(&written)
+    }
+
     /// Whether this is a streamed fragment, which is never stored.
     pub fn is_partial(&self) -> bool {
         self.partial == Some(true)
@@ -251,6 +268,7 @@ impl Serialize for EventActions {
 }
 
 /// A key of a JSON object, borrowed from the text where it has no escapes.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use crate::event::adk_check::AdkCheck;
 use crate::state::{DEFAULT_MAX_STATE_BYTES, ScopedState};
 use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
 pub struct MemorySessionService {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    adk_check: AdkCheck,
     store: Arc<Mutex<Store>>,
 }
 
@@ -86,7 +88,12 @@ impl fmt::Debug for MemorySessionService {
 impl MemorySessionService {
     /// Creates an empty store with the system clock and UUIDv7 ids.
     pub fn new() -> Self {
-        Self { clock: Arc::new(SystemClock), ids: Arc::new(UuidV7), store: Arc::default() }
+        Self {
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(UuidV7),
+            adk_check: AdkCheck::default(),
+            store: Arc::default(),
+        }
     }
 
     /// Returns the same service with another clock.
@@ -105,6 +112,13 @@ impl MemorySessionService {
     /// by default. Clones share it.
     pub fn with_max_state_bytes(self, bytes: usize) -> Self {
         self.lock().max_state_bytes = bytes;
+        self
+    }
+
+    /// Returns the same service, which also stores events that google-adk could not read; see
+    /// [`ServiceOptions::without_adk_check`](crate::sql::ServiceOptions::without_adk_check).
+    pub fn without_adk_check(mut self) -> Self {
+        self.adk_check = AdkCheck::Off;
         self
     }
 
@@ -284,7 +298,7 @@ impl SessionService for MemorySessionService {
     }
 
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
-        match NewEvent::try_prepare(request, &*self.clock)? {
+        match NewEvent::try_prepare(request, &*self.clock, self.adk_check)? {
             Some(new) => self.open()?.append(new),
             None => Ok(Appended::Partial),
         }
@@ -320,7 +334,7 @@ impl SessionService for MemorySessionService {
 #[async_trait]
 impl StateService for MemorySessionService {
     async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
-        let update = NewStateUpdate::try_prepare(request, &*self.clock)?;
+        let update = NewStateUpdate::try_prepare(request, &*self.clock, self.adk_check)?;
         let mut store = self.open()?;
         Ok(match update {
             NewStateUpdate::Session(new) => StateUpdated::Session(store.append(*new)?),

@@ -113,7 +113,8 @@ pub trait SessionService: Send + Sync {
     /// [`RevisionConflict`](crate::Error::RevisionConflict) if the session is not at the revision that
     /// [`ExpectedRevision::Exact`](crate::ExpectedRevision::Exact) names;
     /// [`EventIdReused`](crate::Error::EventIdReused) if the id belongs to an event with different content;
-    /// [`Invalid`](crate::Error::Invalid) for an event that not every backend can store.
+    /// [`Invalid`](crate::Error::Invalid) for an event that not every backend can store, and for one
+    /// that google-adk cannot read ([`Event::check_for_adk`]).
     ///
     /// # Cancel safety
     /// All or nothing; repeat the identical call to learn which.

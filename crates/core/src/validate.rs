@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::event::adk_check::AdkCheck;
 use crate::key::{check_id, check_text};
 use crate::replay::is_same_event;
 use crate::revision::stored_timestamp;
@@ -61,7 +62,7 @@ pub(crate) struct NewEvent {
 
 impl NewEvent {
     /// `None` for a partial event, which is checked but never stored.
-    pub(crate) fn try_prepare(request: AppendEvent, clock: &dyn Clock) -> Result<Option<Self>> {
+    pub(crate) fn try_prepare(request: AppendEvent, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Option<Self>> {
         let AppendEvent { key, mut event, expected, nul_policy } = request;
         check_id("event.id", &event.id)?;
         check_text("event.invocation_id", &event.invocation_id, MAX_INVOCATION_ID_CHARS)?;
@@ -73,6 +74,7 @@ impl NewEvent {
             })?;
         event.actions.state_delta = event.actions.state_delta.without_temp();
         let (event_data, event) = portable("event", event, nul_policy)?;
+        adk_check.check(&event_data)?;
         if event.is_partial() {
             return Ok(None);
         }
@@ -166,7 +168,7 @@ pub(crate) enum SharedTarget {
 }
 
 impl NewStateUpdate {
-    pub(crate) fn try_prepare(request: UpdateState, clock: &dyn Clock) -> Result<Self> {
+    pub(crate) fn try_prepare(request: UpdateState, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Self> {
         if request.delta().without_temp().is_empty() {
             return Err(Error::invalid("delta", "empty"));
         }
@@ -174,7 +176,7 @@ impl NewStateUpdate {
         let target = match target {
             StateTarget::Session(key) => {
                 let request = AppendEvent { key, event, expected, nul_policy };
-                let new = NewEvent::try_prepare(request, clock)?;
+                let new = NewEvent::try_prepare(request, clock, adk_check)?;
                 // Only a partial event is none, and this one is not.
                 return new
                     .map(|new| Self::Session(Box::new(new)))

@@ -217,7 +217,7 @@ pub async fn from_connection(connection: DatabaseConnection) -> Result<DynSessio
 }
 
 /// Like [`from_connection`], with options: other tables, risks of their schema that you accept, another statement
-/// timeout.
+/// timeout, no check of events for google-adk.
 ///
 /// # Errors
 /// Those of [`from_connection`], and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not a plain

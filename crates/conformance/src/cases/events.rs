@@ -167,8 +167,9 @@ async fn a_replay_is_told_by_content_not_by_spelling(context: Context) -> anyhow
     let spelled = |text: &str| {
         Json::parse(text).map(|json| Event::new("user").with_id("e").with_timestamp(1e9).with_content(json))
     };
-    context.append(&key, spelled(r#"{"a": 1e2, "b": "é"}"#)?).await?;
-    ensure!(context.append(&key, spelled(r#"{"b":"\u00e9","a":100}"#)?).await?.is_replayed());
+    context.append(&key, spelled(r#"{"parts": [{"part_metadata": {"a": 1e2}}], "role": "é"}"#)?).await?;
+    let again = spelled(r#"{"role":"\u00e9","parts":[{"part_metadata":{"a":100}}]}"#)?;
+    ensure!(context.append(&key, again).await?.is_replayed());
     Ok(())
 }
 
@@ -219,7 +220,7 @@ async fn one_event_id_may_serve_two_sessions(context: Context) -> anyhow::Result
     let event = Event::new("user").with_id("e");
     for user in ["alice", "bob"] {
         let key = context.session(user).await?.key;
-        ensure!(!context.append(&key, event.clone().with_content(json!({"of": user}))).await?.is_replayed());
+        ensure!(!context.append(&key, event.clone().with_content(json!({"role": user}))).await?.is_replayed());
     }
     Ok(())
 }
@@ -256,14 +257,15 @@ async fn deep_json_is_stored_or_refused_but_never_unreadable(context: Context) -
     for depth in [10, 100, 120, 125, 130, 1000, 100_000] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let json = Json::parse(open.repeat(depth) + "1" + &close.repeat(depth))?;
-            let event = Event::new("agent").with_content(json.clone()).with_state_delta(State::new().with("k", json));
+            let mut event = Event::new("agent").with_state_delta(State::new().with("k", json.clone()));
+            event.extra.insert("output".to_owned(), json);
             match context.append(&session.key, event).await {
                 Ok(_) => ensure!(depth < 127, "{depth} levels were stored"),
                 Err(Error::Invalid { field: "event", .. }) => ensure!(depth > 120, "{depth} levels were refused"),
                 Err(other) => return Err(other.into()),
             }
             let stored = context.get(&session.key).await?;
-            for value in stored.events.iter().filter_map(|event| event.content.as_ref()) {
+            for value in stored.events.iter().filter_map(|event| event.extra.get("output")) {
                 value.decode::<serde_json::Value>().context("what was stored cannot be read")?;
             }
         }

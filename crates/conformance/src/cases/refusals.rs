@@ -1,6 +1,6 @@
 //! Invalid input: a typed error, and nothing written.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use seabed_core::{Error, Event, Json, State};
 
 use crate::Context;
@@ -8,6 +8,7 @@ use crate::Context;
 super::case_list![
     times_that_no_server_holds_are_refused,
     json_that_not_every_backend_holds_is_refused,
+    events_that_google_adk_cannot_read_are_refused,
     an_extra_key_that_doubles_a_field_is_refused,
     the_earliest_and_latest_times_are_stored,
     creating_an_existing_id_is_refused_and_writes_nothing,
@@ -39,9 +40,10 @@ async fn json_that_not_every_backend_holds_is_refused(context: Context) -> anyho
         &growing,
     ] {
         let json = Json::parse(text)?;
-        let in_content = Event::new("user").with_content(json.clone());
+        let mut in_output = Event::new("user");
+        in_output.extra.insert("output".to_owned(), json.clone());
         let in_state = Event::new("user").with_state_delta(State::new().with("k", json.clone()));
-        for event in [in_content, in_state] {
+        for event in [in_output, in_state] {
             let refused = context.append(&session.key, event).await;
             ensure!(matches!(refused, Err(Error::Invalid { field: "event", .. })), "{text}: {refused:?}");
         }
@@ -50,6 +52,31 @@ async fn json_that_not_every_backend_holds_is_refused(context: Context) -> anyho
     }
     ensure!(context.get(&session.key).await? == session);
     ensure!(context.service.get_app_state(&session.key.app_name).await?.is_empty());
+    Ok(())
+}
+
+/// google-adk could not read the session any more.
+async fn events_that_google_adk_cannot_read_are_refused(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    for (unreadable, path) in [
+        (r#"{"content": "hello"}"#, "content:"),
+        (r#"{"content": {"parts": [{"text": "a"}, {"txt": "b"}]}}"#, "content.parts[1].txt:"),
+        (r#"{"content": {"parts": [{"inline_data": {"data": "no Base64"}}]}}"#, "content.parts[0].inline_data.data:"),
+        (r#"{"actions": {"unknown": 1}}"#, "actions.unknown:"),
+        (r#"{"actions": {"compaction": {"start_timestamp": 1}}}"#, "actions.compaction.end_timestamp:"),
+        (r#"{"usage_metadata": {"total_token_count": "many"}}"#, "usage_metadata.total_token_count:"),
+        (r#"{"custom_metadata": ["a"]}"#, "custom_metadata:"),
+        (r#"{"node_info": null}"#, "node_info:"),
+        (r#"{"state": "busy"}"#, "state:"),
+        (r#"{"content": {}, "message": "hello"}"#, "message:"),
+        (r#"{"content": "hi", "partial": true}"#, "content:"),
+    ] {
+        let event = Event { id: "e".to_owned(), timestamp: 1e9, ..Json::parse(unreadable)?.decode()? };
+        let refused = context.append(&session.key, event).await;
+        let Err(Error::Invalid { field: "event", reason }) = &refused else { bail!("{unreadable}: {refused:?}") };
+        ensure!(reason.contains(path), "{unreadable}: {reason}");
+    }
+    ensure!(context.get(&session.key).await? == session);
     Ok(())
 }
 

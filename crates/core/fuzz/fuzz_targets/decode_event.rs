@@ -1,5 +1,5 @@
-//! Text that anybody may have written into `events.event_data`: decoding it never panics, and what was decoded is
-//! written so that it decodes to the same.
+//! Text that anybody may have written into `events.event_data`: neither decoding it nor the check for google-adk
+//! panics, and what was decoded is written so that it decodes to the same.
 
 #![no_main]
 
@@ -11,6 +11,7 @@ fuzz_target!(|text: &str| {
         let written = serde_json::to_string(&event).expect("an event that was read can be written");
         let again: Event = serde_json::from_str(&written).expect("an event that was written can be read");
         assert_eq!(event, again, "{written}");
+        let _ = event.check_for_adk();
     }
     if let Ok(state) = serde_json::from_str::<State>(text) {
         let written = serde_json::to_string(&state).expect("a state that was read can be written");

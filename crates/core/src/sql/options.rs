@@ -11,6 +11,7 @@ use super::driver::{Driver, in_runtime};
 use super::error::classify;
 use super::schema::dialect::SchemaRisk;
 use super::tables::Tables;
+use crate::event::adk_check::AdkCheck;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn
@@ -23,7 +24,7 @@ const MAX_CONNECTIONS: u32 = 10;
 const TEST_IF_IDLE_FOR: Duration = Duration::from_secs(1);
 
 /// How a service uses its database: which tables, which risks of their schema it accepts, how long a statement may take,
-/// and how large a state may be.
+/// how large a state may be, and whether google-adk must be able to read the events.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ServiceOptions {
@@ -34,10 +35,11 @@ pub struct ServiceOptions {
     pub(super) shares_pool: bool,
     /// `None` for the default.
     pub(super) max_state_bytes: Option<usize>,
+    pub(super) adk_check: AdkCheck,
 }
 
 impl ServiceOptions {
-    /// The options for google-adk's own tables, with no risks accepted and the driver's statement timeout.
+    /// The options for google-adk's own tables and readers, with no risks accepted and the driver's statement timeout.
     pub fn new() -> Self {
         Self::default()
     }
@@ -95,6 +97,16 @@ impl ServiceOptions {
     /// instead of dropping its future: sqlx 0.9 does not notice such a transaction.
     pub fn with_shared_pool(mut self) -> Self {
         self.shares_pool = true;
+        self
+    }
+
+    /// Lets the service store events that google-adk cannot read, for a database that no Python agent reads.
+    ///
+    /// By default, an append is refused with [`Invalid`](Error::Invalid) if google-adk 2.13 could not read its event:
+    /// content that is a plain string, a key that google-adk does not know in a part or in `actions`, a value of another
+    /// type. google-adk could not read the session from then on. Events that are in the store already are not checked.
+    pub fn without_adk_check(mut self) -> Self {
+        self.adk_check = AdkCheck::Off;
         self
     }
 }
@@ -191,6 +203,11 @@ impl<D: Dialect> ConnectOptions<D> {
     /// See [`ServiceOptions::with_max_state_bytes`].
     pub fn with_max_state_bytes(self, bytes: usize) -> Self {
         self.with_service(|service| service.with_max_state_bytes(bytes))
+    }
+
+    /// See [`ServiceOptions::without_adk_check`].
+    pub fn without_adk_check(self) -> Self {
+        self.with_service(ServiceOptions::without_adk_check)
     }
 
     /// See [`ServiceOptions::accept_risk`].

@@ -142,7 +142,8 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     async fn on_pool(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, shares_pool: _ } = options;
+        let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, adk_check, shares_pool: _ } =
+            options;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         let (pool, query) = (connection.clone(), version_query::<D>(&tables));
         let version = in_task(async move { pool.query_one_raw(query).await });
@@ -151,7 +152,7 @@ impl<D: Dialect> SqlSessionService<D> {
         let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
         check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
-        let settings = Settings { fast_paths: true, max_state_bytes };
+        let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
         let database = Database::new(connection, timeout);
         Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), database, tables, settings))
     }
@@ -230,7 +231,7 @@ impl<D: Dialect> SqlSessionService<D> {
 
     /// `None` for a partial event.
     fn append_op(&self, request: AppendEvent) -> Result<Option<AppendOp<D>>> {
-        let new = NewEvent::try_prepare(request, &*self.clock)?;
+        let new = NewEvent::try_prepare(request, &*self.clock, self.context.settings.adk_check)?;
         Ok(new.map(|new| self.append_new(new)))
     }
 
@@ -341,7 +342,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
 impl<D: Dialect> StateService for SqlSessionService<D> {
     async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
         traced::<D, _>("update_state", async {
-            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock, self.context.settings.adk_check)? {
                 NewStateUpdate::Session(new) => StateUpdated::Session(self.writer.submit(self.append_new(*new)).await?),
                 NewStateUpdate::Shared(update) => {
                     StateUpdated::Shared(self.writer.submit(UpdateSharedStateOp::new(update)).await?)

@@ -162,6 +162,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "mariadb::an_event_id_with_other_content_is_refused",
     },
     Mutant {
+        guard: "an event that google-adk cannot read is refused",
+        file: "crates/core/src/validate.rs",
+        from: "        adk_check.check(&event_data)?;\n",
+        to: "        let _ = adk_check;\n",
+        case: "sqlite_memory::events_that_google_adk_cannot_read_are_refused",
+    },
+    Mutant {
         guard: "stored time of an event is later than that of the newest event",
         file: "crates/core/src/revision.rs",
         from: "if has_events && own <= update_time { update_time.next()? } else { own };",

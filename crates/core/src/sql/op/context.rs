@@ -8,6 +8,7 @@ use sea_orm::sea_query::{Expr, IntoIden, Query};
 
 use super::shared_state::SharedStateSql;
 use crate::entity::sessions;
+use crate::event::adk_check::AdkCheck;
 use crate::sql::database::Database;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
@@ -26,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) fast_paths: bool,
     /// The limit on the JSON text of a state.
     pub(crate) max_state_bytes: usize,
+    /// Whether google-adk must be able to read new events.
+    pub(crate) adk_check: AdkCheck,
 }
 
 /// The database, the statements that several operations share, and how operations run.

@@ -20,6 +20,7 @@ pub(crate) mod update_state;
 use std::sync::Arc;
 
 use self::context::Settings;
+use crate::event::adk_check::AdkCheck;
 use crate::sql::deadline::DatabaseClock;
 use crate::sql::dialect::Dialect;
 use crate::sql::schema::check::version_query;
@@ -38,7 +39,7 @@ pub(crate) struct Sql<D> {
 
 impl<D: Dialect> Sql<D> {
     /// With the dialect's fast paths, or with portable statements only.
-    pub(crate) fn new(tables: &Tables, Settings { fast_paths, max_state_bytes }: Settings) -> Self {
+    pub(crate) fn new(tables: &Tables, Settings { fast_paths, max_state_bytes, .. }: Settings) -> Self {
         let bulk = D::bulk_statements(tables, max_state_bytes).filter(|_| fast_paths);
         Self {
             append: Arc::new(append::AppendSql::new(tables, bulk.as_ref())),
@@ -57,7 +58,8 @@ impl<D: Dialect> Sql<D> {
 /// The text of the statements that the operations of dialect `D` send, by their names: for reviews, and for whoever
 /// reads the server's own statistics. Listings are shown once with a cursor and once without.
 pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
-    let settings = Settings { fast_paths: true, max_state_bytes: DEFAULT_MAX_STATE_BYTES };
+    let settings =
+        Settings { fast_paths: true, max_state_bytes: DEFAULT_MAX_STATE_BYTES, adk_check: AdkCheck::default() };
     let sql = Sql::<D>::new(tables, settings);
     let shared_state = shared_state::SharedStateSql::<D>::new(tables, settings.max_state_bytes);
     let session = context::SessionSql::<D>::new(tables);

@@ -88,7 +88,7 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
 
     async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {
         traced::<D, _>("update_state", async {
-            Ok(match NewStateUpdate::try_prepare(request, &*self.clock)? {
+            Ok(match NewStateUpdate::try_prepare(request, &*self.clock, self.context.settings.adk_check)? {
                 NewStateUpdate::Session(new) => {
                     StateUpdated::Session(self.apply_in(transaction, &self.append_new(*new)).await?)
                 }
