@@ -11,6 +11,7 @@ mod faults;
 mod fixture;
 mod groups;
 mod interop;
+mod limits;
 mod migrations;
 mod model;
 mod processes;
@@ -56,6 +57,8 @@ enum Where {
     Everywhere,
     Servers,
     Postgres,
+    /// And MariaDB.
+    MySql,
     /// Where JSON is text, which other programs may fill with anything.
     ExceptPostgres,
     Sqlite,
@@ -73,8 +76,8 @@ impl Where {
             Store::Server(kind) if kind.family() == Family::MySql => {
                 !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
             }
-            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres),
-            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres),
+            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres | Self::MySql),
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -86,6 +89,7 @@ impl Where {
             Self::Everywhere
             | Self::Servers
             | Self::Postgres
+            | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
             | Self::ExceptMySql => None,
@@ -133,6 +137,7 @@ fn main() -> ExitCode {
             faults::CASES,
             groups::CASES,
             interop::CASES,
+            limits::CASES,
             migrations::CASES,
             model::CASES,
             processes::CASES,

@@ -446,6 +446,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "mariadb::a_transaction_on_another_database_is_refused",
     },
     Mutant {
+        guard: "a statement that the server would not accept is not sent, MySQL",
+        file: "crates/core/src/sql/executor.rs",
+        from: "Some(limit) if size >= limit =>",
+        to: "Some(limit) if size >= limit && limit == 0 =>",
+        case: "mariadb::a_write_larger_than_the_server_accepts",
+    },
+    Mutant {
         guard: "a session that was read in part and recreated since is refreshed in full",
         file: "crates/core/src/service_ext.rs",
         from: "if read.events_since.is_some() && read.create_time",

@@ -23,9 +23,9 @@ impl<D: Dialect> SqlSessionService<D> {
 }
 
 /// A caller's transaction, if it is one on such a database.
-fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
+fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_, D>> {
     check_backend::<D>("transaction", transaction.get_database_backend())?;
-    Ok(CallerTransaction(transaction))
+    Ok(CallerTransaction::new(transaction))
 }
 
 #[async_trait]
