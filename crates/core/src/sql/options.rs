@@ -174,22 +174,28 @@ impl<D: Dialect> ConnectOptions<D> {
     ///
     /// # Errors
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
-    /// the acquire timeout, and [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses.
+    /// the acquire timeout, [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses, and
+    /// [`Schema`](BackendErrorKind::Schema) for a file that does not exist.
     pub async fn open(self) -> Result<DatabaseConnection> {
         let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
         let address = D::Driver::address(&self.driver);
-        let cannot = |kind, advice| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
+        let cannot = |kind, advice: &str| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
         match tokio::time::timeout(timeout, D::Driver::try_connect(&self.driver)).await {
             Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
             Ok(Err(error)) => {
-                let (kind, advice) = match classify::<D>(&error.clone().into()) {
+                let problem = D::Driver::connect_problem(&self.driver);
+                let (kind, advice) = problem.unwrap_or_else(|| match classify::<D>(&error.clone().into()) {
                     BackendErrorKind::Unavailable => (
                         BackendErrorKind::Unavailable,
-                        "is the server up (for SQLite: does the file exist), and the address right?",
+                        "is the server up (for SQLite: may the file and its folder be written), and the address right?"
+                            .to_owned(),
                     ),
-                    _ => (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings"),
-                };
-                Err(cannot(kind, advice).with_source(error).into())
+                    _ => {
+                        let advice = "check user, password, database name and TLS settings";
+                        (BackendErrorKind::Unexpected, advice.to_owned())
+                    }
+                });
+                Err(cannot(kind, &advice).with_source(error).into())
             }
             Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
         }
