@@ -2,17 +2,22 @@
 
 use anyhow::ensure;
 use futures_util::future::{join, join_all};
+use seabed::migration::{Selection, copy};
 use seabed::sea_orm::{DatabaseConnection, TransactionTrait};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, MySqlOptions, SessionKey,
     State, UserKey,
 };
 
+use tokio::sync::Mutex;
+
 use crate::fixture::Fixture;
+use crate::transfer::Other;
 
 crate::database_cases! {
     MySql: [
         a_write_larger_than_the_server_accepts_is_refused_alone,
+        a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name,
     ],
 }
 
@@ -21,6 +26,9 @@ const LIMIT: usize = 1 << 20;
 
 /// A pool of one connection, whose statements the server limits to [`LIMIT`] bytes.
 async fn limited(fixture: &Fixture) -> anyhow::Result<DatabaseConnection> {
+    /// Cases run at the same time.
+    static SETTING: Mutex<()> = Mutex::const_new(());
+    let _setting = SETTING.lock().await;
     let set = |limit: &str| format!("SET GLOBAL max_allowed_packet = {limit}");
     let usual = fixture.query_text("SELECT CAST(@@global.max_allowed_packet AS CHAR) AS text").await?;
     fixture.execute(&set(&LIMIT.to_string())).await?;
@@ -74,5 +82,20 @@ async fn a_write_larger_than_the_server_accepts_is_refused_alone(fixture: &Fixtu
     ensure!(read.is_some_and(|session| session.events.len() == 12 && session.state.is_empty()), "not what was stored");
     let sessions = fixture.query_text("SELECT CAST(COUNT(*) AS CHAR) AS text FROM sessions").await?;
     ensure!(sessions == "1", "{sessions} sessions");
+    Ok(())
+}
+
+async fn a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?.close().await?;
+    let (pool, there) = (limited(fixture).await?, Other::new().await?);
+    let source = seabed::from_connection(there.pool.clone()).await?;
+    let key = source.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+    // Two of these fit by themselves, and not together.
+    for size in [1, LIMIT * 2 / 3, LIMIT * 2 / 3, 12 * LIMIT, 1] {
+        source.append_event(append(&key, &"x".repeat(size))).await?;
+    }
+    let summary = copy(&there.pool, &pool, Selection::default(), &mut |_| {}).await?;
+    ensure!(summary.new_events == 4 && summary.different.is_empty(), "{summary:?}");
+    ensure!(summary.refused.len() == 1 && summary.refused[0].reason.contains("max_allowed_packet"), "{summary:?}");
     Ok(())
 }
