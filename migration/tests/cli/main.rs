@@ -73,13 +73,13 @@ fn up_makes_the_file_and_the_tables_and_status_tells() {
 fn a_dry_run_prints_the_statements_and_changes_nothing() {
     let cli = Cli::new();
     let printed = cli.succeeds(&["up", "--dry-run", "--update-time-index"]);
-    for part in ["CREATE TABLE IF NOT EXISTS \"events\"", "seabed_sessions_update_time", "schema_version"] {
+    for part in ["CREATE TABLE IF NOT EXISTS \"main\".\"events\"", "seabed_sessions_update_time", "schema_version"] {
         assert!(printed.contains(part), "{printed}");
     }
     assert!(!cli.file().exists());
     cli.succeeds(&["up"]);
     assert_eq!(cli.succeeds(&["up", "--dry-run"]), "-- nothing to do\n");
-    assert!(cli.succeeds(&["down", "--dry-run"]).contains("DROP TABLE IF EXISTS \"sessions\""));
+    assert!(cli.succeeds(&["down", "--dry-run"]).contains("DROP TABLE IF EXISTS \"main\".\"sessions\""));
     assert!(cli.succeeds(&["refresh", "--dry-run"]).contains("DROP TABLE"));
     assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
 }
