@@ -116,7 +116,11 @@ async fn a_missing_file_is_told_with_what_creates_it(_: &Fixture) -> anyhow::Res
         ("sqlite+aiosqlite:////srv/a.db", "/srv/a.db"),
     ] {
         let options: seabed::SqliteOptions = url.parse()?;
-        ensure!(options.driver.get_filename().as_os_str() == path, "{url}: {:?}", options.driver.get_filename());
+        ensure!(
+            options.driver.get_filename().as_os_str() == path,
+            "{url} is {}",
+            options.driver.get_filename().display()
+        );
     }
     let error = seabed::connect("sqlite:///no-such-agents.db").await.err().context("a file in the root")?;
     ensure!(error.to_string().contains("sqlite://NAME"), "{error}");

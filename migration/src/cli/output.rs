@@ -8,15 +8,15 @@ pub(crate) struct Output;
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stdout().write(bytes).map_err(output_error)
+        io::stdout().write(bytes).map_err(|error| output_error(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush().map_err(output_error)
+        io::stdout().flush().map_err(|error| output_error(&error))
     }
 }
 
-fn output_error(error: io::Error) -> io::Error {
+fn output_error(error: &io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::BrokenPipe => io::Error::new(ErrorKind::BrokenPipe, ReaderGone),
         kind => io::Error::new(kind, format!("standard output: {error}")),
@@ -38,10 +38,10 @@ impl std::error::Error for ReaderGone {}
 
 /// Whether a command failed because nobody reads its output any more.
 pub(crate) fn is_reader_gone(error: &anyhow::Error) -> bool {
-    let inner = |cause: &'_ (dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<ReaderGone>())
-    };
-    error.chain().any(inner)
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>()?.get_ref())
+        .any(<dyn std::error::Error + Send + Sync>::is::<ReaderGone>)
 }
 
 /// Prints a line for the user to standard error. If nobody can read it, the command does its work all the same.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 
 use super::dialect::Dialect;
 use super::driver::Driver;
@@ -183,21 +183,24 @@ impl<D: Dialect> ConnectOptions<D> {
         match tokio::time::timeout(timeout, D::Driver::try_connect(&self.driver)).await {
             Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
             Ok(Err(error)) => {
-                let problem = D::Driver::connect_problem(&self.driver);
-                let (kind, advice) = problem.unwrap_or_else(|| match classify::<D>(&error.clone().into()) {
-                    BackendErrorKind::Unavailable => (
-                        BackendErrorKind::Unavailable,
-                        "is the server up (for SQLite: may the file and its folder be written), and the address right?"
-                            .to_owned(),
-                    ),
-                    _ => {
-                        let advice = "check user, password, database name and TLS settings";
-                        (BackendErrorKind::Unexpected, advice.to_owned())
-                    }
-                });
+                let (kind, advice) = connect_problem::<D>(&self.driver, &error);
                 Err(cannot(kind, &advice).with_source(error).into())
             }
             Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
         }
     }
+}
+
+/// What the failure of a connection means, and what to do about it.
+fn connect_problem<D: Dialect>(options: &<D::Driver as Driver>::Options, error: &DbErr) -> (BackendErrorKind, String) {
+    if let Some(problem) = D::Driver::connect_problem(options) {
+        return problem;
+    }
+    let (kind, advice) = if classify::<D>(&error.clone().into()) == BackendErrorKind::Unavailable {
+        let advice = "is the server up (for SQLite: may the file and its folder be written), and the address right?";
+        (BackendErrorKind::Unavailable, advice)
+    } else {
+        (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings")
+    };
+    (kind, advice.to_owned())
 }
