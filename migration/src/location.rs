@@ -36,7 +36,7 @@ pub(crate) async fn located(connection: &impl ConnectionTrait, spec: &SchemaSpec
         let places: Vec<String> =
             found.iter().map(|found| format!("{} in {}", found.object_name, found.schema_name)).collect();
         return Err(DbErr::Migration(format!(
-            "the tables are in several schemas ({}); name one with --schema or Tables::with_schema; nothing was changed",
+            "the tables are in several schemas ({}); name one (--schema, Tables::with_schema); nothing was changed",
             places.join(", ")
         )));
     }

@@ -171,8 +171,8 @@ pub enum BackendErrorKind {
     Corrupt,
     /// The tables are missing, or have a schema version that this crate does not know. Run the migrator.
     Schema,
-    /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or ask
-    /// the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
+    /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or
+    /// ask the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
     TooLarge,
     /// Anything else: missing privileges, a full disk, a misconfigured server, a bug.
     Unexpected,

@@ -15,10 +15,11 @@
 //! ```
 //!
 //! `sqlite://agents.db` is a path in the current folder, and `sqlite:///var/lib/agents.db` begins at the root. In URLs
-//! with the name of Python's driver, as `sqlite+aiosqlite:///agents.db`, a path has one slash more, as Python writes it.
-//! The file must exist: `seabed-migrate up` creates it, or a program that opens a URL with `?mode=rwc`. An in-memory database (`sqlite::memory:`) lives as long as
-//! its pool, so open it with [`ConnectOptions::open`], create its tables, and go on with
-//! [`from_connection`](SqlSessionService::from_connection).
+//! with the name of Python's driver, as `sqlite+aiosqlite:///agents.db`, a path has one slash more, as in Python.
+//!
+//! The file must exist: `seabed-migrate up` creates it, and so does a program that opens a URL with `?mode=rwc`. An
+//! in-memory database (`sqlite::memory:`) lives as long as its pool, so open it with [`ConnectOptions::open`], create
+//! its tables, and go on with [`from_connection`](SqlSessionService::from_connection).
 
 mod connect;
 mod prefetch;

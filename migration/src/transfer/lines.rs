@@ -204,8 +204,8 @@ fn expect_end(file: &mut impl BufRead) -> Result<(), DbErr> {
     if file.fill_buf().map_err(|error| read_error(&error))?.is_empty() {
         return Ok(());
     }
-    let message = "the file goes on behind the last line of an export, and only the rows before it are imported; import \
-                   each export by itself";
+    let message = "the file goes on behind the last line of an export, and only the rows before it are imported; \
+                   import each export by itself";
     Err(DbErr::Custom(message.to_owned()))
 }
 
