@@ -4,6 +4,7 @@ use sea_orm::DbErr;
 use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
 use seabed_core::sql::Tables;
 
+use crate::location::located;
 use crate::spec::SchemaSpec;
 use crate::{execute, layout, schema};
 
@@ -21,13 +22,15 @@ impl MigrationName for Migration {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        let spec = SchemaSpec::of(connection, &self.tables).await?;
+        let spec = located(connection, &SchemaSpec::of(connection, &self.tables).await?).await?;
         layout::check(connection, &spec).await?;
         execute(connection, schema::create(&spec)).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
-        execute(connection, schema::drop(&SchemaSpec::of(connection, &self.tables).await?)).await
+        let spec = located(connection, &SchemaSpec::of(connection, &self.tables).await?).await?;
+        layout::check(connection, &spec).await?;
+        execute(connection, schema::drop(&spec)).await
     }
 }

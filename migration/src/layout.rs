@@ -75,22 +75,29 @@ impl Layout {
         } else if keeps_times_as_numbers(spec, &columns) {
             Self::SqliteSessionService
         } else {
-            Self::without_version(spec, &columns, &tables)
+            // An interrupted migration left tables without a version.
+            Self::by_columns(spec, &columns)
         })
     }
 
-    /// Classifies tables without a version. If they have all their columns, an interrupted migration left them.
-    fn without_version(spec: &SchemaSpec, columns: &[Column], tables: &BTreeSet<&str>) -> Self {
+    /// Classifies tables by whether those that exist have all columns of v1.
+    fn by_columns(spec: &SchemaSpec, columns: &[Column]) -> Self {
+        let exists = |table: &str| columns.iter().any(|column| column.table_name == table);
         let missing = unsuitable_columns(spec.dialect, columns)
             .into_iter()
-            .find(|column| column.problem == ColumnProblem::Missing && tables.contains(column.table));
+            .find(|column| column.problem == ColumnProblem::Missing && exists(column.table));
         missing.map_or(Self::V1, |missing| Self::Unknown(format!("{missing}, so it is not google-adk's schema v1")))
     }
 }
 
 /// Rejects tables that are not google-adk's v1, so that they are never mistaken for it.
 pub(crate) async fn check(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<(), DbErr> {
-    match Layout::of(connection, spec).await? {
+    let layout = match Layout::of(connection, spec).await? {
+        // Somebody else's table may stand beside the version.
+        Layout::V1 => Layout::by_columns(spec, &spec.columns(connection).await?),
+        layout => layout,
+    };
+    match layout {
         Layout::Empty | Layout::V1 => Ok(()),
         other => Err(DbErr::Migration(format!("{}; nothing was changed", other.describe()))),
     }

@@ -10,6 +10,7 @@
 mod adk_schema_v1;
 mod layout;
 mod ledger;
+mod location;
 mod lock;
 mod rights;
 mod schema;
@@ -27,6 +28,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
+use location::located;
 use spec::SchemaSpec;
 
 #[cfg(feature = "transfer")]
@@ -88,8 +90,9 @@ pub enum StoredData {
 /// Creates the missing tables, under google-adk's own names. [`up`] takes other names.
 ///
 /// # Errors
-/// A backend error of kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which are
-/// not changed. Other backend errors if the database fails.
+/// A backend error of kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, tables in
+/// several schemas, and views that have a table's name; none of them is changed. Other backend errors if the database
+/// fails.
 ///
 /// # Cancel safety
 /// The work runs in its own task, and continues when the future is dropped.
@@ -107,7 +110,10 @@ pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
 /// That of [`migrate`].
 pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
     lock::run_locked(&tables.into(), move |transaction, spec| {
-        Box::pin(async move { up_locked(transaction, spec, options).await.map_err(migration_error) })
+        Box::pin(async move {
+            let spec = located(transaction, spec).await.map_err(migration_error)?;
+            up_locked(transaction, &spec, options).await.map_err(migration_error)
+        })
     })
     .await
 }
@@ -157,12 +163,15 @@ async fn execute(connection: &impl ConnectionTrait, statements: Vec<String>) -> 
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]. A backend error of
-/// kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, which may be somebody else's.
-/// In both cases nothing is dropped. Other backend errors if the database fails. Stop the services first: rows that
+/// kind [`Schema`](BackendErrorKind::Schema) for what [`migrate`] rejects, which may be somebody else's. In both cases
+/// nothing is dropped. Other backend errors if the database fails. Stop the services first: rows that
 /// they store between the check and the drop are not detected.
 pub async fn down(tables: impl Into<SessionTables<'_>>, stored_data: StoredData) -> Result<()> {
     lock::run_locked(&tables.into(), move |transaction, spec| {
-        Box::pin(async move { down_locked(transaction, spec, stored_data).await })
+        Box::pin(async move {
+            let spec = located(transaction, spec).await.map_err(migration_error)?;
+            down_locked(transaction, &spec, stored_data).await
+        })
     })
     .await
 }
@@ -174,9 +183,10 @@ pub async fn down(tables: impl Into<SessionTables<'_>>, stored_data: StoredData)
 pub async fn refresh(tables: impl Into<SessionTables<'_>>, stored_data: StoredData) -> Result<()> {
     lock::run_locked(&tables.into(), move |transaction, spec| {
         Box::pin(async move {
-            let update_time_index = schema::has_update_time_index(transaction, spec).await.map_err(migration_error)?;
-            down_locked(transaction, spec, stored_data).await?;
-            up_locked(transaction, spec, UpOptions { update_time_index }).await.map_err(migration_error)
+            let spec = located(transaction, spec).await.map_err(migration_error)?;
+            let update_time_index = schema::has_update_time_index(transaction, &spec).await.map_err(migration_error)?;
+            down_locked(transaction, &spec, stored_data).await?;
+            up_locked(transaction, &spec, UpOptions { update_time_index }).await.map_err(migration_error)
         })
     })
     .await
@@ -197,7 +207,7 @@ pub async fn status(tables: impl Into<SessionTables<'_>>) -> Result<Vec<(String,
 /// Those of [`up`].
 pub async fn up_sql(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<Vec<String>> {
     let tables = tables.into();
-    let spec = tables.spec().await?;
+    let spec = located_spec(&tables).await?;
     layout::check(tables.connection, &spec).await.map_err(migration_error)?;
     missing_sql(tables.connection, &spec, options).await.map_err(migration_error)
 }
@@ -226,7 +236,7 @@ pub async fn layout(tables: impl Into<SessionTables<'_>>) -> Result<Layout> {
 /// # Errors
 /// Backend errors.
 pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
-    Ok(schema::drop(&tables.into().spec().await?))
+    Ok(schema::drop(&located_spec(&tables.into()).await?))
 }
 
 /// Returns the statements that [`refresh`] would run, except those that write the ledger.
@@ -234,8 +244,12 @@ pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String
 /// # Errors
 /// Backend errors.
 pub async fn refresh_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
-    let spec = tables.into().spec().await?;
+    let spec = located_spec(&tables.into()).await?;
     Ok([schema::drop(&spec), schema::create(&spec)].concat())
+}
+
+async fn located_spec(tables: &SessionTables<'_>) -> Result<SchemaSpec> {
+    located(tables.connection, &tables.spec().await?).await.map_err(migration_error)
 }
 
 async fn check_empty(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()> {

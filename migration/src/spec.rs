@@ -184,6 +184,21 @@ impl SchemaSpec {
         Statement::from_string(self.dialect.backend(), sql)
     }
 
+    /// The limit on the size of a statement on this connection, in bytes; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of the database.
+    #[cfg(feature = "transfer")]
+    pub(crate) async fn statement_limit(&self, connection: &impl ConnectionTrait) -> Result<Option<u64>, DbErr> {
+        match self.database {
+            Database::Postgres | Database::Sqlite => Ok(None),
+            Database::MySql => {
+                let row = connection.query_one_raw(self.query("SELECT @@max_allowed_packet AS bytes")).await?;
+                row.map(|row| row.try_get("", "bytes")).transpose()
+            }
+        }
+    }
+
     /// The columns of those of the tables that exist.
     ///
     /// # Errors

@@ -66,3 +66,24 @@ async fn names_that_do_not_exist_or_are_reserved_are_refused() {
     }
     pool.close().await.expect("the pool closes");
 }
+
+/// A statement finds a table without a schema in any attached database, unless another one hides it.
+#[tokio::test]
+async fn tables_in_an_attached_database_are_found_without_its_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pool = attached(&folder).await;
+    let agents = SessionTables::new(&pool).with_tables(Tables::new().with_schema("agents"));
+    up(agents.clone(), UpOptions::default()).await.expect("tables");
+    execute(&pool, "INSERT INTO sessions VALUES ('app', 'alice', 's', '{}', '2026-01-01', '2026-01-01')").await;
+    up(&pool, UpOptions::default()).await.expect("nothing to do");
+    assert!(pool.execute_unprepared("SELECT id FROM main.sessions").await.is_err(), "a table hides another");
+    let refused = down(&pool, StoredData::Keep).await;
+    assert!(matches!(refused, Err(Error::Invalid { field: "stored_data", .. })), "{refused:?}");
+    execute(&pool, "CREATE TABLE main.events (id TEXT)").await;
+    let refused = down(&pool, StoredData::Drop).await.expect_err("tables in two databases");
+    assert!(refused.to_string().contains("events in main, sessions in agents"), "{refused}");
+    execute(&pool, "DROP TABLE main.events").await;
+    down(&pool, StoredData::Drop).await.expect("no tables");
+    assert_eq!(layout(agents).await.expect("a layout"), Layout::Empty);
+    pool.close().await.expect("the pool closes");
+}

@@ -1,9 +1,13 @@
 //! Connection errors say what to do, and do not contain the password.
 
+use std::path::Path;
+
 use anyhow::{Context as _, ensure};
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
-
 use seabed_tests::{Family, Kind};
+use tokio::net::{TcpStream, UnixListener};
+use tokio::task::JoinHandle;
+use url::Url;
 
 use crate::fixture::{Fixture, query_text};
 
@@ -19,6 +23,10 @@ crate::database_cases! {
     Servers: [
         a_wrong_password_is_refused_without_telling_it,
         the_service_account_may_not_change_tables,
+        a_unix_socket_is_an_address,
+    ],
+    Sqlite: [
+        a_missing_file_is_told_with_what_creates_it,
     ],
 }
 
@@ -51,7 +59,7 @@ async fn an_unknown_schema_version_is_refused_by_name(fixture: &Fixture) -> anyh
 
 async fn a_wrong_password_is_refused_without_telling_it(fixture: &Fixture) -> anyhow::Result<()> {
     let database = fixture.database().context("a case for servers")?;
-    let mut url = url::Url::parse(&fixture.service_url)?;
+    let mut url = Url::parse(&fixture.service_url)?;
     ensure!(url.set_password(Some("wrong-guess")).is_ok());
     let error = seabed::connect(url.as_str()).await.err().context("connected with a wrong password")?;
     ensure!(error.backend_kind() == Some(BackendErrorKind::Unexpected), "{error:?}");
@@ -66,7 +74,7 @@ async fn a_wrong_password_is_refused_without_telling_it(fixture: &Fixture) -> an
 async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Result<()> {
     let url = if fixture.kind.is_some() {
         let closed = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let mut url = url::Url::parse(&fixture.service_url)?;
+        let mut url = Url::parse(&fixture.service_url)?;
         ensure!(url.set_port(Some(closed)).is_ok());
         url.to_string()
     } else {
@@ -77,6 +85,45 @@ async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Resu
     if let Some(database) = fixture.database() {
         ensure!(!told(&error).contains(database.service_password()));
     }
+    Ok(())
+}
+
+async fn a_missing_file_is_told_with_what_creates_it(_: &Fixture) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("agents.db");
+    let url = format!("sqlite://{}", file.display());
+    for outcome in [seabed::connect(&url).await.map(drop), seabed::open(&url).await.map(drop)] {
+        let error = outcome.err().context("opened a file that does not exist")?;
+        ensure!(error.backend_kind() == Some(BackendErrorKind::Schema) && !error.is_retryable(), "{error:?}");
+        for part in [&*file.display().to_string(), "does not exist", "seabed-migrate up", "mode=rwc"] {
+            ensure!(error.to_string().contains(part), "{error}");
+        }
+    }
+    ensure!(!file.exists(), "a service made a file");
+    // What the error says.
+    let database = seabed::open(&format!("{url}?mode=rwc")).await?;
+    seabed::migrate(&database).await?;
+    seabed::connect(&url).await?.check_health().await?;
+    database.close().await?;
+    for (url, path) in [
+        ("sqlite://a.db", "a.db"),
+        ("sqlite:a.db", "a.db"),
+        ("sqlite:///a.db", "/a.db"),
+        ("sqlite:////srv/a.db", "//srv/a.db"),
+        ("sqlite:///./a.db", "./a.db"),
+        ("sqlite:///../a.db", "../a.db"),
+        ("sqlite+aiosqlite:///a.db", "a.db"),
+        ("sqlite+aiosqlite:////srv/a.db", "/srv/a.db"),
+    ] {
+        let options: seabed::SqliteOptions = url.parse()?;
+        ensure!(
+            options.driver.get_filename().as_os_str() == path,
+            "{url} is {}",
+            options.driver.get_filename().display()
+        );
+    }
+    let error = seabed::connect("sqlite:///no-such-agents.db").await.err().context("a file in the root")?;
+    ensure!(error.to_string().contains("sqlite://NAME"), "{error}");
     Ok(())
 }
 
@@ -136,6 +183,58 @@ async fn urls_in_the_forms_of_python_are_read(fixture: &Fixture) -> anyhow::Resu
     ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
     let options: seabed::MySqlOptions = "mysql://u:p@[::1]:3306/d?charset=utf8mb4".parse()?;
     ensure!(options.driver.get_host() == "::1", "{}", options.driver.get_host());
+    Ok(())
+}
+
+/// Makes a socket at `path`, and forwards its connections to the server at `url`.
+fn forward(path: &Path, url: &Url) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    let server = (url.host_str().context("no host")?.to_owned(), url.port().context("no port")?);
+    let socket = UnixListener::bind(path)?;
+    Ok(tokio::spawn(async move {
+        loop {
+            let (mut client, _) = socket.accept().await?;
+            let mut server = TcpStream::connect((&*server.0, server.1)).await?;
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    }))
+}
+
+async fn a_unix_socket_is_an_address(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    let family = fixture.kind.map(Kind::family).context("a case for servers")?;
+    let folder = tempfile::tempdir()?;
+    let mut url = Url::parse(&fixture.service_url)?;
+    let port = url.port().context("no port")?;
+    let socket = folder.path().join(match family {
+        Family::Postgres => format!(".s.PGSQL.{port}"),
+        Family::MySql => "mysql.sock".to_owned(),
+    });
+    let forwarding = forward(&socket, &url)?;
+    let path = |path: &Path| path.display().to_string();
+    let urls = match family {
+        Family::Postgres => {
+            let folder = path(folder.path());
+            let (account, database) = (format!("{}:{}", url.username(), url.password().unwrap_or("")), url.path());
+            let in_host = format!("postgres://{account}@{}:{port}{database}", folder.replace('/', "%2F"));
+            url.query_pairs_mut().append_pair("host", &folder);
+            vec![url.to_string(), in_host]
+        }
+        Family::MySql => {
+            url.query_pairs_mut().append_pair("socket", &path(&socket));
+            vec![url.to_string()]
+        }
+    };
+    for url in &urls {
+        seabed::connect(url).await.with_context(|| url.clone())?.check_health().await?;
+    }
+    forwarding.abort();
+    std::fs::remove_file(&socket)?;
+    for url in &urls {
+        let error = seabed::connect(url).await.err().context("connected to no socket")?;
+        ensure!(error.backend_kind() == Some(BackendErrorKind::Unavailable), "{error:?}");
+        ensure!(error.to_string().contains(&path(folder.path())), "{error}");
+        ensure!(!told(&error).contains(fixture.database().context("no database")?.service_password()));
+    }
     Ok(())
 }
 

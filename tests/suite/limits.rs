@@ -1,58 +1,102 @@
-//! Limits on what is stored.
+//! Writes that are larger than a server accepts.
 
 use anyhow::ensure;
+use futures_util::future::{join, join_all};
+use seabed::migration::{Selection, copy};
+use seabed::sea_orm::{DatabaseConnection, TransactionTrait};
 use seabed::{
-    AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetSession, MemorySessionService, ServiceOptions,
-    SessionKey, State, StateService, UpdateState,
+    AppendEvent, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, MySqlOptions,
+    ServiceOptions, SessionKey, State, UserKey,
 };
 
+use tokio::sync::Mutex;
+
 use crate::fixture::Fixture;
+use crate::transfer::Other;
 
 crate::database_cases! {
-    Everywhere: [
-        a_state_does_not_outgrow_its_limit,
+    MySql: [
+        a_write_larger_than_the_server_accepts_is_refused_alone,
+        a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name,
     ],
 }
 
-const LIMIT: usize = 1000;
+/// More than any other case sends in one statement.
+const LIMIT: usize = 1 << 20;
 
-fn is_refused<T>(written: &seabed::Result<T>) -> bool {
-    matches!(written, Err(Error::Invalid { field: "state", reason }) if reason.contains("the limit is 1000"))
+/// A pool of one connection, whose statements the server limits to [`LIMIT`] bytes.
+async fn limited(fixture: &Fixture) -> anyhow::Result<DatabaseConnection> {
+    /// Cases run at the same time.
+    static SETTING: Mutex<()> = Mutex::const_new(());
+    let _setting = SETTING.lock().await;
+    let set = |limit: &str| format!("SET GLOBAL max_allowed_packet = {limit}");
+    let usual = fixture.query_text("SELECT CAST(@@global.max_allowed_packet AS CHAR) AS text").await?;
+    fixture.execute(&set(&LIMIT.to_string())).await?;
+    let opened = async {
+        let pool = fixture.service_url.parse::<MySqlOptions>()?.with_max_connections(1).open().await?;
+        pool.ping().await?;
+        anyhow::Ok(pool)
+    };
+    let opened = opened.await;
+    // A connection keeps the limit that it was opened with.
+    fixture.execute(&set(&usual)).await?;
+    opened
 }
 
-/// Each key takes a third of the limit and some more.
-async fn check(service: &dyn StateService) -> anyhow::Result<()> {
-    let part = "x".repeat(LIMIT / 3);
-    let key = SessionKey::try_new("app", "alice", "s")?;
-    let create = |state| CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
-    for scope in ["", "user:", "app:"] {
-        let large: State = (0..3).fold(State::new(), |state, n| state.with(format!("{scope}{n}"), part.as_str()));
-        let created = service.create_session(create(large)).await;
-        ensure!(is_refused(&created), "{scope}: {created:?}");
-    }
-    service.create_session(create(State::new())).await?;
-    for scope in ["", "user:", "app:"] {
-        for n in 0..3 {
-            let event = Event::new("user").with_state_delta(State::new().with(format!("{scope}{n}"), part.as_str()));
-            let appended = service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await;
-            ensure!(if n < 2 { appended.is_ok() } else { is_refused(&appended) }, "{scope}{n}: {appended:?}");
-        }
-    }
-    let another = State::new().with("2", part.as_str());
-    let updated = service.update_state(UpdateState::new(key.app_name.clone(), another)).await;
-    ensure!(is_refused(&updated), "{updated:?}");
-    // A value that takes less room may still be written.
-    service.update_state(UpdateState::new(key.app_name.clone(), State::new().with("1", 1))).await?;
+fn append(key: &SessionKey, text: &str) -> AppendEvent {
+    let content = serde_json::json!({"role": "user", "parts": [{"text": text}]});
+    AppendEvent::new(key.clone(), Event::new("user").with_content(content), ExpectedRevision::Any)
+}
 
-    let session = service.get_session(GetSession::new(key)).await?;
-    let stored = session.map(|session| (session.events.len(), session.state.len()));
-    ensure!(stored == Some((6, 6)), "events and keys: {stored:?}");
+fn expect_refused<T: std::fmt::Debug>(outcome: Result<T, Error>) -> anyhow::Result<()> {
+    let kind = outcome.as_ref().err().and_then(Error::backend_kind);
+    ensure!(kind == Some(BackendErrorKind::TooLarge), "{outcome:?}");
+    ensure!(outcome.is_err_and(|error| !error.is_retryable() && error.to_string().contains("max_allowed_packet")));
     Ok(())
 }
 
-async fn a_state_does_not_outgrow_its_limit(fixture: &Fixture) -> anyhow::Result<()> {
-    seabed::migrate(&fixture.admin).await?;
-    let options = ServiceOptions::new().with_max_state_bytes(LIMIT);
-    check(&seabed::from_connection_with(fixture.admin.clone(), options).await?).await?;
-    check(&MemorySessionService::new().with_max_state_bytes(LIMIT)).await
+/// A little too large, which the server answers, and much too large, for which it closes the connection. On another
+/// connection, with the usual limit, these writes would succeed.
+async fn a_write_larger_than_the_server_accepts_is_refused_alone(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?.close().await?;
+    let pool = limited(fixture).await?;
+    let options = ServiceOptions::new().with_shared_pool().with_max_state_bytes(usize::MAX);
+    let service = seabed::from_connection_with(pool.clone(), options).await?;
+    let alice = UserKey::try_new("app", "alice")?;
+    let key = service.create_session(CreateSession::new(alice.clone())).await?.key;
+    for size in [LIMIT, 12 * LIMIT] {
+        let large = "x".repeat(size);
+        let small = join_all((0..5).map(|_| service.append_event(append(&key, "small"))));
+        let (refused, stored) = join(service.append_event(append(&key, &large)), small).await;
+        expect_refused(refused)?;
+        stored.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for name in ["large", "app:large"] {
+            let create = CreateSession::new(alice.clone()).with_state(State::new().with(name, large.as_str()));
+            expect_refused(service.create_session(create).await)?;
+        }
+        let transaction = pool.begin_with_options(service.transaction_options()).await?;
+        expect_refused(service.append_event_in(&transaction, append(&key, &large)).await)?;
+        service.append_event_in(&transaction, append(&key, "small")).await?;
+        transaction.commit().await?;
+    }
+    let read = service.get_session(GetSession::new(key)).await?;
+    ensure!(read.is_some_and(|session| session.events.len() == 12 && session.state.is_empty()), "not what was stored");
+    let sessions = fixture.query_text("SELECT CAST(COUNT(*) AS CHAR) AS text FROM sessions").await?;
+    ensure!(sessions == "1", "{sessions} sessions");
+    Ok(())
+}
+
+async fn a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?.close().await?;
+    let (pool, there) = (limited(fixture).await?, Other::new().await?);
+    let source = seabed::from_connection(there.pool.clone()).await?;
+    let key = source.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+    // Two of these fit by themselves, and not together.
+    for size in [1, LIMIT * 2 / 3, LIMIT * 2 / 3, 12 * LIMIT, 1] {
+        source.append_event(append(&key, &"x".repeat(size))).await?;
+    }
+    let summary = copy(&there.pool, &pool, Selection::default(), &mut |_| {}).await?;
+    ensure!(summary.new_events == 4 && summary.different.is_empty(), "{summary:?}");
+    ensure!(summary.refused.len() == 1 && summary.refused[0].reason.contains("max_allowed_packet"), "{summary:?}");
+    Ok(())
 }

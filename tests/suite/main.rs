@@ -20,6 +20,7 @@ mod processes;
 mod round_trips;
 mod rows;
 mod runtimes;
+mod state_limits;
 mod strangers;
 mod tables;
 mod targets;
@@ -60,6 +61,8 @@ enum Where {
     Everywhere,
     Servers,
     Postgres,
+    /// And MariaDB.
+    MySql,
     /// Where JSON is text, which other programs may fill with anything.
     ExceptPostgres,
     Sqlite,
@@ -77,8 +80,8 @@ impl Where {
             Store::Server(kind) if kind.family() == Family::MySql => {
                 !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
             }
-            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres),
-            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres),
+            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres | Self::MySql),
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -90,6 +93,7 @@ impl Where {
             Self::Everywhere
             | Self::Servers
             | Self::Postgres
+            | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
             | Self::ExceptMySql => None,
@@ -135,17 +139,18 @@ fn main() -> ExitCode {
             cancellation::CASES,
             connections::CASES,
             late::CASES,
-            limits::CASES,
             pools::CASES,
             faults::CASES,
             groups::CASES,
             interop::CASES,
+            limits::CASES,
             migrations::CASES,
             model::CASES,
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
             runtimes::CASES,
+            state_limits::CASES,
             strangers::CASES,
             tables::CASES,
             torture::CASES,

@@ -1,7 +1,10 @@
 //! Migrations on real databases.
 
 use anyhow::{Context as _, ensure};
-use seabed::migration::{MigrationStatus, StoredData, UpOptions, down, down_sql, refresh, status, up, up_sql};
+use seabed::migration::{
+    MigrationStatus, SessionTables, StoredData, Tables, UpOptions, down, down_sql, refresh, status, up, up_sql,
+};
+use seabed::sea_orm::DatabaseConnection;
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, ListSessions, SessionKey,
     SessionScope, State, UserKey,
@@ -23,6 +26,11 @@ crate::database_cases! {
         missing_tables_are_made_whatever_the_ledger_says,
         adopted_tables_are_dropped_and_refreshed_too,
         the_update_time_index_is_an_option,
+        a_view_with_the_name_of_a_table_is_left_alone,
+        a_table_of_others_beside_the_version_is_left_alone,
+    ],
+    Postgres: [
+        tables_are_looked_up_as_statements_look_them_up,
     ],
     Sqlite: [
         the_layout_of_the_sqlite_session_service_is_refused_by_name,
@@ -190,5 +198,65 @@ async fn adopted_tables_are_dropped_and_refreshed_too(fixture: &Fixture) -> anyh
     add_session(fixture).await?;
     down(&fixture.admin, StoredData::Drop).await?;
     ensure!(fixture.execute("SELECT 1 FROM sessions").await.is_err(), "a table outlived down");
+    Ok(())
+}
+
+/// Expects that nothing creates or drops tables, with any right to drop data.
+async fn expect_hands_off(connection: &DatabaseConnection, word: &str) -> anyhow::Result<()> {
+    for refused in [
+        down(connection, StoredData::Drop).await,
+        refresh(connection, StoredData::Drop).await,
+        seabed::migrate(connection).await,
+    ] {
+        let error = refused.err().with_context(|| format!("changed tables in spite of {word}"))?;
+        ensure!(error.backend_kind() == Some(BackendErrorKind::Schema), "{error:?}");
+        ensure!(error.to_string().contains(word) && error.to_string().contains("nothing was changed"), "{error}");
+    }
+    Ok(())
+}
+
+async fn a_view_with_the_name_of_a_table_is_left_alone(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fixture.execute("DROP TABLE events;\nCREATE VIEW events AS SELECT id, app_name FROM sessions").await?;
+    expect_hands_off(&fixture.admin, "events in the schema").await?;
+    fixture.execute("SELECT id, app_name FROM events").await
+}
+
+async fn a_table_of_others_beside_the_version_is_left_alone(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    fixture.execute("DROP TABLE events;\nDROP TABLE sessions").await?;
+    fixture.execute("CREATE TABLE sessions (id varchar(128) NOT NULL, cookie varchar(128))").await?;
+    expect_hands_off(&fixture.admin, "table sessions has no column app_name").await?;
+    fixture.execute("SELECT cookie FROM sessions;\nSELECT value FROM adk_internal_metadata").await
+}
+
+async fn tables_are_looked_up_as_statements_look_them_up(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    add_session(fixture).await?;
+    fixture.execute("CREATE SCHEMA agents").await?;
+    let mut url = url::Url::parse(&fixture.admin_url)?;
+    url.query_pairs_mut().append_pair("options", "-c search_path=agents,public");
+    let pool = seabed::open(url.as_str()).await?;
+    let count = async |table: &str| fixture.query_text(&format!("SELECT COUNT(*)::text AS text FROM {table}")).await;
+    let in_agents = async || count("pg_tables WHERE schemaname = 'agents'").await;
+    // Missing tables are made beside those that are there, and hide none of them.
+    fixture.execute("DROP TABLE adk_internal_metadata, events").await?;
+    seabed::migrate(&pool).await?;
+    ensure!((in_agents().await?, count("public.sessions").await?) == ("0".to_owned(), "1".to_owned()));
+    for refused in [down(&pool, StoredData::Keep).await, refresh(&pool, StoredData::Keep).await] {
+        ensure!(matches!(refused, Err(Error::Invalid { field: "stored_data", .. })), "{refused:?}");
+    }
+    // Tables in two schemas belong to nobody knows whom.
+    fixture.execute("CREATE TABLE agents.sessions (LIKE public.sessions)").await?;
+    expect_hands_off(&pool, "sessions in agents").await?;
+    fixture.execute("DROP TABLE agents.sessions").await?;
+    // A store in front of another is the one that is meant, and the only one.
+    up(SessionTables::new(&pool).with_tables(Tables::new().with_schema("agents")), UpOptions::default()).await?;
+    refresh(&pool, StoredData::Keep).await?;
+    ensure!((in_agents().await?, count("public.sessions").await?) == ("6".to_owned(), "1".to_owned()));
+    down(&pool, StoredData::Keep).await?;
+    ensure!((in_agents().await?, count("public.sessions").await?) == ("0".to_owned(), "1".to_owned()));
+    ensure!(count("public.seabed_migrations").await? == "1");
+    pool.close().await?;
     Ok(())
 }

@@ -111,6 +111,7 @@ impl Error {
                 BackendErrorKind::CommitUnknown => "commit_unknown",
                 BackendErrorKind::Corrupt => "corrupt",
                 BackendErrorKind::Schema => "schema",
+                BackendErrorKind::TooLarge => "too_large",
                 BackendErrorKind::Unexpected => "unexpected",
             },
         }
@@ -170,6 +171,9 @@ pub enum BackendErrorKind {
     Corrupt,
     /// The tables are missing, or have a schema version that this crate does not know. Run the migrator.
     Schema,
+    /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or
+    /// ask the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
+    TooLarge,
     /// Anything else: missing privileges, a full disk, a misconfigured server, a bug.
     Unexpected,
 }
@@ -189,6 +193,7 @@ impl std::fmt::Display for BackendErrorKind {
             Self::CommitUnknown => "outcome of the commit unknown",
             Self::Corrupt => "corrupt row",
             Self::Schema => "schema",
+            Self::TooLarge => "too large",
             Self::Unexpected => "unexpected database error",
         })
     }

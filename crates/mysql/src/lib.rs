@@ -66,6 +66,7 @@ impl Dialect for MySql {
     /// The driver always asks for found rows (`CLIENT_FOUND_ROWS`), and by those an ignored row counts as inserted.
     /// Only the unique violation is exact.
     const DUPLICATE_IS_ERROR: bool = true;
+    const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
 
     /// `ON DUPLICATE KEY UPDATE key = key`, because `INSERT IGNORE` would swallow truncation as well. Without the
     /// columns sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.
@@ -133,6 +134,9 @@ impl SqlxBackend for MySql {
             1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
             // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR, ER_BAD_DB_ERROR
             1146 | 1054 | 1049 => BackendErrorKind::Schema,
+            // ER_NET_PACKET_TOO_LARGE (also for a row that is read), ER_TOO_BIG_ROWSIZE (more than a tenth of the redo
+            // log)
+            1153 | 1118 => BackendErrorKind::TooLarge,
             _ => BackendErrorKind::Unexpected,
         }
     }

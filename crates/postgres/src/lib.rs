@@ -135,6 +135,8 @@ impl SqlxBackend for Postgres {
             code if code.starts_with("08") => BackendErrorKind::Unavailable,
             // undefined_table, undefined_column, invalid_schema_name
             "42P01" | "42703" | "3F000" => BackendErrorKind::Schema,
+            // program_limit_exceeded, such as a JSON string of 256 MB
+            "54000" => BackendErrorKind::TooLarge,
             _ => BackendErrorKind::Unexpected,
         }
     }

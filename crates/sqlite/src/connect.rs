@@ -1,10 +1,11 @@
 //! Which file a URL names, and how it is opened.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use seabed_core::{Error, Result};
+use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::parse_url;
 
 /// How long a statement waits for writers of other processes.
@@ -20,6 +21,26 @@ pub(super) fn in_memory(options: &SqliteConnectOptions) -> bool {
 pub(super) fn ends_with_pool(options: &SqliteConnectOptions) -> bool {
     let name = options.get_filename().to_string_lossy();
     name.is_empty() || name == ":memory:" || name.starts_with("file:")
+}
+
+/// What is missing where a file cannot be opened. A file without its tables needs the migrator, and so does no file.
+pub(super) fn missing_file(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
+    let is_missing = |path: &Path| matches!(path.try_exists(), Ok(false));
+    let file = options.get_filename();
+    if in_memory(options) || !is_missing(file) {
+        return None;
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if folder.is_some_and(is_missing) {
+        return Some((BackendErrorKind::Unavailable, "its folder does not exist".to_owned()));
+    }
+    let mut advice = "the file does not exist; `seabed-migrate up` creates it with its tables, and a program that \
+                      creates them itself opens the URL with ?mode=rwc"
+        .to_owned();
+    if folder == Some(Path::new("/")) {
+        advice += " (three slashes begin an absolute path: in the current folder, the file is sqlite://NAME)";
+    }
+    Some((BackendErrorKind::Schema, advice))
 }
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {
@@ -40,11 +61,14 @@ pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {
 }
 
 /// A URL like `sqlite+aiosqlite:///file.db`, as in Python, in the form of the driver. In Python's, the third slash ends
-/// the (empty) host, so the path of this one is relative.
+/// the (empty) host, so the path of this one is relative. Without the name of a driver, three slashes begin an absolute
+/// path; but one that goes on with a dot is Python's as well.
 fn without_python_driver(url: &str) -> Cow<'_, str> {
-    let Some((_, rest)) = url.split_once(':').filter(|(scheme, _)| scheme.contains('+')) else {
+    let Some((scheme, rest)) = url.split_once(':') else { return Cow::Borrowed(url) };
+    let is_python = scheme.contains('+') || rest.starts_with("///./") || rest.starts_with("///../");
+    if !is_python {
         return Cow::Borrowed(url);
-    };
+    }
     match rest.strip_prefix("///").or_else(|| rest.strip_prefix("//")).unwrap_or(rest) {
         "" | ":memory:" => Cow::Borrowed("sqlite::memory:"),
         path => Cow::Owned(format!("sqlite://{path}")),

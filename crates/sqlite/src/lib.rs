@@ -14,9 +14,12 @@
 //! # }
 //! ```
 //!
-//! The file must exist unless the URL ends in `?mode=rwc`. An in-memory database (`sqlite::memory:`) lives as long as
-//! its pool, so open it with [`ConnectOptions::open`], create its tables, and go on with
-//! [`from_connection`](SqlSessionService::from_connection).
+//! `sqlite://agents.db` is a path in the current folder, and `sqlite:///var/lib/agents.db` begins at the root. In URLs
+//! with the name of Python's driver, as `sqlite+aiosqlite:///agents.db`, a path has one slash more, as in Python.
+//!
+//! The file must exist: `seabed-migrate up` creates it, and so does a program that opens a URL with `?mode=rwc`. An
+//! in-memory database (`sqlite::memory:`) lives as long as its pool, so open it with [`ConnectOptions::open`], create
+//! its tables, and go on with [`from_connection`](SqlSessionService::from_connection).
 
 mod connect;
 mod prefetch;
@@ -50,12 +53,13 @@ pub type SqliteOptions = ConnectOptions<Sqlite>;
 #[derive(Debug, Clone, Copy)]
 pub struct Sqlite;
 
-/// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_PROTOCOL` (a race for the WAL's locks), `SQLITE_CANTOPEN`: primary result
-/// codes, the low byte of what SQLite reports.
+/// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_PROTOCOL` (a race for the WAL's locks), `SQLITE_CANTOPEN`, `SQLITE_TOOBIG`:
+/// primary result codes, the low byte of what SQLite reports.
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const PROTOCOL: u32 = 15;
 const CANTOPEN: u32 = 14;
+const TOOBIG: u32 = 18;
 
 /// The format of a timestamp.
 static TIMESTAMP: LazyLock<Vec<Item<'static>>> =
@@ -136,6 +140,10 @@ impl SqlxBackend for Sqlite {
         format!("the SQLite database {}", options.get_filename().display())
     }
 
+    fn connect_problem(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
+        connect::missing_file(options)
+    }
+
     /// An in-memory database is gone when its last connection closes, and connections to it block each other.
     fn pool_options(pool: PoolOptions<sqlx::Sqlite>, options: &SqliteConnectOptions) -> PoolOptions<sqlx::Sqlite> {
         if connect::in_memory(options) {
@@ -149,6 +157,7 @@ impl SqlxBackend for Sqlite {
         match code & 0xff {
             BUSY | LOCKED | PROTOCOL => BackendErrorKind::Contention,
             CANTOPEN => BackendErrorKind::Unavailable,
+            TOOBIG => BackendErrorKind::TooLarge,
             // SQLite has no code of its own for these.
             _ if error.message().starts_with("no such table") || error.message().starts_with("no such column") => {
                 BackendErrorKind::Schema

@@ -70,6 +70,11 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     #[allow(missing_docs, reason = "documented in Driver")]
     fn address(options: &ConnectOptionsOf<Self::Database>) -> String;
 
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn connect_problem(_options: &ConnectOptionsOf<Self::Database>) -> Option<(BackendErrorKind, String)> {
+        None
+    }
+
     /// The pool options that a database needs, whatever the user asked for.
     fn pool_options(
         pool: PoolOptions<Self::Database>,
@@ -133,6 +138,10 @@ where
 
     fn address(options: &Self::Options) -> String {
         B::address(options)
+    }
+
+    fn connect_problem(options: &Self::Options) -> Option<(BackendErrorKind, String)> {
+        B::connect_problem(options)
     }
 
     async fn try_connect(options: &Self::Options) -> Result<(), DbErr> {

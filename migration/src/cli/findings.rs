@@ -1,10 +1,11 @@
 //! `verify` and `repair`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use seabed_migration::{Finding, Repair, SessionTables, Severity};
 
+use super::output::Output;
 use crate::FOUND_WRONG;
 
 /// How often `repair` verifies again.
@@ -21,9 +22,9 @@ pub(crate) enum Format {
 pub(crate) async fn verify(tables: SessionTables<'_>, format: Format) -> anyhow::Result<ExitCode> {
     let found = seabed_migration::verify(tables).await?;
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&found)?),
-        Format::Text if found.is_empty() => println!("No problems found."),
-        Format::Text => found.iter().for_each(print),
+        Format::Json => writeln!(Output, "{}", serde_json::to_string_pretty(&found)?)?,
+        Format::Text if found.is_empty() => writeln!(Output, "No problems found.")?,
+        Format::Text => found.iter().try_for_each(print)?,
     }
     Ok(exit(&found))
 }
@@ -32,7 +33,7 @@ pub(crate) async fn repair(tables: SessionTables<'_>, yes: bool, dry_run: bool) 
     let mut found = seabed_migration::verify(tables.clone()).await?;
     // One repair may reveal the need for another; each round is printed before it runs.
     for _ in 0..ROUNDS {
-        found.iter().for_each(print);
+        found.iter().try_for_each(print)?;
         if dry_run || !found.iter().any(Finding::is_safe) {
             break;
         }
@@ -40,26 +41,26 @@ pub(crate) async fn repair(tables: SessionTables<'_>, yes: bool, dry_run: bool) 
             anyhow::bail!("these findings were not repaired");
         }
         seabed_migration::run_repairs(tables.clone(), &found).await?;
-        println!("Repaired.\n");
+        writeln!(Output, "Repaired.\n")?;
         found = seabed_migration::verify(tables.clone()).await?;
     }
     if found.is_empty() {
-        println!("No problems found.");
+        writeln!(Output, "No problems found.")?;
     } else if !found.iter().any(Finding::is_safe) {
-        println!("The remaining findings need a decision; `repair` does not change them.");
+        writeln!(Output, "The remaining findings need a decision; `repair` does not change them.")?;
     }
     Ok(exit(&found))
 }
 
 async fn is_confirmed() -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() {
         anyhow::bail!("nothing was changed: confirm with --yes where there is no terminal");
     }
-    print!("Run these statements? [y/N] ");
-    std::io::stdout().flush()?;
+    write!(Output, "Run these statements? [y/N] ")?;
+    Output.flush()?;
     let answer = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map(|_| answer)
+        io::stdin().read_line(&mut answer).map(|_| answer)
     });
     Ok(matches!(answer.await??.trim(), "y" | "Y" | "yes"))
 }
@@ -70,25 +71,23 @@ fn exit(found: &[Finding]) -> ExitCode {
     if is_error { ExitCode::from(FOUND_WRONG) } else { ExitCode::SUCCESS }
 }
 
-fn print(finding: &Finding) {
+fn print(finding: &Finding) -> io::Result<()> {
     let severity = match finding.severity {
         Severity::Error => "error",
         Severity::Warning => "warning",
     };
-    println!("{severity}: {}", finding.problem);
-    println!("  consequence: {}", finding.consequence);
+    writeln!(Output, "{severity}: {}", finding.problem)?;
+    writeln!(Output, "  consequence: {}", finding.consequence)?;
     match &finding.repair {
-        Repair::Safe(statements) => print_statements("repair (`seabed-migrate repair` runs it)", statements),
-        Repair::Unsafe(statements) => print_statements("possible repair, which needs a decision", statements),
-        Repair::Advice(advice) => println!("  repair: {advice}"),
+        Repair::Safe(statements) => print_statements("repair (`seabed-migrate repair` runs it)", statements)?,
+        Repair::Unsafe(statements) => print_statements("possible repair, which needs a decision", statements)?,
+        Repair::Advice(advice) => writeln!(Output, "  repair: {advice}")?,
         _ => {}
     }
-    println!();
+    writeln!(Output)
 }
 
-fn print_statements(title: &str, statements: &[String]) {
-    println!("  {title}:");
-    for statement in statements {
-        println!("    {statement};");
-    }
+fn print_statements(title: &str, statements: &[String]) -> io::Result<()> {
+    writeln!(Output, "  {title}:")?;
+    statements.iter().try_for_each(|statement| writeln!(Output, "    {statement};"))
 }

@@ -1,6 +1,7 @@
 //! Opens databases by URL.
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbBackend};
+use seabed_core::Error;
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use seabed_core::sql::ConnectOptions;
 use seabed_migration::{SessionTables, Tables};
@@ -25,6 +26,18 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn tables(&self) -> SessionTables<'_> {
         SessionTables::new(&self.connection).with_tables(self.tables.clone())
+    }
+
+    /// Closes the database of a command that `ended`. Until it is closed, new rows of an SQLite database may be in its
+    /// `-wal` file only. A server notices the end of the process, and is not waited for.
+    pub(crate) async fn close<T>(self, ended: anyhow::Result<T>) -> anyhow::Result<T> {
+        if self.connection.get_database_backend() != DbBackend::Sqlite {
+            return ended;
+        }
+        let closed = self.connection.close().await;
+        let outcome = ended?;
+        closed?;
+        Ok(outcome)
     }
 }
 
@@ -52,5 +65,6 @@ async fn connect(url: &str, missing_file: MissingFile) -> anyhow::Result<Databas
         };
         return Ok(options.open().await?);
     }
-    anyhow::bail!("this build of seabed-migrate does not support the scheme of the database URL")
+    let reason = "this build of seabed-migrate does not support its scheme".to_owned();
+    Err(Error::Invalid { field: "url", reason }.into())
 }

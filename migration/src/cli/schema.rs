@@ -1,35 +1,39 @@
 //! `up`, `down`, `refresh`, `status` and `grants`.
 
+use std::io::{self, Write as _};
+
 use seabed_migration::{MigrationStatus, SessionTables, StoredData, UpOptions};
+
+use super::output::Output;
 
 pub(crate) async fn up(tables: SessionTables<'_>, update_time_index: bool, dry_run: bool) -> anyhow::Result<()> {
     let mut options = UpOptions::default();
     options.update_time_index = update_time_index;
     if dry_run {
-        print(&seabed_migration::up_sql(tables, options).await?);
+        print(&seabed_migration::up_sql(tables, options).await?)?;
     } else {
         seabed_migration::up(tables, options).await?;
-        println!("The tables are up to date.");
+        writeln!(Output, "The tables are up to date.")?;
     }
     Ok(())
 }
 
 pub(crate) async fn down(tables: SessionTables<'_>, stored_data: StoredData, dry_run: bool) -> anyhow::Result<()> {
     if dry_run {
-        print(&seabed_migration::down_sql(tables).await?);
+        print(&seabed_migration::down_sql(tables).await?)?;
     } else {
         seabed_migration::down(tables, stored_data).await.map_err(explain_drop)?;
-        println!("The tables are dropped.");
+        writeln!(Output, "The tables are dropped.")?;
     }
     Ok(())
 }
 
 pub(crate) async fn refresh(tables: SessionTables<'_>, stored_data: StoredData, dry_run: bool) -> anyhow::Result<()> {
     if dry_run {
-        print(&seabed_migration::refresh_sql(tables).await?);
+        print(&seabed_migration::refresh_sql(tables).await?)?;
     } else {
         seabed_migration::refresh(tables, stored_data).await.map_err(explain_drop)?;
-        println!("The tables are new and empty.");
+        writeln!(Output, "The tables are new and empty.")?;
     }
     Ok(())
 }
@@ -37,14 +41,13 @@ pub(crate) async fn refresh(tables: SessionTables<'_>, stored_data: StoredData, 
 pub(crate) async fn status(tables: SessionTables<'_>) -> anyhow::Result<()> {
     for (name, status) in seabed_migration::status(tables).await? {
         let status = if status == MigrationStatus::Applied { "applied" } else { "pending" };
-        println!("{status}  {name}");
+        writeln!(Output, "{status}  {name}")?;
     }
     Ok(())
 }
 
 pub(crate) async fn grants(tables: SessionTables<'_>, account: &str) -> anyhow::Result<()> {
-    print(&seabed_migration::grants(tables, account).await?);
-    Ok(())
+    Ok(print(&seabed_migration::grants(tables, account).await?)?)
 }
 
 fn explain_drop(error: seabed_core::Error) -> anyhow::Error {
@@ -53,11 +56,9 @@ fn explain_drop(error: seabed_core::Error) -> anyhow::Error {
     if refused { error.context("nothing was dropped; --drop-data drops the tables with their data") } else { error }
 }
 
-fn print(statements: &[String]) {
+fn print(statements: &[String]) -> io::Result<()> {
     if statements.is_empty() {
-        println!("-- nothing to do");
+        writeln!(Output, "-- nothing to do")?;
     }
-    for statement in statements {
-        println!("{statement};");
-    }
+    statements.iter().try_for_each(|statement| writeln!(Output, "{statement};"))
 }

@@ -14,6 +14,7 @@ use seabed_core::entity::sessions;
 use seabed_migration::{Selection, SessionTables, Summary, Tables, UpgradeOptions};
 
 use super::open::{MissingFile, open};
+use super::output::{Output, message};
 use crate::FOUND_WRONG;
 
 /// How often a line is printed when there is no terminal.
@@ -32,11 +33,15 @@ pub(crate) async fn copy(
     }
     let source = open(from, from_tables, MissingFile::Refuse).await.context("the source")?;
     let target = open(to, to_tables, MissingFile::Refuse).await.context("the target")?;
-    check_target(&target.tables(), resume).await?;
-    let mut report = Report::new();
-    let mut progress = |summary: &Summary| report.show(summary);
-    let summary = seabed_migration::copy(source.tables(), target.tables(), selection, &mut progress).await?;
-    Ok(report.end(&summary))
+    let copied = async {
+        check_target(&target.tables(), resume).await?;
+        let mut report = Report::new();
+        let mut progress = |summary: &Summary| report.show(summary);
+        let summary = seabed_migration::copy(source.tables(), target.tables(), selection, &mut progress).await?;
+        Ok(report.end(&summary))
+    };
+    let copied = copied.await;
+    source.close(target.close(copied).await).await
 }
 
 pub(crate) async fn export(
@@ -48,7 +53,7 @@ pub(crate) async fn export(
     let mut progress = |summary: &Summary| report.show(summary);
     let summary = match &file {
         None => {
-            let output = BufWriter::new(std::io::stdout());
+            let output = BufWriter::new(Output);
             seabed_migration::export(tables, selection, output, &mut progress).await?
         }
         Some(path) => {
@@ -90,11 +95,15 @@ pub(crate) async fn upgrade_into(
     resume: bool,
 ) -> anyhow::Result<ExitCode> {
     let target = open(to, to_tables, MissingFile::Refuse).await.context("the target")?;
-    check_target(&target.tables(), resume).await?;
-    let mut report = Report::new();
-    let mut progress = |summary: &Summary| report.show(summary);
-    let summary = seabed_migration::upgrade_into(source, target.tables(), options, &mut progress).await?;
-    Ok(report.end(&summary))
+    let upgraded = async {
+        check_target(&target.tables(), resume).await?;
+        let mut report = Report::new();
+        let mut progress = |summary: &Summary| report.show(summary);
+        let summary = seabed_migration::upgrade_into(source, target.tables(), options, &mut progress).await?;
+        Ok(report.end(&summary))
+    };
+    let upgraded = upgraded.await;
+    target.close(upgraded).await
 }
 
 pub(crate) async fn upgrade_in_place(tables: SessionTables<'_>, options: UpgradeOptions) -> anyhow::Result<ExitCode> {
@@ -102,7 +111,7 @@ pub(crate) async fn upgrade_in_place(tables: SessionTables<'_>, options: Upgrade
     let kept = tables.tables().name("seabed_v0_");
     let summary = seabed_migration::upgrade_in_place(tables, options, &mut |summary| report.show(summary)).await;
     let exit = report.end(&summary?);
-    eprintln!("the tables of schema v0 are kept as {kept}…; `seabed-migrate upgrade --finish` drops them");
+    message(format_args!("the tables of schema v0 are kept as {kept}…; `seabed-migrate upgrade --finish` drops them"));
     Ok(exit)
 }
 
@@ -116,10 +125,10 @@ pub(crate) async fn finish_upgrade(
     let summary = seabed_migration::finish_upgrade(tables, options, leave_rows, &mut progress).await?;
     let is_dropped = summary.is_complete() || leave_rows;
     let exit = report.end(&summary);
-    eprintln!(
+    message(format_args!(
         "the tables of schema v0 are {}",
         if is_dropped { "dropped" } else { "kept: the tables of v1 do not contain all of their rows" }
-    );
+    ));
     Ok(exit)
 }
 
@@ -162,7 +171,7 @@ impl Report {
         } else if self.reported.elapsed() > REPORT_INTERVAL {
             self.reported = Instant::now();
             let of = summary.expected_events.map(|all| format!(" of {all}")).unwrap_or_default();
-            eprintln!("{} sessions, {}{of} events", summary.sessions, summary.events);
+            message(format_args!("{} sessions, {}{of} events", summary.sessions, summary.events));
         }
     }
 
@@ -171,26 +180,26 @@ impl Report {
             bar.finish_and_clear();
         }
         let Summary { app_states, user_states, sessions, events, .. } = summary;
-        eprintln!(
+        message(format_args!(
             "read: {sessions} sessions, {events} events, {user_states} user states, {app_states} app states in {:.1} s",
             self.started.elapsed().as_secs_f64()
-        );
-        eprintln!(
+        ));
+        message(format_args!(
             "new in the target: {} sessions, {} events; states added or changed: {}",
             summary.new_sessions, summary.new_events, summary.changed_states
-        );
-        eprintln!("content read:   {}", summary.content);
-        eprintln!("content stored: {}", summary.stored_content);
+        ));
+        message(format_args!("content read:   {}", summary.content));
+        message(format_args!("content stored: {}", summary.stored_content));
         if summary.is_complete() && summary.content != summary.stored_content {
-            eprintln!("some of these rows have other keys or times in the target, which was also written to");
+            message("some of these rows have other keys or times in the target, which was also written to");
         }
         let named = |title: &str, rows: Vec<String>| {
             if !rows.is_empty() {
-                eprintln!("{} rows {title}:", rows.len());
+                message(format_args!("{} rows {title}:", rows.len()));
             }
-            rows.iter().take(NAMED).for_each(|row| eprintln!("  {row}"));
+            rows.iter().take(NAMED).for_each(|row| message(format_args!("  {row}")));
             if rows.len() > NAMED {
-                eprintln!("  and {} more", rows.len() - NAMED);
+                message(format_args!("  and {} more", rows.len() - NAMED));
             }
         };
         named("were skipped", summary.refused.iter().map(ToString::to_string).collect());

@@ -1,15 +1,15 @@
 //! Sessions as JSON Lines.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 
 use sea_orm::DbErr;
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::{Json, Timestamp, sql};
+use seabed_core::{BackendError, BackendErrorKind, Error, Json, Timestamp, sql};
 use serde::{Deserialize, Serialize};
 
 use super::record::{ContentHash, Record};
 use super::tables::{Outlet, Source, Stop};
-use super::{Progress, Summary};
+use super::{Progress, Summary, transfer_error};
 
 const FORMAT: &str = "seabed-sessions";
 const VERSION: u32 = 1;
@@ -18,7 +18,7 @@ const ROWS_PER_REPORT: u64 = 1000;
 
 /// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; JSON is written as in the source.
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Line {
     Header {
         format: String,
@@ -62,11 +62,11 @@ pub(super) async fn write(
     mut source: Source,
     mut file: impl Write + Send,
     progress: &mut Progress<'_>,
-) -> Result<Summary, DbErr> {
+) -> Result<Summary, Error> {
     let mut summary = Summary { expected_events: source.events, ..Summary::default() };
     let mut rows = 0;
     put(&mut file, &Line::Header { format: FORMAT.to_owned(), version: VERSION })?;
-    while let Some(record) = source.next().await? {
+    while let Some(record) = source.next().await.map_err(transfer_error)? {
         let record = match record {
             Record::Refused(refused) => {
                 summary.refused.push(refused);
@@ -81,27 +81,31 @@ pub(super) async fn write(
             _ => summary.events += 1,
         }
         summary.content.toggle(ContentHash::of(&record));
-        put(&mut file, &line(record)?)?;
+        put(&mut file, &line(record).map_err(transfer_error)?)?;
         rows += 1;
         if rows % ROWS_PER_REPORT == 0 {
             progress(&summary);
         }
     }
+    // Everything in a new file is new.
+    (summary.new_sessions, summary.new_events) = (summary.sessions, summary.events);
+    summary.changed_states = summary.app_states + summary.user_states;
     summary.stored_content = summary.content;
     put(&mut file, &Line::End { rows, content: summary.content.to_string() })?;
-    file.flush().map_err(|error| file_error(&error))?;
+    file.flush().map_err(write_error)?;
     progress(&summary);
     Ok(summary)
 }
 
-fn put(file: &mut impl Write, line: &Line) -> Result<(), DbErr> {
-    let mut text = serde_json::to_vec(line).map_err(|error| DbErr::Custom(error.to_string()))?;
+fn put(file: &mut impl Write, line: &Line) -> Result<(), Error> {
+    let mut text = serde_json::to_vec(line).map_err(|error| transfer_error(DbErr::Custom(error.to_string())))?;
     text.push(b'\n');
-    file.write_all(&text).map_err(|error| file_error(&error))
+    file.write_all(&text).map_err(write_error)
 }
 
-fn file_error(error: &std::io::Error) -> DbErr {
-    DbErr::Custom(format!("the file: {error}"))
+/// The writer's own error is the source, so that its owner recognizes it.
+fn write_error(error: io::Error) -> Error {
+    BackendError::new(BackendErrorKind::Unexpected, "the file cannot be written").with_source(error).into()
 }
 
 fn line(record: Record) -> Result<Line, DbErr> {
@@ -177,7 +181,7 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
         let record = match next(file, number)? {
             Some(Line::End { rows: all, content: sum }) => {
                 if all == rows && sum == content.to_string() {
-                    return Ok(());
+                    return Ok(expect_end(file)?);
                 }
                 let message =
                     format!("the file was changed after the export: {rows} rows instead of {all}, or other content");
@@ -195,9 +199,23 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
     }
 }
 
+/// What follows the last line would be lost without a word.
+fn expect_end(file: &mut impl BufRead) -> Result<(), DbErr> {
+    if file.fill_buf().map_err(|error| read_error(&error))?.is_empty() {
+        return Ok(());
+    }
+    let message = "the file goes on behind the last line of an export, and only the rows before it are imported; \
+                   import each export by itself";
+    Err(DbErr::Custom(message.to_owned()))
+}
+
+fn read_error(error: &io::Error) -> DbErr {
+    DbErr::Custom(format!("the file cannot be read: {error}"))
+}
+
 fn next(file: &mut impl BufRead, number: u64) -> Result<Option<Line>, DbErr> {
     let mut text = String::new();
-    if file.read_line(&mut text).map_err(|error| file_error(&error))? == 0 {
+    if file.read_line(&mut text).map_err(|error| read_error(&error))? == 0 {
         return Ok(None);
     }
     if !text.ends_with('\n') {

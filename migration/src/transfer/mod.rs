@@ -103,7 +103,7 @@ pub async fn copy(
 /// counts and hash, by which [`import`] detects a truncated file.
 ///
 /// # Errors
-/// Those of [`copy`], and of `file`.
+/// Those of [`copy`]; and that of `file`, as the [`source`](std::error::Error::source) of a backend error.
 pub async fn export(
     from: impl Into<SessionTables<'_>>,
     selection: Selection,
@@ -111,14 +111,14 @@ pub async fn export(
     progress: &mut Progress<'_>,
 ) -> Result<Summary> {
     let source = source(&from.into(), selection).await?;
-    lines::write(source, file, progress).await.map_err(transfer_error)
+    lines::write(source, file, progress).await
 }
 
 /// Copies what [`export`] wrote into a database, like [`copy`].
 ///
 /// # Errors
-/// Those of [`copy`], and of `file`. A file of another kind is rejected before anything is written; a truncated file
-/// only after its rows are written.
+/// Those of [`copy`], and of `file`. A file of another kind is rejected before anything is written; a truncated file,
+/// or one that goes on behind its last line, only after its rows are written.
 pub async fn import(
     file: impl BufRead + Send + 'static,
     to: impl Into<SessionTables<'_>>,

@@ -18,6 +18,19 @@ pub(crate) enum Record {
     Refused(Refused),
 }
 
+impl Record {
+    /// The size of its JSON, which makes up nearly all of a large row, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::AppState(row) => row.state.len(),
+            Self::UserState(row) => row.state.len(),
+            Self::Session(row) => row.state.len(),
+            Self::Event(row) => row.event_data.as_ref().map_or(0, String::len),
+            Self::Refused(_) => 0,
+        }
+    }
+}
+
 /// A row that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

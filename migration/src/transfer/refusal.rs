@@ -9,8 +9,8 @@ use crate::spec::Database;
 const ID_LENGTH: usize = 128;
 const INVOCATION_ID_LENGTH: usize = 256;
 
-/// Returns why a database would reject a row. SQLite accepts any text.
-pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
+/// Returns why a database would reject a row. SQLite accepts any text. `limit` is that of a statement, in bytes.
+pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -> Option<Refused> {
     let checks_json = match database {
         Database::Sqlite => return None,
         // It stores JSON as text.
@@ -33,6 +33,9 @@ pub(super) fn refusal(database: Database, record: &Record) -> Option<Refused> {
         return refused(format!(
             "the invocation id is longer than {INVOCATION_ID_LENGTH} characters or contains a NUL character"
         ));
+    }
+    if let Some(limit) = limit.filter(|limit| record.size() as u64 >= *limit) {
+        return refused(format!("it has {} bytes, and max_allowed_packet is {limit} in the target", record.size()));
     }
     if !checks_json {
         return None;

@@ -19,8 +19,8 @@ use super::tables::{Source, json_text};
 use super::{Progress, Summary};
 use crate::spec::{Database, SchemaSpec};
 
-/// A transaction holds no more rows than this, and ends once it holds this much text: enough to make the cost of a
-/// commit negligible, and far below what a server accepts in one statement.
+/// A transaction holds no more rows than this, and no more than this much text, unless one row has more: enough to make
+/// the cost of a commit negligible, and far below what a server accepts in one statement.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 /// Concurrent writers of the same rows, or of a row in between, can make a transaction fail. It then changes nothing,
@@ -55,6 +55,8 @@ pub(crate) struct Store<'a> {
     pub(super) summary: Summary,
     /// Whether to compare only, and write nothing.
     only_compares: bool,
+    /// The limit on the size of a statement, if there is one.
+    limit: Option<u64>,
 }
 
 impl<'a> Store<'a> {
@@ -66,6 +68,7 @@ impl<'a> Store<'a> {
             sent: HashMap::new(),
             summary: Summary::default(),
             only_compares: false,
+            limit: None,
         }
     }
 
@@ -78,12 +81,14 @@ impl<'a> Store<'a> {
     /// with its first events, up to some point.
     pub(crate) async fn write(mut self, mut source: Source, progress: &mut Progress<'_>) -> Result<Summary, DbErr> {
         self.summary.expected_events = source.events;
+        self.limit = self.spec.statement_limit(self.connection).await?;
         while let Some(record) = source.next().await? {
-            self.take(record);
-            if self.batch.rows >= BATCH_ROWS || self.batch.bytes >= BATCH_BYTES {
+            let is_full = self.batch.bytes + record.size() > BATCH_BYTES && self.batch.bytes > 0;
+            if self.batch.rows >= BATCH_ROWS || is_full {
                 self.flush().await?;
                 progress(&self.summary);
             }
+            self.take(record);
         }
         self.end_session();
         self.flush().await?;
@@ -97,29 +102,27 @@ impl<'a> Store<'a> {
             return;
         }
         let hash = ContentHash::of(&record);
-        if let Some(refused) = refusal(self.spec.database, &record) {
+        if let Some(refused) = refusal(self.spec.database, self.limit, &record) {
             if matches!(record, Record::Session(_)) {
                 self.end_session();
             }
             self.summary.refused.push(refused);
             return;
         }
+        let size = record.size();
         self.batch.rows += 1;
         match record {
             Record::AppState(row) => {
                 self.summary.app_states += 1;
-                self.batch.bytes += row.state.len();
                 self.batch.app_states.push(row);
             }
             Record::UserState(row) => {
                 self.summary.user_states += 1;
-                self.batch.bytes += row.state.len();
                 self.batch.user_states.push(row);
             }
             Record::Session(session) => {
                 self.end_session();
                 self.summary.sessions += 1;
-                self.batch.bytes += session.state.len();
                 self.sent.insert(SessionId::of(&session), HashMap::new());
                 self.batch.parts.push(Part { session, events: Vec::new(), is_last: false });
             }
@@ -131,12 +134,12 @@ impl<'a> Store<'a> {
                     return;
                 };
                 self.summary.events += 1;
-                self.batch.bytes += event.event_data.as_ref().map_or(0, String::len);
                 self.sent.entry(SessionId::of(&part.session)).or_default().insert(event.id.clone(), hash);
                 part.events.push(event);
             }
             Record::Refused(_) => {}
         }
+        self.batch.bytes += size;
         self.summary.content.toggle(hash);
     }
 

@@ -55,6 +55,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// count what an insert-or-ignore has inserted.
     const DUPLICATE_IS_ERROR: bool = false;
 
+    /// The query for the limit on the size of a statement, in bytes, where the server may close the connection of a
+    /// client that exceeds it, instead of answering.
+    const STATEMENT_LIMIT: Option<&'static str> = None;
+
     /// Makes `insert` leave alone a row that has the same `key` already. All other errors stay errors.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 

@@ -59,6 +59,12 @@ pub trait Driver: Send + Sync + 'static {
     /// Where `options` connect to, in words and without a password.
     fn address(options: &Self::Options) -> String;
 
+    /// Why a connection to `options` failed and what to do about it, where this can be seen without the database's
+    /// answer.
+    fn connect_problem(_options: &Self::Options) -> Option<(BackendErrorKind, String)> {
+        None
+    }
+
     /// Connects once, and closes the connection.
     ///
     /// # Errors

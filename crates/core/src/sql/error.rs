@@ -15,6 +15,14 @@ pub(crate) enum StatementError {
     /// The server did not answer within the statement timeout.
     #[error("the server did not answer within the statement timeout")]
     Timeout,
+    /// The statement was not sent, because the server would not accept it.
+    #[error("the statement has {size} bytes, and the server accepts fewer than {limit}")]
+    TooLarge {
+        /// The size of its values, in bytes.
+        size: u64,
+        /// The server's limit, in bytes.
+        limit: u64,
+    },
 }
 
 impl StatementError {
@@ -27,7 +35,7 @@ impl StatementError {
     pub(crate) fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {
             Self::Database(error) => error.into(),
-            Self::Timeout => self.into(),
+            Self::Timeout | Self::TooLarge { .. } => self.into(),
         }
     }
 
@@ -46,6 +54,7 @@ pub(crate) fn classify<D: Dialect>(error: &StatementError) -> BackendErrorKind {
         StatementError::Timeout | StatementError::Database(DbErr::ConnectionAcquire(_)) => {
             BackendErrorKind::Unavailable
         }
+        StatementError::TooLarge { .. } => BackendErrorKind::TooLarge,
         StatementError::Database(DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) => {
             D::Driver::classify(error)
         }
@@ -70,6 +79,10 @@ pub(crate) fn statement_error<D: Dialect>(operation: &str, error: impl Into<Stat
     let kind = classify::<D>(&error);
     let advice = match kind {
         BackendErrorKind::Schema => ": a table or column is missing; run `seabed-migrate up`",
+        BackendErrorKind::TooLarge => {
+            ": larger than the database accepts; store less at once, or ask its administrator to raise the limit \
+             (max_allowed_packet on MySQL and MariaDB)"
+        }
         _ => "",
     };
     BackendError::new(kind, format!("{operation} on {:?}{advice}", D::BACKEND)).with_source(error.into_source()).into()

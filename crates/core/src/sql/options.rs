@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sea_orm::DatabaseConnection;
+use sea_orm::{DatabaseConnection, DbErr};
 
 use super::dialect::Dialect;
 use super::driver::{Driver, in_runtime};
@@ -220,25 +220,34 @@ impl<D: Dialect> ConnectOptions<D> {
     ///
     /// # Errors
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
-    /// the acquire timeout, and [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses.
+    /// the acquire timeout, [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses, and
+    /// [`Schema`](BackendErrorKind::Schema) for a file that does not exist.
     pub async fn open(self) -> Result<DatabaseConnection> {
         in_runtime()?;
         let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
         let address = D::Driver::address(&self.driver);
-        let cannot = |kind, advice| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
+        let cannot = |kind, advice: &str| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
         match tokio::time::timeout(timeout, D::Driver::try_connect(&self.driver)).await {
             Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
             Ok(Err(error)) => {
-                let (kind, advice) = match classify::<D>(&error.clone().into()) {
-                    BackendErrorKind::Unavailable => (
-                        BackendErrorKind::Unavailable,
-                        "is the server up (for SQLite: does the file exist), and the address right?",
-                    ),
-                    _ => (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings"),
-                };
-                Err(cannot(kind, advice).with_source(error).into())
+                let (kind, advice) = connect_problem::<D>(&self.driver, &error);
+                Err(cannot(kind, &advice).with_source(error).into())
             }
             Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
         }
     }
+}
+
+/// What the failure of a connection means, and what to do about it.
+fn connect_problem<D: Dialect>(options: &<D::Driver as Driver>::Options, error: &DbErr) -> (BackendErrorKind, String) {
+    if let Some(problem) = D::Driver::connect_problem(options) {
+        return problem;
+    }
+    let (kind, advice) = if classify::<D>(&error.clone().into()) == BackendErrorKind::Unavailable {
+        let advice = "is the server up (for SQLite: may the file and its folder be written), and the address right?";
+        (BackendErrorKind::Unavailable, advice)
+    } else {
+        (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings")
+    };
+    (kind, advice.to_owned())
 }

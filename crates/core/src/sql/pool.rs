@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::dialect::Dialect;
 use super::driver::{Driver, DriverConnection};
 use super::error::{StatementError, leaves_connection_usable};
-use super::executor::Executor;
+use super::executor::{Executor, check_size};
 use super::timeout::{StatementTimeout, answers};
 
 /// How long an idle connection is kept: long enough for a caller who makes one call after the other.
@@ -218,6 +218,7 @@ impl<D: Dialect> Executor for ConnectionGuard<'_, D> {
         statement: Statement,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
+        check_size::<D>(self, &statement).await?;
         let was_reusable = std::mem::replace(&mut self.is_reusable, false);
         let ran = self.cached.connection()?.run(statement, on_row).await.map_err(StatementError::from);
         self.is_reusable = was_reusable && ran.as_ref().err().is_none_or(leaves_connection_usable::<D>);

@@ -25,6 +25,7 @@ const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/op/shared_state.rs";
 const STORE: &str = "migration/src/transfer/store.rs";
+const LOCATION: &str = "migration/src/location.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -524,6 +525,48 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "backend if backend == D::BACKEND => ",
         to: "backend if backend == D::BACKEND || backend != D::BACKEND => ",
         case: "mariadb::a_transaction_on_another_database_is_refused",
+    },
+    Mutant {
+        guard: "a statement that the server would not accept is not sent, MySQL",
+        file: "crates/core/src/sql/executor.rs",
+        from: "Some(limit) if size >= limit =>",
+        to: "Some(limit) if size >= limit && limit == 0 =>",
+        case: "mariadb::a_write_larger_than_the_server_accepts",
+    },
+    Mutant {
+        guard: "a copy sends no row that the server would not accept, MySQL",
+        file: STORE,
+        from: "self.limit = self.spec.statement_limit(self.connection).await?;",
+        to: "self.limit = None;",
+        case: "mariadb::a_row_larger_than_the_server_accepts",
+    },
+    Mutant {
+        guard: "missing tables are created beside the others",
+        file: LOCATION,
+        from: "(None, Some(schema)) => Some((*schema).to_owned()),",
+        to: "(None, Some(_)) => home(connection, spec).await?,",
+        case: "postgres_18::tables_are_looked_up",
+    },
+    Mutant {
+        guard: "tables in several schemas are left alone",
+        file: LOCATION,
+        from: "if schemas.len() > 1 {",
+        to: "if schemas.len() > 2 {",
+        case: "postgres_18::tables_are_looked_up",
+    },
+    Mutant {
+        guard: "views are left alone",
+        file: LOCATION,
+        from: "found.kind != \"table\"",
+        to: "found.kind.is_empty()",
+        case: "mariadb::a_view_with_the_name_of_a_table",
+    },
+    Mutant {
+        guard: "tables of others beside the version are left alone",
+        file: "migration/src/layout.rs",
+        from: "Layout::V1 => Layout::by_columns(spec, &spec.columns(connection).await?),",
+        to: "Layout::V1 => Layout::V1,",
+        case: "sqlite_file::a_table_of_others_beside_the_version",
     },
     Mutant {
         guard: "a session that was read in part and recreated since is refreshed in full",

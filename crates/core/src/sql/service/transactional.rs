@@ -24,9 +24,9 @@ impl<D: Dialect> SqlSessionService<D> {
 }
 
 /// A caller's transaction, if it is one on such a database.
-fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_>> {
+fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_, D>> {
     match transaction.get_database_backend() {
-        backend if backend == D::BACKEND => Ok(CallerTransaction(transaction)),
+        backend if backend == D::BACKEND => Ok(CallerTransaction::new(transaction)),
         backend => Err(Error::invalid("transaction", format!("is one to {backend:?}, not to {:?}", D::BACKEND))),
     }
 }

@@ -190,7 +190,9 @@ async fn an_error_of_a_batch_is_the_error_of_the_culprit_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_of_a_lone_write_is_final_unless_another_attempt_may_get_past_it() {
-    for kind in [BackendErrorKind::Unexpected, BackendErrorKind::Corrupt, BackendErrorKind::Schema] {
+    let kinds =
+        [BackendErrorKind::Unexpected, BackendErrorKind::Corrupt, BackendErrorKind::Schema, BackendErrorKind::TooLarge];
+    for kind in kinds {
         let (writer, engine) = writer(SEVERAL);
         engine.lock().failing.insert("1".to_owned(), kind);
         assert_eq!(failure(submit(&writer, append("1")).await).await, Some(kind));

@@ -1,5 +1,8 @@
 //! The command `seabed-migrate`, on SQLite.
 
+mod output;
+mod prefixes;
+
 use std::process::{Command, Output};
 
 use sea_orm::{ConnectionTrait as _, Statement};
@@ -17,15 +20,15 @@ impl Cli {
         self.folder.path().join("seabed.db")
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    fn command(&self, arguments: &[&str]) -> Command {
         let url = format!("sqlite://{}", self.file().display());
-        Command::new(env!("CARGO_BIN_EXE_seabed-migrate"))
-            .args(arguments)
-            .env("DATABASE_URL", url)
-            .env_remove("SEABED_SCHEMA")
-            .env_remove("SEABED_TABLE_PREFIX")
-            .output()
-            .expect("the command runs")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seabed-migrate"));
+        command.args(arguments).env("DATABASE_URL", url).env_remove("SEABED_SCHEMA").env_remove("SEABED_TABLE_PREFIX");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the command runs")
     }
 
     #[track_caller]
@@ -37,8 +40,19 @@ impl Cli {
 
     #[track_caller]
     fn fails(&self, arguments: &[&str]) -> String {
+        self.fails_with(1, arguments)
+    }
+
+    /// Exit status 2.
+    #[track_caller]
+    fn rejects(&self, arguments: &[&str]) -> String {
+        self.fails_with(2, arguments)
+    }
+
+    #[track_caller]
+    fn fails_with(&self, status: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
 }
@@ -46,7 +60,7 @@ impl Cli {
 #[test]
 fn up_makes_the_file_and_the_tables_and_status_tells() {
     let cli = Cli::new();
-    assert!(cli.fails(&["status"]).contains("does the file exist"));
+    assert!(cli.fails(&["status"]).contains("`seabed-migrate up` creates it"));
     cli.succeeds(&["up"]);
     assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
     cli.succeeds(&["up"]);
@@ -59,35 +73,36 @@ fn up_makes_the_file_and_the_tables_and_status_tells() {
 fn a_dry_run_prints_the_statements_and_changes_nothing() {
     let cli = Cli::new();
     let printed = cli.succeeds(&["up", "--dry-run", "--update-time-index"]);
-    for part in ["CREATE TABLE IF NOT EXISTS \"events\"", "seabed_sessions_update_time", "schema_version"] {
+    for part in ["CREATE TABLE IF NOT EXISTS \"main\".\"events\"", "seabed_sessions_update_time", "schema_version"] {
         assert!(printed.contains(part), "{printed}");
     }
     assert!(!cli.file().exists());
     cli.succeeds(&["up"]);
     assert_eq!(cli.succeeds(&["up", "--dry-run"]), "-- nothing to do\n");
-    assert!(cli.succeeds(&["down", "--dry-run"]).contains("DROP TABLE IF EXISTS \"sessions\""));
+    assert!(cli.succeeds(&["down", "--dry-run"]).contains("DROP TABLE IF EXISTS \"main\".\"sessions\""));
     assert!(cli.succeeds(&["refresh", "--dry-run"]).contains("DROP TABLE"));
     assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
 }
 
 #[test]
 fn what_is_wrong_is_told_without_the_password() {
-    let run = |url: Option<&str>| {
+    let run = |status: i32, url: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seabed-migrate"));
         command.arg("up").env_remove("DATABASE_URL");
         if let Some(url) = url {
             command.args(["--database-url", url]);
         }
         let output = command.output().expect("the command runs");
-        assert!(!output.status.success());
+        assert_eq!(output.status.code(), Some(status), "{url:?}: {output:?}");
         String::from_utf8(output.stderr).expect("text")
     };
-    assert!(run(None).contains("set DATABASE_URL"));
-    for url in ["oracle://u:secret@h/d", "postgres://u:secret@h:port/d", "postgres://u:secret@127.0.0.1:1/d"] {
-        let told = run(Some(url));
+    assert!(run(2, None).contains("set DATABASE_URL"));
+    let unreachable = "postgres://u:secret@127.0.0.1:1/d";
+    for (status, url) in [(2, "oracle://u:secret@h/d"), (2, "postgres://u:secret@h:port/d"), (1, unreachable)] {
+        let told = run(status, Some(url));
         assert!(told.starts_with("seabed-migrate: ") && !told.contains("secret"), "{told}");
     }
-    assert!(run(Some("postgres://u:secret@127.0.0.1:1/d")).contains("PostgreSQL at 127.0.0.1:1"));
+    assert!(run(1, Some(unreachable)).contains("PostgreSQL at 127.0.0.1:1"));
 }
 
 #[test]
@@ -205,6 +220,28 @@ fn a_file_goes_out_and_in() {
 }
 
 #[test]
+fn a_file_that_goes_on_behind_an_export_is_not_passed_over() {
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(SESSION);
+    let (_, exported, report) = cli.status(&["export"]);
+    assert!(report.contains("new in the target: 1 sessions, 0 events"), "{report}");
+    let other = cli.other();
+    let file = cli.folder.path().join("sessions.jsonl");
+    let import = ["import", "--file", &file.display().to_string(), "--resume", "--database-url", &other];
+    for more in [&exported, "{}\n", "\n"] {
+        std::fs::write(&file, format!("{exported}{more}")).expect("a file");
+        let refused = cli.fails(&import);
+        assert!(refused.contains("goes on behind the last line"), "{refused}");
+    }
+    std::fs::write(&file, exported.replace("\"id\":", "\"color\":1,\"id\":")).expect("a file");
+    let refused = cli.fails(&import);
+    assert!(refused.contains("line 2 is invalid"), "{refused}");
+    std::fs::write(&file, exported).expect("a file");
+    cli.succeeds(&import);
+}
+
+#[test]
 fn upgrade_says_what_it_cannot_upgrade() {
     let cli = Cli::new();
     cli.succeeds(&["up"]);
@@ -212,118 +249,4 @@ fn upgrade_says_what_it_cannot_upgrade() {
     assert!(cli.fails(&["upgrade", "--finish"]).contains("no upgrade to finish"));
     assert_eq!(cli.status(&["upgrade", "--time-zone", "Nowhere"]).0, Some(2));
     assert!(cli.succeeds(&["grants", "--account", "agent"]).contains("nothing to do"));
-}
-
-/// The tables, indexes and ledger of a store with `prefix`, sorted by name.
-fn objects_of(prefix: &str) -> Vec<String> {
-    let names = [
-        "adk_internal_metadata",
-        "app_states",
-        "events",
-        "idx_events_app_user_session_ts_id",
-        "seabed_migrations",
-        "seabed_sessions_update_time",
-        "sessions",
-        "user_states",
-    ];
-    names.map(|name| format!("{prefix}{name}")).into()
-}
-
-const BOT: [&str; 2] = ["--table-prefix", "bot_"];
-
-#[test]
-fn stores_with_different_prefixes_share_a_file() {
-    let cli = Cli::new();
-    for _ in 0..2 {
-        cli.succeeds(&["up", "--update-time-index"]);
-        cli.succeeds(&["up", "--update-time-index", BOT[0], BOT[1]]);
-    }
-    let both = [objects_of(""), objects_of("bot_")].concat();
-    let sorted = |mut names: Vec<String>| {
-        names.sort();
-        names
-    };
-    assert_eq!(cli.objects(), sorted(both));
-    assert_eq!(cli.succeeds(&["up", "--dry-run", BOT[0], BOT[1]]), "-- nothing to do\n");
-    for arguments in [&["verify"][..], &["verify", BOT[0], BOT[1]]] {
-        assert_eq!(cli.succeeds(arguments), "No problems found.\n");
-    }
-    // Rows of one are nothing to the other.
-    cli.execute(SESSION);
-    assert_eq!(cli.status(&["verify"]).0, Some(3));
-    assert_eq!(cli.status(&["verify", BOT[0], BOT[1]]).0, Some(0));
-    cli.succeeds(&["repair", "--yes"]);
-    assert!(cli.fails(&["down"]).contains("table sessions holds data"));
-    cli.succeeds(&["refresh", BOT[0], BOT[1]]);
-    assert_eq!(cli.objects().len(), 16, "refresh lost an index");
-    cli.succeeds(&["down", BOT[0], BOT[1]]);
-    assert_eq!(cli.objects(), objects_of(""));
-    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
-    assert_eq!(cli.succeeds(&["status", BOT[0], BOT[1]]), "pending  m0001_adk_schema_v1\n");
-    assert_eq!(Cli::query(&cli.url(), "SELECT id AS text FROM sessions"), ["s"]);
-}
-
-#[test]
-fn tables_of_others_do_not_matter_to_a_store_with_a_prefix() {
-    let cli = Cli::new();
-    cli.succeeds(&["up", BOT[0], BOT[1]]);
-    cli.execute("CREATE TABLE sessions (id TEXT PRIMARY KEY, cookie BLOB)");
-    cli.execute("CREATE INDEX idx_events_app_user_session_ts_id ON sessions (cookie)");
-    cli.execute("INSERT INTO sessions VALUES ('web', x'00')");
-    // Without a prefix, they are in the way, and safe.
-    for command in ["up", "down", "refresh"] {
-        let refused = cli.fails(&[command]);
-        assert!(refused.contains("table sessions has no column app_name"), "{refused}");
-    }
-    assert!(cli.fails(&["down", "--drop-data"]).contains("nothing was changed"));
-    cli.succeeds(&["up", BOT[0], BOT[1]]);
-    assert_eq!(cli.succeeds(&["verify", BOT[0], BOT[1]]), "No problems found.\n");
-    cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
-    cli.succeeds(&["down", "--drop-data", BOT[0], BOT[1]]);
-    assert_eq!(cli.objects(), ["idx_events_app_user_session_ts_id", "sessions"]);
-    assert_eq!(Cli::query(&cli.url(), "SELECT id AS text FROM sessions"), ["web"]);
-}
-
-#[test]
-fn invalid_names_are_refused_before_anything_is_opened() {
-    let cli = Cli::new();
-    let long = "p".repeat(31);
-    for prefix in ["b-", "b.", "b\"", "ä", "b;", &long] {
-        let refused = cli.fails(&["up", "--table-prefix", prefix]);
-        assert!(refused.contains("table_prefix"), "{refused}");
-    }
-    assert!(cli.fails(&["up", "--schema", "a b"]).contains("schema"));
-    assert!(!cli.file().exists(), "a file was made");
-    let nowhere = "sqlite:///nowhere/a.db";
-    let refused = cli.fails(&["copy", "--from", nowhere, "--to", nowhere, "--to-table-prefix", "b-"]);
-    assert!(refused.contains("the target") && refused.contains("table_prefix"), "{refused}");
-    // A schema is no part of a file: it is attached, and the command attaches none.
-    let refused = cli.fails(&["up", "--schema", "agents"]);
-    assert!(refused.contains("the schema agents does not exist") && refused.contains("ATTACH DATABASE"), "{refused}");
-}
-
-#[test]
-fn sessions_move_between_stores_with_different_prefixes() {
-    let cli = Cli::new();
-    cli.succeeds(&["up"]);
-    cli.execute(SESSION);
-    let other = cli.other_url();
-    cli.succeeds(&["up", "--database-url", &other, BOT[0], BOT[1]]);
-    let (from, to) = (cli.url(), ["--to", &other, "--to-table-prefix", "bot_"]);
-    let copy = [&["copy", "--from", &from][..], &to].concat();
-    let (status, _, report) = cli.status(&copy);
-    assert!(status == Some(0) && report.contains("new in the target: 1 sessions"), "{report}");
-    assert_eq!(Cli::query(&other, "SELECT state AS text FROM bot_sessions"), ["{\"secret\": \"value\"}"]);
-    assert_eq!(cli.succeeds(&["verify", "--database-url", &other, BOT[0], BOT[1]]), "No problems found.\n");
-    assert!(cli.fails(&copy).contains("--resume"));
-    // Within one file, too.
-    cli.succeeds(&["up", BOT[0], BOT[1]]);
-    let (status, _, report) = cli.status(&["copy", "--from", &from, "--to", &from, "--to-table-prefix", "bot_"]);
-    assert!(status == Some(0) && report.contains("new in the target: 1 sessions"), "{report}");
-    // And out and in as a file.
-    let file = cli.folder.path().join("bot.jsonl").display().to_string();
-    cli.succeeds(&["export", "--file", &file, BOT[0], BOT[1]]);
-    cli.succeeds(&["refresh", "--drop-data", BOT[0], BOT[1]]);
-    cli.succeeds(&["import", "--file", &file, BOT[0], BOT[1]]);
-    assert_eq!(Cli::query(&from, "SELECT id AS text FROM bot_sessions"), ["s"]);
 }
