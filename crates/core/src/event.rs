@@ -18,8 +18,8 @@ use crate::{Clock, Error, IdSource, Json, Result, State, SystemClock, UuidV7};
 /// One event of a session, as google-adk 2.13 stores it in `events.event_data`.
 ///
 /// Reads snake_case and camelCase, writes snake_case, and omits fields that are not set. Keys without a field here stay
-/// in `extra` unchanged. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded; see
-/// [`Json`].
+/// in `extra` unchanged. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded;
+/// see [`Json`].
 ///
 /// google-adk accepts any such key at the top level, but elsewhere, as in `actions` and in the parts of `content`, only
 /// keys and types that it knows: it cannot read a session that has an event with others. A service refuses to append
@@ -163,7 +163,7 @@ impl Event {
         is_replay(self.clone(), stored.clone())
     }
 
-    /// Checks that google-adk 2.13 can read the event, as a service does before it stores one; for services of your own.
+    /// Checks that google-adk 2.13 can read the event, as a service does before it stores it. For services of your own.
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) with the path of what google-adk cannot read, such as `content.parts[0].txt`.

@@ -103,8 +103,9 @@ impl ServiceOptions {
     /// Lets the service store events that google-adk cannot read, for a database that no Python agent reads.
     ///
     /// By default, an append is refused with [`Invalid`](Error::Invalid) if google-adk 2.13 could not read its event:
-    /// content that is a plain string, a key that google-adk does not know in a part or in `actions`, a value of another
-    /// type. google-adk could not read the session from then on. Events that are in the store already are not checked.
+    /// content that is a plain string, a key that google-adk does not know in a part or in `actions`, a value of
+    /// another type. google-adk could not read the session from then on. Events that are in the store already are not
+    /// checked.
     pub fn without_adk_check(mut self) -> Self {
         self.adk_check = AdkCheck::Off;
         self
