@@ -25,6 +25,7 @@ const DELAYS: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis
 const REQUESTS: std::ops::Range<usize> = 0..6;
 
 /// Calls `check` for each request of a call and each delay, with a service on one connection, which has run `warm_up`.
+#[allow(clippy::future_not_send, reason = "a case runs on the thread of its test")]
 async fn sweep(
     fixture: &Fixture,
     warm_up: impl AsyncFn(&DynSessionService, SessionKey) -> anyhow::Result<()>,

@@ -9,8 +9,8 @@ mod shared_state;
 use sea_orm::EntityName;
 use sea_orm::sea_query::{
     Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
-    LockBehavior, LockType, OnConflict, Order, Query, Returning, SelectStatement, SubQueryStatement, TableRef,
-    UpdateStatement, WithClause, WithQuery,
+    LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement,
+    WithClause, WithQuery,
 };
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
