@@ -199,6 +199,7 @@ async fn apply_bulk<D: Dialect>(
     writes: &[&AppendOp<D>],
 ) -> Result<BulkResults<Appended>> {
     let new = || writes.iter().map(|write| &write.new);
+    let max = context.settings.max_state_bytes;
     let expected = |time: fn(Revision) -> Timestamp| {
         bulk::texts(new().map(|new| match new.expected {
             ExpectedRevision::Exact(revision) => time(revision).to_naive_utc().to_string(),
@@ -213,9 +214,9 @@ async fn apply_bulk<D: Dialect>(
         bulk::texts(new().map(|new| new.event_data.as_str())),
         expected(Revision::create_time),
         expected(Revision::timestamp),
-        bulk::states(new().map(|new| &new.delta.session))?,
-        bulk::states(new().map(|new| &new.delta.app))?,
-        bulk::states(new().map(|new| &new.delta.user))?,
+        bulk::states(new().map(|new| (&new.key, &new.delta.session)), max)?,
+        bulk::states(new().map(|new| (&new.key, &new.delta.app)), max)?,
+        bulk::states(new().map(|new| (&new.key, &new.delta.user)), max)?,
         bulk::times(new().map(|new| new.now)),
     ]);
     let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;

@@ -7,7 +7,7 @@ use sea_orm::{DbErr, QueryResult, Value};
 use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
 use crate::sql::statement::SqlText;
-use crate::{BackendError, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
+use crate::{BackendBackendErrorKind, Result, SessionKey, State, Timestamp};
 
 /// Runs a bulk statement for `writes` writes, and returns its rows.
 pub(super) async fn run<D: Dialect>(
@@ -51,9 +51,12 @@ pub(super) fn times(values: impl Iterator<Item = Timestamp>) -> Value {
     array(ArrayType::ChronoDateTime, values.map(Timestamp::to_naive_utc))
 }
 
-pub(super) fn states<'a>(values: impl Iterator<Item = &'a State>) -> Result<Value> {
-    let texts: Result<Vec<String>, serde_json::Error> = values.map(State::to_stored).collect();
-    let texts = texts.map_err(|error| Error::invalid("state", error.to_string()))?;
+/// States of the sessions of these keys, or changes to them.
+pub(super) fn states<'a>(
+    values: impl Iterator<Item = (&'a SessionKey, &'a State)>,
+    max_state_bytes: usize,
+) -> Result<Value> {
+    let texts: Vec<String> = values.map(|(key, state)| state.to_row(max_state_bytes, key)).collect::<Result<_>>()?;
     Ok(array(ArrayType::String, texts.into_iter()))
 }
 

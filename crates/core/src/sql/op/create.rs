@@ -165,10 +165,11 @@ async fn apply_bulk<D: Dialect>(
     writes: &[&CreateOp<D>],
 ) -> Result<BulkResults<Session>> {
     let new = || writes.iter().map(|write| &write.new);
+    let max = context.settings.max_state_bytes;
     let values = bulk::keys(new().map(|new| &new.key)).chain([
-        bulk::states(new().map(|new| &new.state.session))?,
-        bulk::states(new().map(|new| &new.state.app))?,
-        bulk::states(new().map(|new| &new.state.user))?,
+        bulk::states(new().map(|new| (&new.key, &new.state.session)), max)?,
+        bulk::states(new().map(|new| (&new.key, &new.state.app)), max)?,
+        bulk::states(new().map(|new| (&new.key, &new.state.user)), max)?,
         bulk::times(new().map(|new| new.create_time)),
     ]);
     let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;
