@@ -14,6 +14,7 @@ mod interop;
 mod migrations;
 mod model;
 mod processes;
+mod risks;
 mod round_trips;
 mod rows;
 mod strangers;
@@ -56,6 +57,8 @@ enum Where {
     Everywhere,
     Servers,
     Postgres,
+    /// And MariaDB.
+    MySql,
     /// Where JSON is text, which other programs may fill with anything.
     ExceptPostgres,
     Sqlite,
@@ -73,8 +76,8 @@ impl Where {
             Store::Server(kind) if kind.family() == Family::MySql => {
                 !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
             }
-            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres),
-            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres),
+            Store::Server(_) => !matches!(self, Self::Sqlite | Self::MySql | Self::ExceptPostgres),
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -86,6 +89,7 @@ impl Where {
             Self::Everywhere
             | Self::Servers
             | Self::Postgres
+            | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
             | Self::ExceptMySql => None,
@@ -136,6 +140,7 @@ fn main() -> ExitCode {
             migrations::CASES,
             model::CASES,
             processes::CASES,
+            risks::CASES,
             round_trips::CASES,
             rows::CASES,
             strangers::CASES,

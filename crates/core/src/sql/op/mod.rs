@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::sql::dialect::Dialect;
 use crate::sql::schema::check::version_query;
 use crate::sql::schema::columns::columns_query;
+use crate::sql::schema::risks::risks_query;
 use crate::sql::statement::SqlText;
 use crate::sql::tables::Tables;
 
@@ -73,5 +74,6 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("schema.version".to_owned(), version_query::<D>(tables).sql),
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_schema).collect()
+    let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
+    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_schema).chain(risks).collect()
 }
