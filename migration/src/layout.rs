@@ -6,15 +6,9 @@ use std::collections::BTreeSet;
 use sea_orm::sea_query::{Expr, ExprTrait as _, Query};
 use sea_orm::{ConnectionTrait, DbErr, EntityName};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
-use seabed_core::entity::events;
-use seabed_core::sql::{Column, ColumnProblem, unsuitable_columns};
+use seabed_core::sql::{Column, ColumnProblem, OtherLayout, unsuitable_columns};
 
-use crate::spec::{Database, SchemaSpec};
-
-/// The column of `events` that only google-adk's schema v0 has: actions pickled by Python.
-const V0_COLUMN: &str = "actions";
-/// The column of `events` that only the Rust crate adk-session has.
-const ADK_SESSION_COLUMN: &str = "llm_response";
+use crate::spec::SchemaSpec;
 
 /// Which software's tables a database contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,32 +18,20 @@ pub enum Layout {
     Empty,
     /// google-adk's schema v1, which Seabed shares; tables may be missing.
     V1,
-    /// google-adk's schema v0, with actions pickled by Python.
-    V0,
-    /// google-adk's `SqliteSessionService`, with times as numbers.
-    SqliteSessionService,
-    /// Those of the Rust crate adk-session.
-    AdkSession,
+    /// Another one that Seabed knows, and does not share.
+    Other(OtherLayout),
     /// Tables with the same names that match none of these, and the reason.
     Unknown(String),
 }
 
 impl Layout {
     /// Describes the layout in a sentence.
-    pub fn describe(&self) -> &str {
+    pub fn describe(&self) -> String {
         match self {
-            Self::Empty => "there are no session tables; `seabed-migrate up` creates them",
-            Self::V1 => "the tables have google-adk's schema v1",
-            Self::V0 => "the tables have google-adk's schema v0; `seabed-migrate upgrade` upgrades them to v1",
-            Self::SqliteSessionService => {
-                "the tables are those of google-adk's SqliteSessionService, which stores times as numbers; \
-                 `seabed-migrate upgrade --to` copies them into another database"
-            }
-            Self::AdkSession => {
-                "the tables are those of the Rust crate adk-session; `seabed-migrate upgrade --to` copies them into \
-                 another database"
-            }
-            Self::Unknown(reason) => reason,
+            Self::Empty => "there are no session tables; `seabed-migrate up` creates them".to_owned(),
+            Self::V1 => "the tables have google-adk's schema v1".to_owned(),
+            Self::Other(other) => format!("{}; {}", other.describe(), other.advice()),
+            Self::Unknown(reason) => reason.clone(),
         }
     }
 
@@ -59,25 +41,15 @@ impl Layout {
     /// Those of the database.
     pub(crate) async fn of(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Self, DbErr> {
         let columns = spec.columns(connection).await?;
+        if let Some(other) = OtherLayout::of(&columns) {
+            return Ok(Self::Other(other));
+        }
         let tables: BTreeSet<&str> = columns.iter().map(|column| column.table_name.as_str()).collect();
         if tables.contains(adk_internal_metadata::Entity.table_name()) {
             return version(connection, spec).await;
         }
-        if tables.is_empty() {
-            return Ok(Self::Empty);
-        }
-        let events = events::Entity.table_name();
-        let has = |name: &str| columns.iter().any(|column| column.table_name == events && column.column_name == name);
-        Ok(if has(ADK_SESSION_COLUMN) {
-            Self::AdkSession
-        } else if has(V0_COLUMN) {
-            Self::V0
-        } else if keeps_times_as_numbers(spec, &columns) {
-            Self::SqliteSessionService
-        } else {
-            // An interrupted migration left tables without a version.
-            Self::by_columns(spec, &columns)
-        })
+        // An interrupted migration left tables without a version.
+        Ok(if tables.is_empty() { Self::Empty } else { Self::by_columns(spec, &columns) })
     }
 
     /// Classifies tables by whether those that exist have all columns of v1.
@@ -120,10 +92,4 @@ async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result
             "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown"
         )),
     })
-}
-
-/// google-adk has two stores on SQLite. Their columns have the same names and differ only in type.
-fn keeps_times_as_numbers(spec: &SchemaSpec, columns: &[Column]) -> bool {
-    let time = |column: &&Column| column.column_name == "timestamp" && column.table_name == "events";
-    spec.database == Database::Sqlite && columns.iter().find(time).is_some_and(|column| column.data_type == "real")
 }

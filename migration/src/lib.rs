@@ -35,7 +35,7 @@ use spec::SchemaSpec;
 pub use chrono_tz::Tz as TimeZone;
 pub use layout::Layout;
 pub use sea_orm_migration::MigrationStatus;
-pub use seabed_core::sql::Tables;
+pub use seabed_core::sql::{OtherLayout, Tables};
 pub use session_tables::SessionTables;
 #[cfg(feature = "transfer")]
 pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
@@ -214,12 +214,14 @@ pub async fn up_sql(tables: impl Into<SessionTables<'_>>, options: UpOptions) ->
 
 /// Returns the statements with which an administrator grants `account` the privileges that a service needs, and no
 /// others. Empty on SQLite, which has no accounts. On MySQL and MariaDB an account is `name@host`; without a host, any
-/// host is allowed.
+/// host is allowed. If every account may create in a schema where the connection looks names up, as in `public` up to
+/// PostgreSQL 14, a statement revokes that.
 ///
 /// # Errors
 /// Backend errors.
 pub async fn grants(tables: impl Into<SessionTables<'_>>, account: &str) -> Result<Vec<String>> {
-    Ok(rights::grants(&tables.into().spec().await?, account))
+    let tables = tables.into();
+    rights::grants(tables.connection, &tables.spec().await?, account).await.map_err(migration_error)
 }
 
 /// Returns which layout the tables have.

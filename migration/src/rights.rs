@@ -2,6 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+use seabed_core::sql::SchemaRisk;
 
 use crate::spec::{Database, SchemaSpec};
 
@@ -21,11 +22,23 @@ fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 5] {
     ]
 }
 
+/// The statement that lets only the owner, and who was granted it by name, create in a schema of PostgreSQL's.
+pub(crate) fn close_schema(spec: &SchemaSpec, schema: &str) -> String {
+    format!("REVOKE CREATE ON SCHEMA {} FROM PUBLIC", spec.quote(schema))
+}
+
 /// Returns the statements that let `account` run a service. On MySQL an account is a name and a host.
-pub(crate) fn grants(spec: &SchemaSpec, account: &str) -> Vec<String> {
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn grants(
+    connection: &DatabaseConnection,
+    spec: &SchemaSpec,
+    account: &str,
+) -> Result<Vec<String>, DbErr> {
     let mut statements = Vec::new();
     let account = match spec.database {
-        Database::Sqlite => return statements,
+        Database::Sqlite => return Ok(statements),
         Database::Postgres => spec.quote(account),
         Database::MySql => {
             let (name, host) = account.rsplit_once('@').unwrap_or((account, "%"));
@@ -33,6 +46,9 @@ pub(crate) fn grants(spec: &SchemaSpec, account: &str) -> Vec<String> {
             format!("{}@{}", text(name), text(host))
         }
     };
+    // Up to PostgreSQL 14, every account may create in `public`, this one included.
+    let open = spec.risks(connection).await?.into_iter().filter(|found| found.risk == SchemaRisk::OpenSchema);
+    statements.extend(open.map(|found| close_schema(spec, &found.subject)));
     // PostgreSQL lets everybody use `public`, and nobody another schema. MySQL knows no such privilege.
     if let (Database::Postgres, Some(schema)) = (spec.database, spec.tables.schema()) {
         statements.push(format!("GRANT USAGE ON SCHEMA {} TO {account}", spec.quote(schema)));
@@ -41,7 +57,7 @@ pub(crate) fn grants(spec: &SchemaSpec, account: &str) -> Vec<String> {
         format!("GRANT {} ON {} TO {account}", rights.join(", "), spec.full_name(table))
     };
     statements.extend(needed(spec).into_iter().map(grant));
-    statements
+    Ok(statements)
 }
 
 /// A privilege that the connection's account lacks.

@@ -6,7 +6,7 @@ use sea_orm::sea_query::{Alias, IntoIden as _, IntoTableRef as _, SchemaName, Ta
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
 #[cfg(feature = "transfer")]
 use seabed_core::BackendErrorKind;
-use seabed_core::sql::{self, Column, SchemaDialect, Tables};
+use seabed_core::sql::{self, Column, FoundRisk, SchemaDialect, Tables};
 
 /// The databases that Seabed supports. sea-orm's own enum may grow; with this one, a `match` covers every database, and
 /// a new one fails to compile wherever its SQL is missing.
@@ -205,6 +205,14 @@ impl SchemaSpec {
     /// Those of the database.
     pub(crate) async fn columns(&self, connection: &impl ConnectionTrait) -> Result<Vec<Column>, DbErr> {
         sql::columns(connection, self.dialect, &self.tables).await
+    }
+
+    /// The risks of the tables and the session that no column shows.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn risks(&self, connection: &impl ConnectionTrait) -> Result<Vec<FoundRisk>, DbErr> {
+        sql::risks(connection, self.dialect, &self.tables).await
     }
 
     /// Like [`columns`](Self::columns), for tables of other names.

@@ -83,8 +83,8 @@ impl Finding {
     }
 }
 
-/// Compares a database with what Seabed expects: layout, columns, keys, indexes, the account's privileges, and rows
-/// that only other programs can have left. Changes nothing. Counts rows, which takes time on large tables.
+/// Compares a database with what Seabed expects: layout, columns, keys, indexes, the account's privileges, the risks of
+/// [`SchemaRisk`], and rows that only other programs can have left. Changes nothing. Counts rows, which takes time on large tables.
 ///
 /// # Errors
 /// Those of the database, and of [`up`](crate::up) for the names of the tables.
@@ -115,6 +115,7 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
         findings.push(content::inexact_ids(connection, spec, key, &unsuitable).await?);
     }
     findings.extend(unsuitable.iter().filter_map(|column| repair::column(spec, key, column)));
+    findings.extend(spec.risks(connection).await?.iter().map(|found| repair::risk(spec, found)));
     findings.extend(catalog::keys_and_indexes(connection, spec).await?);
     // Only exact ids show which rows belong together.
     let has_orphans = !inexact && content::has_orphans(connection, spec).await?;
@@ -129,10 +130,9 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
 fn wrong_layout(layout: &Layout) -> Finding {
     let advice = match layout {
         Layout::Empty => "create them: seabed-migrate up",
-        Layout::V0 => "seabed-migrate upgrade",
-        Layout::Unknown(_) => "use a release of Seabed that supports them, or another database, schema or table prefix",
-        Layout::SqliteSessionService | Layout::AdkSession | Layout::V1 => {
-            "copy them into another database: seabed-migrate upgrade --to URL"
+        Layout::Other(other) => other.advice(),
+        Layout::V1 | Layout::Unknown(_) => {
+            "use a release of Seabed that supports them, or another database, schema or table prefix"
         }
     };
     Finding::error("tables", layout.describe(), DOES_NOT_START, Repair::Advice(advice.to_owned()))

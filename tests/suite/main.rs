@@ -17,6 +17,7 @@ mod migrations;
 mod model;
 mod pools;
 mod processes;
+mod risks;
 mod round_trips;
 mod rows;
 mod runtimes;
@@ -147,6 +148,7 @@ fn main() -> ExitCode {
             migrations::CASES,
             model::CASES,
             processes::CASES,
+            risks::CASES,
             round_trips::CASES,
             rows::CASES,
             runtimes::CASES,

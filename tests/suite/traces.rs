@@ -21,11 +21,11 @@ crate::database_cases! {
     Servers: [retries_are_traced],
 }
 
-type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// Records the fields of Seabed's spans and events.
 #[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<Seen>>);
+pub(crate) struct Recorder(Arc<Mutex<Seen>>);
 
 /// Spans by id, and events.
 type Seen = (BTreeMap<u64, Fields>, Vec<Fields>);
@@ -67,12 +67,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
 }
 
 impl Recorder {
-    async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         work.with_subscriber(tracing_subscriber::registry().with(self.clone())).await
     }
 
     /// Returns the spans in the order in which they began, and the events.
-    fn seen(&self) -> (Vec<Fields>, Vec<Fields>) {
+    pub(crate) fn seen(&self) -> (Vec<Fields>, Vec<Fields>) {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (seen.0.into_values().collect(), seen.1)
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, ensure};
 use seabed::migration::{
-    Layout, Selection, Summary, UpgradeOptions, copy, finish_upgrade, layout, upgrade_in_place, upgrade_into, verify,
+    Layout, OtherLayout, Selection, Summary, UpgradeOptions, copy, finish_upgrade, layout, upgrade_in_place,
+    upgrade_into, verify,
 };
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use seabed::{AppendEvent, Event, ExpectedRevision, GetSession, Json, Session, SessionKey, State};
@@ -183,7 +184,7 @@ async fn in_place(fixture: &Fixture) -> anyhow::Result<Summary> {
 
 async fn schema_v0_becomes_what_google_adk_makes_of_it(fixture: &Fixture) -> anyhow::Result<()> {
     make_v0(fixture).await?;
-    ensure!(layout(&fixture.admin).await? == Layout::V0);
+    ensure!(layout(&fixture.admin).await? == Layout::Other(OtherLayout::V0));
     let other = Other::new().await?;
     let summary = upgrade(&fixture.admin, &other.pool).await?;
     ensure!(summary.events == 96 && summary.expected_events == Some(96), "{summary:?}");
@@ -191,7 +192,7 @@ async fn schema_v0_becomes_what_google_adk_makes_of_it(fixture: &Fixture) -> any
     let again = upgrade(&fixture.admin, &other.pool).await?;
     ensure!((again.new_events, again.new_sessions, again.changed_states) == (0, 0, 0), "{again:?}");
     // The source is unchanged.
-    ensure!(layout(&fixture.admin).await? == Layout::V0);
+    ensure!(layout(&fixture.admin).await? == Layout::Other(OtherLayout::V0));
     Ok(())
 }
 
@@ -330,7 +331,7 @@ async fn the_sqlite_session_service_is_upgraded_in_its_order(fixture: &Fixture) 
             .execute(&format!("INSERT INTO events VALUES ('{id}', 'app', 'alice', 's', '', 1700000001.0, '{data}')"))
             .await?;
     }
-    ensure!(layout(&source.pool).await? == Layout::SqliteSessionService);
+    ensure!(layout(&source.pool).await? == Layout::Other(OtherLayout::SqliteSessionService));
     let summary = upgrade(&source.pool, &fixture.admin).await?;
     ensure!(summary.events == 3, "{summary:?}");
     let session = read(fixture, "alice", "s").await?;
@@ -350,7 +351,7 @@ async fn adk_session_is_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
     let source = Other::without_tables().await?;
     source.execute(include_str!("../adk/adk_session.sql").trim_end()).await?;
-    ensure!(layout(&source.pool).await? == Layout::AdkSession);
+    ensure!(layout(&source.pool).await? == Layout::Other(OtherLayout::AdkSession));
     let summary = upgrade(&source.pool, &fixture.admin).await?;
     // The ninth event is a streamed fragment.
     ensure!(summary.events == 8 && summary.sessions == 2, "{summary:?}");

@@ -32,13 +32,18 @@ pub type MySqlOptions = ConnectOptions<MySql>;
 #[derive(Debug, Clone, Copy)]
 pub struct MySql;
 
-/// A single statement commits by itself. Strict mode turns truncation into an error. READ COMMITTED takes no gap locks,
-/// and each statement sees what was committed before it. A wait for a lock ends after 10 seconds, not 50. The driver
-/// has set the time zone to UTC and the character set to utf8mb4 before.
+/// A single statement commits by itself. READ COMMITTED takes no gap locks, and each statement sees what was committed
+/// before it. A wait for a lock ends after 10 seconds, not 50. Strict mode turns truncation into an error. The rest of
+/// the server's `sql_mode` is dropped, because parts of it change what statements mean (`ANSI_QUOTES`,
+/// `NO_BACKSLASH_ESCAPES`, MariaDB's `EMPTY_STRING_IS_NULL` and `SIMULTANEOUS_ASSIGNMENT`). A server that is read-only
+/// stays so: this is not one of these settings. The driver has set the time zone to UTC and the character set to
+/// utf8mb4 before.
 const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
-                                SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+                                SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
                                 SET SESSION innodb_lock_wait_timeout = 10; \
-                                SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')";
+                                SET SESSION sql_safe_updates = 0; \
+                                SET SESSION sql_mode = \
+                                'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
 /// The parameters of a URL that the driver knows, without those that Seabed must set itself: another time zone would
 /// move times. Of the character sets only utf8mb4 is accepted; others would lose text.

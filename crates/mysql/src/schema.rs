@@ -6,6 +6,9 @@ use seabed_core::sql::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaR
 
 use crate::MySql;
 
+/// Whether a session's transactions are read-only: a variable with two names, each for one of the servers.
+const READ_ONLY: &str = "/*M! @@tx_read_only */ /*!80000 @@transaction_read_only */";
+
 impl SchemaDialect for MySql {
     fn backend(&self) -> DbBackend {
         DbBackend::MySql
@@ -37,14 +40,37 @@ impl SchemaDialect for MySql {
     }
 
     fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
-        let schema = schema.map_or_else(|| "DATABASE()".to_owned(), |schema| format!("'{schema}'"));
-        let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
         format!(
             "SELECT CAST(table_name AS CHAR) AS table_name, CAST(column_name AS CHAR) AS column_name, \
-             CAST(LOWER(column_type) AS CHAR) AS data_type, CAST(collation_name AS CHAR) AS collation \
-             FROM information_schema.columns WHERE table_schema = {schema} AND table_name IN ({})",
-            names.join(", ")
+             CAST(LOWER(column_type) AS CHAR) AS data_type, CAST(collation_name AS CHAR) AS collation, \
+             CAST(is_nullable = 'NO' AND column_default IS NULL AND extra NOT LIKE '%auto_increment%' \
+             AND extra NOT LIKE '%GENERATED%' AS SIGNED) AS is_required \
+             FROM information_schema.columns WHERE {}",
+            of_tables(schema, names)
         )
+    }
+
+    fn risk_queries(&self, schema: Option<&str>, names: &[String]) -> Vec<(SchemaRisk, String)> {
+        let without_transactions = format!(
+            "SELECT CAST(table_name AS CHAR) AS subject, CAST(found.engine AS CHAR) AS found \
+             FROM information_schema.tables AS found \
+             JOIN information_schema.engines AS engines ON engines.engine = found.engine \
+             WHERE {} AND transactions = 'NO'",
+            of_tables(schema, names)
+        );
+        let settings = [
+            ("autocommit", "@@autocommit", "@@autocommit = 0"),
+            ("sql_mode", "'without strict mode'", "@@sql_mode NOT LIKE '%STRICT%'"),
+            ("sql_mode", "'EMPTY_STRING_IS_NULL'", "@@sql_mode LIKE '%EMPTY_STRING_IS_NULL%'"),
+            ("character_set_client", "@@character_set_client", "@@character_set_client <> 'utf8mb4'"),
+            ("character_set_results", "@@character_set_results", "@@character_set_results <> 'utf8mb4'"),
+            ("transaction_read_only", READ_ONLY, &format!("{READ_ONLY} = 1")),
+        ];
+        let bent = |(name, found, condition): (&str, &str, &str)| {
+            format!("SELECT '{name}' AS subject, CAST({found} AS CHAR) AS found FROM DUAL WHERE {condition}")
+        };
+        let of_settings = settings.map(|setting| (SchemaRisk::SessionSettings, bent(setting)));
+        [(SchemaRisk::NoTransactions, without_transactions)].into_iter().chain(of_settings).collect()
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
@@ -56,10 +82,15 @@ impl SchemaDialect for MySql {
                     return ColumnRole::wrong_type(name_type(length));
                 }
                 let is_exact = |name: &str| name == "utf8mb4_0900_bin" || name.ends_with("_nopad_bin");
-                (!found.collation.as_deref().is_some_and(is_exact))
-                    .then_some(ColumnProblem::Risk(SchemaRisk::InexactIds))
+                if !found.collation.as_deref().is_some_and(is_exact) {
+                    return Some(ColumnProblem::Risk(SchemaRisk::InexactIds));
+                }
+                lacks_characters(found).then_some(ColumnProblem::Risk(SchemaRisk::LossyText))
             }
             ColumnRole::Json => match data_type {
+                "longtext" | "mediumtext" if lacks_characters(found) => {
+                    Some(ColumnProblem::Risk(SchemaRisk::LossyText))
+                }
                 "longtext" | "mediumtext" => None,
                 "text" | "tinytext" => Some(ColumnProblem::Risk(SchemaRisk::ShortText)),
                 _ => ColumnRole::wrong_type("longtext"),
@@ -71,6 +102,19 @@ impl SchemaDialect for MySql {
             },
         }
     }
+}
+
+/// The tables in a query on `information_schema`.
+fn of_tables(schema: Option<&str>, names: &[String]) -> String {
+    let schema = schema.map_or_else(|| "DATABASE()".to_owned(), |schema| format!("'{schema}'"));
+    let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    format!("table_schema = {schema} AND table_name IN ({})", names.join(", "))
+}
+
+/// Whether the character set of a column is not one of all of Unicode. The name of a collation begins with it.
+fn lacks_characters(found: &Column) -> bool {
+    let is_unicode = |name: &str| ["utf8mb4_", "utf16", "utf32_", "gb18030_"].iter().any(|set| name.starts_with(set));
+    !found.collation.as_deref().is_some_and(is_unicode)
 }
 
 #[cfg(test)]
@@ -93,6 +137,19 @@ mod tests {
             let folding = Some(ColumnProblem::Risk(SchemaRisk::InexactIds));
             assert_eq!(problem("varchar(128)", inexact, ID), folding, "{inexact}");
         }
+    }
+
+    #[test]
+    fn character_sets_that_lose_text_are_named() {
+        for lossy in ["latin1_swedish_ci", "utf8mb3_bin", "utf8_general_ci", "ascii_bin"] {
+            let lost = Some(ColumnProblem::Risk(SchemaRisk::LossyText));
+            assert_eq!(problem("longtext", lossy, ColumnRole::Json), lost, "{lossy}");
+        }
+        for unicode in ["utf8mb4_0900_bin", "utf8mb4_general_ci", "utf16_bin", "utf16le_bin"] {
+            assert_eq!(problem("longtext", unicode, ColumnRole::Json), None, "{unicode}");
+        }
+        let exact_but_lossy = Some(ColumnProblem::Risk(SchemaRisk::LossyText));
+        assert_eq!(problem("varchar(128)", "latin1_nopad_bin", ID), exact_but_lossy);
     }
 
     #[test]

@@ -33,9 +33,11 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 pub struct Postgres;
 
 /// Each statement sees what was committed before it, also where the database's default is another level. A wait for a
-/// lock ends after 10 seconds, as on MySQL. These are no startup parameters, because PgBouncer rejects those it does
-/// not know.
-const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'";
+/// lock ends after 10 seconds, as on MySQL. A backslash in a literal is a backslash. These are no startup parameters,
+/// because PgBouncer rejects those it does not know. `default_transaction_read_only` is left alone: administrators set
+/// it to keep writers out, during a switchover or before a disk is full. A service refuses it by name instead.
+const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'; \
+                                SET standard_conforming_strings TO on";
 
 /// The parameters of a URL that the driver knows.
 const URL_PARAMETERS: [&str; 18] = [

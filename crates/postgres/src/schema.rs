@@ -36,18 +36,45 @@ impl SchemaDialect for Postgres {
         "timestamp without time zone"
     }
 
-    /// `to_regclass` looks a name up as a statement would.
     fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
-        let schema = schema.map_or_else(String::new, |schema| format!("{}.", self.quote(schema)));
-        let names: Vec<String> = names.iter().map(|name| format!("'{schema}{}'", self.quote(name))).collect();
         format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
-             pg_catalog.format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\" \
-             FROM pg_catalog.unnest(ARRAY[{}]) AS name JOIN pg_catalog.pg_class class \
-             ON class.oid = CAST(pg_catalog.to_regclass(name) AS oid) JOIN pg_catalog.pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
+             pg_catalog.format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\", \
+             attnotnull AND NOT atthasdef AND attidentity = CAST('' AS \"char\") AS is_required \
+             FROM {} JOIN pg_catalog.pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
              LEFT JOIN pg_catalog.pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic",
-            names.join(", ")
+            classes(schema, names)
         )
+    }
+
+    /// Functions are called by their schema, and types are exact, as in statements: an open schema is one of the risks.
+    fn risk_queries(&self, schema: Option<&str>, names: &[String]) -> Vec<(SchemaRisk, String)> {
+        let classes = classes(schema, names);
+        let of_tables = |found: &str, condition: &str| {
+            format!(
+                "SELECT CAST(class.relname AS text) AS subject, '{found}' AS found FROM {classes} WHERE {condition}"
+            )
+        };
+        let of_setting = |subject: &str, setting: &str, wanted: &str| {
+            let found = format!("pg_catalog.current_setting(CAST('{setting}' AS text))");
+            format!("SELECT '{subject}' AS subject, {found} AS found WHERE {found} <> CAST('{wanted}' AS text)")
+        };
+        let open_schemas = format!(
+            "SELECT CAST(nspname AS text) AS subject, 'CREATE' AS found FROM pg_catalog.pg_namespace \
+             WHERE (nspname = ANY (pg_catalog.current_schemas(false)) \
+             OR pg_namespace.oid IN (SELECT relnamespace FROM {classes})) \
+             AND pg_catalog.has_schema_privilege(CAST('public' AS name), pg_namespace.oid, CAST('CREATE' AS text))"
+        );
+        vec![
+            (SchemaRisk::Unlogged, of_tables("unlogged", "relpersistence = CAST('u' AS \"char\")")),
+            (SchemaRisk::RowSecurity, of_tables("active", "pg_catalog.row_security_active(class.oid)")),
+            (SchemaRisk::LossyText, of_setting("database", "server_encoding", "UTF8")),
+            (
+                SchemaRisk::SessionSettings,
+                of_setting("default_transaction_read_only", "default_transaction_read_only", "off"),
+            ),
+            (SchemaRisk::OpenSchema, open_schemas),
+        ]
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
@@ -70,6 +97,17 @@ impl SchemaDialect for Postgres {
             },
         }
     }
+}
+
+/// The tables in the catalog, as `class`. `to_regclass` looks a name up as a statement would.
+fn classes(schema: Option<&str>, names: &[String]) -> String {
+    let schema = schema.map_or_else(String::new, |schema| format!("{}.", Postgres.quote(schema)));
+    let names: Vec<String> = names.iter().map(|name| format!("'{schema}{}'", Postgres.quote(name))).collect();
+    format!(
+        "pg_catalog.unnest(ARRAY[{}]) AS name JOIN pg_catalog.pg_class class \
+         ON class.oid = CAST(pg_catalog.to_regclass(name) AS oid)",
+        names.join(", ")
+    )
 }
 
 #[cfg(test)]

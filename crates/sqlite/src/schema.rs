@@ -38,7 +38,8 @@ impl SchemaDialect for Sqlite {
             "SELECT tables.name AS table_name, columns.name AS column_name, lower(columns.type) AS data_type, \
              (SELECT keys.coll FROM pragma_index_list(tables.name, '{schema}') AS indexes, \
              pragma_index_xinfo(indexes.name, '{schema}') AS keys \
-             WHERE indexes.origin = 'pk' AND keys.name = columns.name) AS collation \
+             WHERE indexes.origin = 'pk' AND keys.name = columns.name) AS collation, \
+             columns.\"notnull\" AND columns.dflt_value IS NULL AND columns.pk = 0 AS is_required \
              FROM {quoted}.sqlite_master AS tables, pragma_table_info(tables.name, '{schema}') AS columns \
              WHERE tables.type = 'table' AND tables.name IN ({})",
             names.join(", ")

@@ -9,6 +9,7 @@ mod v0;
 use chrono_tz::Tz;
 use sea_orm::{ConnectionTrait, DbErr, EntityName as _};
 use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::sql::OtherLayout;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 use crate::layout::Layout;
@@ -57,13 +58,13 @@ pub async fn upgrade_into(
     to.check()?;
     let spec = from.spec().await?;
     let source = match Layout::of(from.connection, &spec).await.map_err(migration_error)? {
-        Layout::V0 => read_v0(&from, spec, "", options).await?,
-        Layout::SqliteSessionService => read_all(&from, spec, numbers::Numbers).await?,
-        Layout::AdkSession => read_all(&from, spec, adk_session::AdkSession).await?,
+        Layout::Other(OtherLayout::V0) => read_v0(&from, spec, "", options).await?,
+        Layout::Other(OtherLayout::SqliteSessionService) => read_all(&from, spec, numbers::Numbers).await?,
+        Layout::Other(OtherLayout::AdkSession) => read_all(&from, spec, adk_session::AdkSession).await?,
         Layout::V1 => {
             return Err(refusal("the source already has google-adk's schema v1; `seabed-migrate copy` copies it"));
         }
-        other @ (Layout::Empty | Layout::Unknown(_)) => {
+        other @ (Layout::Empty | Layout::Other(_) | Layout::Unknown(_)) => {
             return Err(refusal(format!("the source cannot be upgraded: {}", other.describe())));
         }
     };
@@ -146,10 +147,10 @@ async fn make_room(tables: &SessionTables<'_>, spec: &SchemaSpec) -> Result<()> 
     let layout = Layout::of(tables.connection, spec).await.map_err(migration_error)?;
     let is_kept = has_kept_tables(tables, spec).await?;
     match layout {
-        Layout::V0 if is_kept => {
+        Layout::Other(OtherLayout::V0) if is_kept => {
             return Err(refusal("there are tables of schema v0 besides those that an earlier upgrade has kept"));
         }
-        Layout::V0 => {}
+        Layout::Other(OtherLayout::V0) => {}
         Layout::V1 | Layout::Empty if is_kept => return crate::up(tables.clone(), UpOptions::default()).await,
         Layout::V1 => return Err(refusal("the tables already have google-adk's schema v1")),
         other => return Err(refusal(format!("these tables cannot be upgraded in place: {}", other.describe()))),
@@ -157,7 +158,7 @@ async fn make_room(tables: &SessionTables<'_>, spec: &SchemaSpec) -> Result<()> 
     lock::run_locked(tables, move |transaction, spec| {
         Box::pin(async move {
             // Another process may have done this already.
-            if Layout::of(transaction, spec).await.map_err(migration_error)? != Layout::V0 {
+            if Layout::of(transaction, spec).await.map_err(migration_error)? != Layout::Other(OtherLayout::V0) {
                 return Ok(());
             }
             let statements = keep(transaction, spec).await.map_err(migration_error)?;

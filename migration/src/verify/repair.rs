@@ -1,18 +1,23 @@
-//! The repair of a column.
+//! The repair of a column, and of risks that no column shows.
 
-use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
+use seabed_core::sql::{ColumnProblem, FoundRisk, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
-use super::{DOES_NOT_START, Finding, Repair};
+use super::{DOES_NOT_START, Finding, Repair, Severity};
+use crate::rights;
 use crate::spec::{Database, SchemaSpec};
 
 /// Returns the finding for an unsuitable column. Excludes [`SchemaRisk::InexactIds`], which is one finding for all
 /// columns.
 pub(super) fn column(spec: &SchemaSpec, key: Option<&SessionKey>, unsuitable: &UnsuitableColumn) -> Option<Finding> {
+    let found = unsuitable.found.as_ref().map_or("", |found| found.data_type.as_str());
     let wanted = match unsuitable.problem {
         ColumnProblem::WrongType { wanted } => wanted,
         ColumnProblem::Risk(SchemaRisk::CoarseTimes) => spec.dialect.timestamp_type(),
         ColumnProblem::Risk(SchemaRisk::ShortText) => spec.dialect.json_type(),
+        // The same type, with another character set.
+        ColumnProblem::Risk(SchemaRisk::LossyText) => found,
+        ColumnProblem::Required => return Some(required(unsuitable)),
         _ => return None,
     };
     let consequence = match unsuitable.problem {
@@ -20,9 +25,34 @@ pub(super) fn column(spec: &SchemaSpec, key: Option<&SessionKey>, unsuitable: &U
         _ => DOES_NOT_START,
     };
     let subject = format!("{}.{}", unsuitable.table, unsuitable.column);
-    let found = unsuitable.found.as_ref().map_or("", |found| found.data_type.as_str());
     let repair = change_type(spec, key, unsuitable, found, wanted);
     Some(Finding::error(&subject, unsuitable.to_string(), consequence, repair))
+}
+
+fn required(unsuitable: &UnsuitableColumn) -> Finding {
+    let advice = "let the column be null, or give it a default value".to_owned();
+    Finding::error(unsuitable.table, unsuitable.to_string(), DOES_NOT_START, Repair::Advice(advice))
+}
+
+/// Returns the finding for a risk that no column shows.
+pub(super) fn risk(spec: &SchemaSpec, found: &FoundRisk) -> Finding {
+    let FoundRisk { risk, subject, .. } = found;
+    let table = spec.full_name(subject);
+    let repair = match risk {
+        SchemaRisk::NoTransactions => Repair::Safe(vec![format!("ALTER TABLE {table} ENGINE = InnoDB")]),
+        SchemaRisk::Unlogged => Repair::Safe(vec![format!("ALTER TABLE {table} SET LOGGED")]),
+        SchemaRisk::RowSecurity => Repair::Unsafe(vec![format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")]),
+        SchemaRisk::OpenSchema => Repair::Unsafe(vec![rights::close_schema(spec, subject)]),
+        SchemaRisk::SessionSettings => {
+            Repair::Advice("correct the setting, for this account, this database or the server".to_owned())
+        }
+        _ => Repair::Advice(
+            "create a database in UTF-8 with `seabed-migrate up`, and copy into it with `seabed-migrate copy`"
+                .to_owned(),
+        ),
+    };
+    let severity = if risk.is_refused() { Severity::Error } else { Severity::Warning };
+    Finding::new(severity, subject, found.to_string(), risk.consequence(), repair)
 }
 
 fn change_type(
@@ -32,7 +62,7 @@ fn change_type(
     found: &str,
     wanted: &str,
 ) -> Repair {
-    let (table, column) = (spec.full_name(unsuitable.table), spec.quote(unsuitable.column));
+    let (table, column) = (spec.full_name(unsuitable.table), spec.quote(&unsuitable.column));
     match spec.database {
         Database::Sqlite => Repair::Advice(
             "SQLite cannot change a column: create another database with `seabed-migrate up`, and copy into it with \
@@ -56,7 +86,7 @@ fn change_type(
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
             // MySQL shows a `timestamp` column in the session's time zone, and a migrator's session uses UTC.
             let key = key.filter(|_| wanted.starts_with("varchar"));
-            let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "json"];
+            let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "mediumtext", "longtext", "json"];
             keeping(&kept, found, SessionKey::around(key, spec, vec![change]))
         }
     }

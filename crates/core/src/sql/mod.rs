@@ -9,7 +9,7 @@
 //! - `deadline`, for a write that is one statement;
 //! - `pool`, and `write/`, the write path, which knows no operation;
 //! - `executor` (where statements run), `timeout`, `statement`, `options`, and `schema/check`, which runs at connect;
-//! - `error`, `decode` (from rows to values), and `schema/columns`;
+//! - `error`, `decode` (from rows to values), and `schema/columns`, `layout` and `risks`;
 //! - `dialect`;
 //! - `driver`, `tables` and `schema/dialect`.
 
@@ -37,6 +37,8 @@ pub use op::statements;
 pub use options::{ConnectOptions, ServiceOptions};
 pub use schema::columns::{UnsuitableColumn, columns, columns_of_tables, unsuitable_columns};
 pub use schema::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk, is_at_least, name_type};
+pub use schema::layout::OtherLayout;
+pub use schema::risks::{FoundRisk, risks};
 pub use service::SqlSessionService;
 pub use statement::{event_columns, event_key_columns};
 pub use tables::Tables;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::DatabaseConnection;
 use tracing::Instrument;
 
 use super::database::Database;
 use super::dialect::Dialect;
-use super::driver::{Driver, in_runtime, in_task};
+use super::driver::{Driver, in_runtime};
 use super::error::StatementError;
 use super::executor::Executor;
 use super::op::Sql;
@@ -23,8 +23,7 @@ use super::op::delete::DeleteOp;
 use super::op::list;
 use super::op::update_state::UpdateSharedStateOp;
 use super::options::{ConnectOptions, ServiceOptions};
-use super::schema::check::{check_columns, check_version, version_query};
-use super::schema::columns::columns;
+use super::schema::check::{check_schema, check_version, version_query};
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
@@ -89,8 +88,8 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
-    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, and columns that cannot keep
-    /// the guarantees, by name. None of them holds the URL.
+    /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, tables of other programs, and
+    /// whatever cannot keep the guarantees ([`SchemaRisk`](super::SchemaRisk)), by name. None of them holds the URL.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url.parse()?).await
     }
@@ -113,7 +112,8 @@ impl<D: Dialect> SqlSessionService<D> {
     ///
     /// The guarantees hold at READ COMMITTED and REPEATABLE READ. At SERIALIZABLE, writers of one row make each other
     /// fail, and may end in [`Contention`](crate::BackendErrorKind::Contention) after their retries. On MySQL, use
-    /// strict mode, leave `autocommit` on, and do not use `binlog_format = STATEMENT` at REPEATABLE READ.
+    /// strict mode and leave `autocommit` on (a service refuses other pools), and do not use `binlog_format = STATEMENT` at
+    /// REPEATABLE READ.
     ///
     /// Statements run on the driver's connections, so sea-orm's metrics and its own spans do not see them.
     ///
@@ -145,12 +145,7 @@ impl<D: Dialect> SqlSessionService<D> {
         let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, adk_check, shares_pool: _ } =
             options;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
-        let (pool, query) = (connection.clone(), version_query::<D>(&tables));
-        let version = in_task(async move { pool.query_one_raw(query).await });
-        check_version::<D>(&tables, timeout.limit(async { Ok(version.await?) }).await)?;
-        let (pool, of) = (connection.clone(), tables.clone());
-        let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
-        check_columns::<D>(timeout.limit(async { Ok(columns.await?) }).await, &accepted_risks)?;
+        check_schema::<D>(&connection, &tables, &accepted_risks, timeout).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
         let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
         let database = Database::new(connection, timeout);

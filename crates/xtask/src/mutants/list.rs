@@ -13,7 +13,9 @@ pub(super) struct Mutant {
 
 const POSTGRES: &str = "crates/postgres/src/lib.rs";
 const BULK: &str = "crates/postgres/src/bulk.rs";
+const POSTGRES_SCHEMA: &str = "crates/postgres/src/schema.rs";
 const MYSQL: &str = "crates/mysql/src/lib.rs";
+const MYSQL_SCHEMA: &str = "crates/mysql/src/schema.rs";
 const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
@@ -21,6 +23,7 @@ const CREATE: &str = "crates/core/src/sql/op/create.rs";
 const DELETE: &str = "crates/core/src/sql/op/delete.rs";
 const DATABASE: &str = "crates/core/src/sql/database.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
+const CHECK: &str = "crates/core/src/sql/schema/check.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/op/shared_state.rs";
@@ -122,7 +125,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "names are compared by the built-in operator",
-        file: "crates/postgres/src/schema.rs",
+        file: POSTGRES_SCHEMA,
         from: "    fn read_name(&self, column: Expr) -> Expr {\n        column.cast_as(\"text\")",
         to: "    fn read_name(&self, column: Expr) -> Expr {\n        column",
         case: "postgres_18::functions_and_operators_of_others",
@@ -276,7 +279,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "collation of ids, MariaDB",
-        file: "crates/mysql/src/schema.rs",
+        file: MYSQL_SCHEMA,
         from: "if version.contains(\"MariaDB\") { \"utf8mb4_nopad_bin\" }",
         to: "if version.contains(\"MariaDB\") { \"utf8mb4_general_ci\" }",
         case: "mariadb::session_ids_that_look_alike",
@@ -430,14 +433,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a version check dropped while the pool tests its connection does not close it",
-        file: "crates/core/src/sql/service.rs",
+        file: CHECK,
         from: "in_task(async move { pool.query_one_raw(query).await });",
         to: "async move { pool.query_one_raw(query).await };",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
         guard: "a column check dropped while the pool tests its connection does not close it",
-        file: "crates/core/src/sql/service.rs",
+        file: CHECK,
         from: "in_task(async move { columns(&pool, D::SCHEMA, &of).await });",
         to: "async move { columns(&pool, D::SCHEMA, &of).await };",
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
@@ -588,5 +591,82 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: " if !has_later_event(session, revision)",
         to: "",
         case: "sqlite_file::a_session_is_refreshed_beside_writers",
+    },
+    Mutant {
+        guard: "tables of other programs are refused by name",
+        file: CHECK,
+        from: "    check_layout(&columns)?;",
+        to: "    let _ = check_layout(&columns);",
+        case: "sqlite_file::tables_of_adk_js_are_refused_by_name",
+    },
+    Mutant {
+        guard: "columns that rows need and nobody fills are refused",
+        file: "crates/core/src/sql/schema/columns.rs",
+        from: "found.is_required && is_unknown(found)",
+        to: "found.is_required && is_unknown(found) && false",
+        case: "sqlite_file::a_column_that_others_added",
+    },
+    Mutant {
+        guard: "a character set that loses text is refused, MySQL",
+        file: MYSQL_SCHEMA,
+        from: "\"longtext\" | \"mediumtext\" if lacks_characters(found) => {",
+        to: "\"longtext\" | \"mediumtext\" if lacks_characters(found) && false => {",
+        case: "mariadb::a_character_set_that_loses_text",
+    },
+    Mutant {
+        guard: "an engine without transactions is refused, MySQL",
+        file: MYSQL_SCHEMA,
+        from: "AND transactions = 'NO'",
+        to: "AND transactions = 'never'",
+        case: "mariadb::an_engine_without_transactions",
+    },
+    Mutant {
+        guard: "a pool that commits nothing by itself is refused, MySQL",
+        file: MYSQL_SCHEMA,
+        from: "\"@@autocommit = 0\"",
+        to: "\"@@autocommit = 2\"",
+        case: "mariadb::a_pool_whose_settings",
+    },
+    Mutant {
+        guard: "the server's settings do not reach connections, MySQL",
+        file: MYSQL,
+        from: "SET SESSION sql_safe_updates = 0; ",
+        to: "",
+        case: "mariadb::settings_of_the_server",
+    },
+    Mutant {
+        guard: "unlogged tables are refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "relpersistence = CAST('u'",
+        to: "relpersistence = CAST('-'",
+        case: "postgres_18::unlogged_tables",
+    },
+    Mutant {
+        guard: "row level security is refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "\"pg_catalog.row_security_active(class.oid)\"",
+        to: "\"false\"",
+        case: "postgres_18::row_level_security",
+    },
+    Mutant {
+        guard: "another encoding than UTF-8 is refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "\"server_encoding\", \"UTF8\"",
+        to: "\"client_encoding\", \"UTF8\"",
+        case: "postgres_18::a_database_in_another_encoding",
+    },
+    Mutant {
+        guard: "read-only connections are refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "\"default_transaction_read_only\", \"off\"",
+        to: "\"default_transaction_deferrable\", \"off\"",
+        case: "postgres_18::connections_that_are_read_only",
+    },
+    Mutant {
+        guard: "a schema in which everybody may create is named, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "AND pg_catalog.has_schema_privilege(",
+        to: "AND false AND pg_catalog.has_schema_privilege(",
+        case: "postgres_18::a_schema_in_which_everybody",
     },
 ];

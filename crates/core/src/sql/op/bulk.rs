@@ -7,7 +7,7 @@ use sea_orm::{DbErr, QueryResult, Value};
 use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
 use crate::sql::statement::SqlText;
-use crate::{BackendBackendErrorKind, Result, SessionKey, State, Timestamp};
+use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
 
 /// Runs a bulk statement for `writes` writes, and returns its rows.
 pub(super) async fn run<D: Dialect>(

@@ -25,6 +25,7 @@ use crate::sql::deadline::DatabaseClock;
 use crate::sql::dialect::Dialect;
 use crate::sql::schema::check::version_query;
 use crate::sql::schema::columns::columns_query;
+use crate::sql::schema::risks::risks_query;
 use crate::sql::statement::SqlText;
 use crate::sql::tables::Tables;
 use crate::state::DEFAULT_MAX_STATE_BYTES;
@@ -80,5 +81,6 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("clock".to_owned(), DatabaseClock::<D>::text().as_str().to_owned()),
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_database).collect()
+    let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
+    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_database).chain(risks).collect()
 }

@@ -1,15 +1,21 @@
 //! Checks the schema before anything is stored in it.
 
-use sea_orm::sea_query::{ExprTrait, Query};
-use sea_orm::{QueryResult, Statement};
+use std::fmt;
 
-use super::columns::{UnsuitableColumn, unsuitable_columns};
+use sea_orm::sea_query::{ExprTrait, Query};
+use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+
+use super::columns::{UnsuitableColumn, columns, unsuitable_columns};
 use super::dialect::{Column, ColumnProblem, SchemaRisk};
+use super::layout::OtherLayout;
+use super::risks::{FoundRisk, risks};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use crate::sql::dialect::Dialect;
+use crate::sql::driver::in_task;
 use crate::sql::error::{StatementError, classify, statement_error};
 use crate::sql::statement::name;
 use crate::sql::tables::Tables;
+use crate::sql::timeout::StatementTimeout;
 use crate::{BackendError, BackendErrorKind, Result};
 
 /// Reads the version of the schema.
@@ -23,20 +29,46 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
     D::BACKEND.build(&query)
 }
 
+/// Refuses tables that are missing, that are another program's, or that cannot keep the guarantees, except for the
+/// risks that the user has accepted.
+pub(crate) async fn check_schema<D: Dialect>(
+    connection: &DatabaseConnection,
+    tables: &Tables,
+    accepted: &[SchemaRisk],
+    timeout: StatementTimeout,
+) -> Result<()> {
+    let (pool, query) = (connection.clone(), version_query::<D>(tables));
+    let version = in_task(async move { pool.query_one_raw(query).await });
+    let version = check_version::<D>(tables, timeout.limit(async { Ok(version.await?) }).await);
+    if version.as_ref().is_err_and(|error| error.backend_kind() != Some(BackendErrorKind::Schema)) {
+        return version;
+    }
+    let failed = |error: StatementError| statement_error::<D>("describing the tables", error);
+    let (pool, of) = (connection.clone(), tables.clone());
+    let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
+    let columns = timeout.limit(async { Ok(columns.await?) }).await.map_err(failed)?;
+    // Tables of another program may have no version, or claim ours.
+    check_layout(&columns)?;
+    version?;
+    check_columns::<D>(&columns, accepted)?;
+    let (pool, of) = (connection.clone(), tables.clone());
+    let found = in_task(async move { risks(&pool, D::SCHEMA, &of).await });
+    check_risks(&timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?, accepted)
+}
+
 /// Refuses a database whose schema, by the answer to [`version_query`], is missing or not google-adk's v1.
 pub(crate) fn check_version<D: Dialect>(
     tables: &Tables,
     answer: Result<Option<QueryResult>, StatementError>,
 ) -> Result<()> {
     let version = answer.and_then(|row| Ok(row.map(|row| row.try_get_by_index::<String>(0)).transpose()?));
-    let refused = |message: String| Err(BackendError::new(BackendErrorKind::Schema, message).into());
     match version {
         Ok(Some(version)) if version == SCHEMA_VERSION => Ok(()),
-        Ok(Some(version)) => refused(format!(
+        Ok(Some(version)) => refuse(format!(
             "the tables have schema version {version:?}, and this crate supports only version {SCHEMA_VERSION:?}; use a \
              release of Seabed that supports it"
         )),
-        Ok(None) => refused(format!(
+        Ok(None) => refuse(format!(
             "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown; run `seabed-migrate \
              status`"
         )),
@@ -48,21 +80,44 @@ pub(crate) fn check_version<D: Dialect>(
     }
 }
 
-/// Refuses tables that cannot keep the guarantees, except for the risks that the user has accepted.
-pub(crate) fn check_columns<D: Dialect>(
-    columns: Result<Vec<Column>, StatementError>,
-    accepted: &[SchemaRisk],
-) -> Result<()> {
-    let columns = columns.map_err(|error| statement_error::<D>("reading the columns of the tables", error))?;
+/// Refuses tables of another program, by its name.
+fn check_layout(columns: &[Column]) -> Result<()> {
+    let Some(other) = OtherLayout::of(columns) else { return Ok(()) };
+    refuse(format!("{}; {}", other.describe(), other.advice()))
+}
+
+/// Refuses columns that cannot keep the guarantees, except for the risks that the user has accepted.
+fn check_columns<D: Dialect>(columns: &[Column], accepted: &[SchemaRisk]) -> Result<()> {
     let is_refused =
         |column: &UnsuitableColumn| !matches!(column.problem, ColumnProblem::Risk(risk) if accepted.contains(&risk));
-    let Some(column) = unsuitable_columns(D::SCHEMA, &columns).into_iter().find(is_refused) else { return Ok(()) };
-    let message = match column.problem {
-        ColumnProblem::Risk(risk) => format!(
-            "{column}: {}; `seabed-migrate verify` says how to repair it, and SchemaRisk::{risk:?} accepts it",
-            risk.consequence()
-        ),
-        _ => format!("{column}; `seabed-migrate verify` says how to repair it"),
-    };
+    match unsuitable_columns(D::SCHEMA, columns).into_iter().find(is_refused) {
+        None => Ok(()),
+        Some(column) => match column.problem {
+            ColumnProblem::Risk(risk) => refuse_risk(&column, risk),
+            _ => refuse(format!("{column}; `seabed-migrate verify` says how to repair it")),
+        },
+    }
+}
+
+/// Refuses what else cannot keep the guarantees, except for the risks that the user has accepted; logs the risks that
+/// break none.
+fn check_risks(found: &[FoundRisk], accepted: &[SchemaRisk]) -> Result<()> {
+    for found in found.iter().filter(|found| !accepted.contains(&found.risk)) {
+        if found.risk.is_refused() {
+            return refuse_risk(found, found.risk);
+        }
+        tracing::warn!(target: "seabed", risk = ?found.risk, "{found}: {}", found.risk.consequence());
+    }
+    Ok(())
+}
+
+fn refuse_risk(what: &impl fmt::Display, risk: SchemaRisk) -> Result<()> {
+    refuse(format!(
+        "{what}: {}; `seabed-migrate verify` says how to repair it, and SchemaRisk::{risk:?} accepts it",
+        risk.consequence()
+    ))
+}
+
+fn refuse(message: String) -> Result<()> {
     Err(BackendError::new(BackendErrorKind::Schema, message).into())
 }

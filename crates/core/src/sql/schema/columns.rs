@@ -5,13 +5,11 @@
 use std::fmt;
 
 use sea_orm::sea_query::{ColumnType, StringLen};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityName, EntityTrait, FromQueryResult, IdenStatic, Iterable, Statement,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, Statement};
 
 use super::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk};
 use crate::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
-use crate::sql::tables::Tables;
+use crate::sql::tables::{Tables, table_names};
 
 /// A column that cannot keep the guarantees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +17,7 @@ pub struct UnsuitableColumn {
     /// Its table.
     pub table: &'static str,
     /// Its name.
-    pub column: &'static str,
+    pub column: String,
     /// How the database describes it, if it exists.
     pub found: Option<Column>,
     /// What is wrong with it.
@@ -38,6 +36,9 @@ impl fmt::Display for UnsuitableColumn {
             ColumnProblem::WrongType { wanted } => {
                 write!(f, "column {table}.{column} is of type {data_type}, where {wanted} is needed")
             }
+            ColumnProblem::Required => {
+                write!(f, "column {table}.{column} needs a value in each row, and Seabed does not know it")
+            }
             ColumnProblem::Risk(SchemaRisk::InexactIds) => {
                 write!(f, "column {table}.{column} has the collation {collation}, which treats different ids as equal")
             }
@@ -47,6 +48,11 @@ impl fmt::Display for UnsuitableColumn {
             ColumnProblem::Risk(SchemaRisk::ShortText) => {
                 write!(f, "column {table}.{column} is of type {data_type}, which does not hold long text")
             }
+            ColumnProblem::Risk(SchemaRisk::LossyText) => {
+                write!(f, "column {table}.{column} has the collation {collation}, whose character set lacks characters")
+            }
+            // Not a risk of one column.
+            ColumnProblem::Risk(risk) => write!(f, "column {table}.{column}: {}", risk.consequence()),
         }
     }
 }
@@ -76,16 +82,6 @@ fn columns_of<E: EntityTrait>(entity: E) -> impl Iterator<Item = WantedColumn> {
             _ => ColumnRole::Time,
         },
     })
-}
-
-fn table_names() -> [&'static str; 5] {
-    [
-        adk_internal_metadata::Entity.table_name(),
-        app_states::Entity.table_name(),
-        user_states::Entity.table_name(),
-        sessions::Entity.table_name(),
-        events::Entity.table_name(),
-    ]
 }
 
 /// The query for the columns of Seabed's tables.
@@ -125,7 +121,8 @@ pub async fn columns_of_tables(
     rows.iter().map(|row| Column::from_query_result(row, "").map(base_name)).collect()
 }
 
-/// Those of the columns Seabed needs that are missing from `columns`, or cannot keep the guarantees.
+/// Those of the columns Seabed needs that are missing from `columns`, or cannot keep the guarantees, and those it does
+/// not know but would have to fill.
 pub fn unsuitable_columns(dialect: &dyn SchemaDialect, columns: &[Column]) -> Vec<UnsuitableColumn> {
     let unsuitable = |wanted: WantedColumn| {
         let WantedColumn { table, column, role } = wanted;
@@ -134,7 +131,15 @@ pub fn unsuitable_columns(dialect: &dyn SchemaDialect, columns: &[Column]) -> Ve
             None => ColumnProblem::Missing,
             Some(found) => dialect.column_problem(found, role)?,
         };
-        Some(UnsuitableColumn { table, column, found: found.cloned(), problem })
+        Some(UnsuitableColumn { table, column: column.to_owned(), found: found.cloned(), problem })
     };
-    wanted().filter_map(unsuitable).collect()
+    let is_unknown =
+        |found: &Column| !wanted().any(|wanted| wanted.table == found.table_name && wanted.column == found.column_name);
+    let required = |found: &Column| {
+        let table = table_names().into_iter().find(|table| *table == found.table_name)?;
+        let column = found.column_name.clone();
+        Some(UnsuitableColumn { table, column, found: Some(found.clone()), problem: ColumnProblem::Required })
+    };
+    let unknown = columns.iter().filter(|found| found.is_required && is_unknown(found));
+    wanted().filter_map(unsuitable).chain(unknown.filter_map(required)).collect()
 }

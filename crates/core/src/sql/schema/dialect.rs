@@ -65,9 +65,16 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
 
     /// What is wrong with a column in its role.
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem>;
+
+    /// For risks that no column shows, the query that finds them, in the tables that
+    /// [`columns_query`](Self::columns_query) describes and in the session. Its columns are two texts: `subject` (a
+    /// table, or what else has the risk) and `found` (what it is). No rows, no risk.
+    fn risk_queries(&self, _schema: Option<&str>, _names: &[String]) -> Vec<(SchemaRisk, String)> {
+        Vec::new()
+    }
 }
 
-/// A guarantee that a column breaks, and that a user may waive.
+/// A guarantee that tables, or the settings of connections, break, and that a user may waive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SchemaRisk {
@@ -78,6 +85,21 @@ pub enum SchemaRisk {
     CoarseTimes,
     /// The database refuses events and states beyond some size, 64 KB for MySQL's `text`.
     ShortText,
+    /// The character set lacks characters, as latin1 does. The database refuses text that has them, or stores question
+    /// marks in their place (MySQL outside of strict mode).
+    LossyText,
+    /// The storage engine has no transactions: a part of a write that fails, or is rolled back, stays.
+    NoTransactions,
+    /// The table is empty after a crash of the server (PostgreSQL's UNLOGGED).
+    Unlogged,
+    /// Policies may hide rows from the account (PostgreSQL's row level security).
+    RowSecurity,
+    /// A setting of the connections keeps writes from being stored as they are: `autocommit = 0`, MySQL without strict
+    /// mode, transactions that are read-only.
+    SessionSettings,
+    /// Every account may create functions, operators and tables where the connections look names up. A service starts
+    /// nevertheless, with a warning: its own statements call nothing there.
+    OpenSchema,
 }
 
 impl SchemaRisk {
@@ -93,7 +115,27 @@ impl SchemaRisk {
                  return are not the stored ones"
             }
             Self::ShortText => "events and states that do not fit are refused",
+            Self::LossyText => {
+                "text with other characters is refused, or stored with question marks in their place where MySQL has no \
+                 strict mode"
+            }
+            Self::NoTransactions => "a part of a write that fails, or is rolled back, stays",
+            Self::Unlogged => "a crash of the server empties the table, and standby servers do not have its rows",
+            Self::RowSecurity => {
+                "sessions, events and state that a policy hides look as if they did not exist, and writes that a policy \
+                 forbids fail"
+            }
+            Self::SessionSettings => "writes fail, are not committed, or store something else than what was sent",
+            Self::OpenSchema => {
+                "functions, operators and tables that somebody makes there can be used in place of those that a statement means, \
+                 with the rights of who runs it"
+            }
         }
+    }
+
+    /// Whether a service refuses to start unless the risk is accepted. For other risks it logs a warning.
+    pub fn is_refused(self) -> bool {
+        self != Self::OpenSchema
     }
 }
 
@@ -108,6 +150,8 @@ pub enum ColumnProblem {
         /// The type that google-adk's schema v1 has there.
         wanted: &'static str,
     },
+    /// Rows need a value for it, and Seabed does not know it.
+    Required,
     /// It breaks a guarantee.
     Risk(SchemaRisk),
 }
@@ -124,6 +168,8 @@ pub struct Column {
     /// The collation, where the database reports one that matters: on PostgreSQL only one under which different texts
     /// may be equal.
     pub collation: Option<String>,
+    /// Whether a row must be given a value for it: it is not null, and the database fills nothing in.
+    pub is_required: bool,
 }
 
 /// What a column holds.

@@ -3,3 +3,5 @@
 pub(super) mod check;
 pub(super) mod columns;
 pub(super) mod dialect;
+pub(super) mod layout;
+pub(super) mod risks;
