@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use seabed_conformance::{Opened, Services, Target};
 use seabed_core::{
     AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
-    ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionKey, SessionService, State,
-    StateService, StateUpdated, UpdateState, UserKey,
+    ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionService, State, StateService,
+    StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
