@@ -5,14 +5,15 @@
 //! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
 //! - the contract: [`SessionService`], [`StateService`] and [`TransactionalService`], and the conveniences of
 //!   [`SessionServiceExt`];
-//! - the reference model, [`MemorySessionService`];
+//! - the reference model, [`MemorySessionService`], and what a backend of your own needs besides, [`backend`];
 //! - the sea-orm entities of google-adk's schema v1, [`entity`];
 //! - the portable SQL algorithms, [`sql`], and the seams that a backend fills in, [`Dialect`](sql::Dialect),
 //!   [`SchemaDialect`](sql::SchemaDialect) and [`Driver`](sql::Driver).
 //!
-//! Applications depend on the facade crate `seabed` instead, which re-exports all of this with a backend per cargo
-//! feature.
+//! Applications depend on the facade crate `seabed` instead, which re-exports what they need of this, with a backend
+//! per cargo feature.
 
+pub mod backend;
 mod clock;
 pub mod entity;
 mod error;

@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::event::adk_check::AdkCheck;
-use crate::state::{DEFAULT_MAX_STATE_BYTES, ScopedState};
-use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
+use crate::backend::{AdkCheck, NewEvent, NewSession, NewSharedState, NewStateUpdate, ScopedState, SharedTarget};
+use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::{
     AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
     EventCursor, GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
-    SessionCursor, SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp,
-    UpdateState, UserKey, UuidV7,
+    SessionCursor, SessionKey, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
+    UserKey, UuidV7,
 };
 
 /// A session service that keeps everything in memory, for tests and experiments.
@@ -269,14 +268,10 @@ impl SessionService for MemorySessionService {
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         request.check()?;
         let store = self.open()?;
-        let in_scope = |key: &SessionKey| match &request.scope {
-            SessionScope::App(app_name) => key.app_name == *app_name,
-            SessionScope::User(user) => key.user() == *user,
-        };
         let rows = store
             .sessions
             .iter()
-            .filter(|(key, _)| in_scope(key))
+            .filter(|(key, _)| request.scope.contains(key))
             .map(|(key, stored)| {
                 let cursor = SessionCursor {
                     update_time: stored.update_time,

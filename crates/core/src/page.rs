@@ -48,9 +48,12 @@ impl<T, C> Page<T, C> {
         self.items.into_iter().collect()
     }
 
-    /// Builds a page from up to `limit + 1` rows. The extra row only shows that there are more.
-    /// A row whose place cannot be read has no cursor.
-    pub(crate) fn from_rows(mut rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
+    /// Builds a page from up to `limit + 1` rows in the requested order, each with the position just after it. The extra
+    /// row only shows that there are more. A row whose position cannot be read has no cursor.
+    ///
+    /// # Errors
+    /// The error of the page's last row, if there are more rows and none of the page has a cursor to continue from.
+    pub fn from_rows(mut rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
         let limit = limit as usize;
         let more = rows.len() > limit;
         rows.truncate(limit);

@@ -145,6 +145,16 @@ pub enum SessionScope {
     User(UserKey),
 }
 
+impl SessionScope {
+    /// Whether a listing of this scope includes the session of `key`.
+    pub fn contains(&self, key: &SessionKey) -> bool {
+        match self {
+            Self::App(app_name) => key.app_name == *app_name,
+            Self::User(user) => key.app_name == user.app_name && key.user_id == user.user_id,
+        }
+    }
+}
+
 /// A request to [`list_sessions`](crate::SessionService::list_sessions).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -367,7 +377,11 @@ impl DeleteSession {
         self.expected
     }
 
-    pub(crate) fn check_revision(&self, actual: Revision) -> Result<()> {
+    /// Checks the revision of the session, as every service does before it deletes.
+    ///
+    /// # Errors
+    /// [`RevisionConflict`](crate::Error::RevisionConflict) if the session must be at another revision than `actual`.
+    pub fn check_revision(&self, actual: Revision) -> Result<()> {
         self.expected.check(&self.key, actual)
     }
 }

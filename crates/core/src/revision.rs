@@ -72,7 +72,7 @@ impl fmt::Display for Revision {
 #[non_exhaustive]
 pub enum ExpectedRevision {
     /// Write only if the session is at this revision; otherwise
-    /// [`Error::RevisionConflict`](crate::Error::RevisionConflict).
+    /// [`Error::RevisionConflict`].
     Exact(Revision),
     /// Write at any revision.
     Any,

@@ -211,15 +211,18 @@ impl<'a> IntoIterator for &'a State {
 
 /// A state split into the part that each scope stores. Keys have no prefixes, and `temp:` keys are dropped.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ScopedState {
-    pub(crate) app: State,
-    pub(crate) user: State,
-    pub(crate) session: State,
+pub struct ScopedState {
+    /// What all users of the app share.
+    pub app: State,
+    /// What all sessions of the user share.
+    pub user: State,
+    /// The session's own.
+    pub session: State,
 }
 
 impl ScopedState {
     /// Splits `state` by scope.
-    pub(crate) fn split(state: &State) -> Self {
+    pub fn split(state: &State) -> Self {
         let mut scoped = Self::default();
         for (key, value) in state {
             let (scope, stored_key) = Scope::of(key);
@@ -235,7 +238,7 @@ impl ScopedState {
     }
 
     /// Merges the scopes, as a [`Session`](crate::Session) shows them.
-    pub(crate) fn merged(self) -> State {
+    pub fn merged(self) -> State {
         let mut merged = self.session;
         for (prefix, state) in [(APP_PREFIX, self.app), (USER_PREFIX, self.user)] {
             let prefixed = |key: String| format!("{prefix}{key}");

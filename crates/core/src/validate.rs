@@ -22,14 +22,24 @@ const FIRST_EVENT_TIME: i64 = -30_610_224_000_000_000;
 const LAST_EVENT_TIME: i64 = 253_402_214_400_000_000;
 
 /// A session about to be created.
-pub(crate) struct NewSession {
-    pub(crate) key: SessionKey,
-    pub(crate) state: ScopedState,
-    pub(crate) create_time: Timestamp,
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewSession {
+    /// The session, with an id that the caller or the service chose.
+    pub key: SessionKey,
+    /// The initial state: the session's own, and what to merge into the state of its app and its user.
+    pub state: ScopedState,
+    /// When the session is created. It is also the session's first update.
+    pub create_time: Timestamp,
 }
 
 impl NewSession {
-    pub(crate) fn try_prepare(request: &CreateSession, clock: &dyn Clock, ids: &dyn IdSource) -> Result<Self> {
+    /// Validates `request`. The session is created now by `clock`, under an id from `ids` if the request has none.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for state that not every backend can store, and for an id of `ids` that is no
+    /// [`SessionId`].
+    pub fn try_prepare(request: &CreateSession, clock: &dyn Clock, ids: &dyn IdSource) -> Result<Self> {
         let session_id = match &request.session_id {
             Some(id) => id.clone(),
             None => SessionId::try_new(ids.new_id())?,
@@ -38,31 +48,42 @@ impl NewSession {
         Ok(Self { key: request.user.session(session_id), state: ScopedState::split(&state), create_time: clock.now() })
     }
 
-    /// The session as it is once stored, given the app and user state it was merged into.
-    pub(crate) fn to_session(&self, app: State, user: State) -> Session {
+    /// Returns the session as it is once stored, given the state of its app and its user after the merge.
+    pub fn to_session(&self, app: State, user: State) -> Session {
         let state = ScopedState { app, user, session: self.state.session.clone() }.merged();
         Session { state, ..Session::new(self.key.clone(), self.create_time) }
     }
 }
 
 /// An event about to be appended.
-pub(crate) struct NewEvent {
-    pub(crate) key: SessionKey,
-    pub(crate) expected: ExpectedRevision,
-    pub(crate) id: String,
-    pub(crate) invocation_id: String,
-    /// The event's own time.
-    pub(crate) timestamp: Timestamp,
-    /// What goes into `events.event_data`.
-    pub(crate) event_data: Json,
-    pub(crate) delta: ScopedState,
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewEvent {
+    /// The session to append to.
+    pub key: SessionKey,
+    /// The revision that the session must be at; see [`check_revision`](Self::check_revision).
+    pub expected: ExpectedRevision,
+    /// The event's id, unique in its session.
+    pub id: String,
+    /// The agent run that the event belongs to. May be empty.
+    pub invocation_id: String,
+    /// The event's own time, which is not always the time to store; see [`stored_timestamp`](Self::stored_timestamp).
+    pub timestamp: Timestamp,
+    /// The event as JSON, which decodes to an [`Event`](crate::Event): what goes into google-adk's `events.event_data`.
+    pub event_data: Json,
+    /// What to merge into the state of the session, its app and its user. Keys have no prefixes.
+    pub delta: ScopedState,
     /// When app and user state change, by the clock of the service.
-    pub(crate) now: Timestamp,
+    pub now: Timestamp,
 }
 
 impl NewEvent {
-    /// `None` for a partial event, which is checked but never stored.
-    pub(crate) fn try_prepare(request: AppendEvent, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Option<Self>> {
+    /// Validates `request`. Returns `None` for a partial event, which is checked but never stored; the append then
+    /// returns [`Appended::Partial`](crate::Appended::Partial).
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for an event that not every backend can store, or that google-adk cannot read.
+    pub fn try_prepare(request: AppendEvent, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Option<Self>> {
         let AppendEvent { key, mut event, expected, nul_policy } = request;
         check_id("event.id", &event.id)?;
         check_text("event.invocation_id", &event.invocation_id, MAX_INVOCATION_ID_CHARS)?;
@@ -91,8 +112,12 @@ impl NewEvent {
         }))
     }
 
-    /// Whether the caller's expectation allows an append to a session at `actual`.
-    pub(crate) fn check_revision(&self, actual: Revision) -> Result<()> {
+    /// Checks whether the event may be appended to a session at `actual`. Look for a replay first, which may come at any
+    /// revision.
+    ///
+    /// # Errors
+    /// [`RevisionConflict`](Error::RevisionConflict) if the caller expects another revision.
+    pub fn check_revision(&self, actual: Revision) -> Result<()> {
         self.expected.check(&self.key, actual)
     }
 
@@ -111,16 +136,27 @@ impl NewEvent {
         }
     }
 
-    /// The time at which the event is stored in a session with these times.
-    pub(crate) fn stored_timestamp(&self, create_time: Timestamp, update_time: Timestamp) -> Result<Timestamp> {
+    /// Returns the time at which the event is stored in a session with these times. It becomes the session's
+    /// `update_time`, and with the session's creation its [`Revision`].
+    ///
+    /// It is the event's own time, moved forward where needed: stored times strictly increase in append order, and none
+    /// equals the session's `create_time`.
+    ///
+    /// # Errors
+    /// A backend error if the session's clock is at the end of the year 9999, which only another program can have set.
+    pub fn stored_timestamp(&self, create_time: Timestamp, update_time: Timestamp) -> Result<Timestamp> {
         stored_timestamp(self.timestamp, create_time, update_time).ok_or_else(|| {
             let message = format!("the clock of {} is at the end of the year 9999: it takes no more events", self.key);
             BackendError::new(BackendErrorKind::Unexpected, message).into()
         })
     }
 
-    /// Checks that the event stored under this id is this very event.
-    pub(crate) fn check_replay(&self, stored: &Json) -> Result<()> {
+    /// Checks that the event stored under this id is this very event, as
+    /// [`Event::is_replay_of`](crate::Event::is_replay_of) decides. `stored` is its [`event_data`](Self::event_data).
+    ///
+    /// # Errors
+    /// [`EventIdReused`](Error::EventIdReused) if it is another event.
+    pub fn check_replay(&self, stored: &Json) -> Result<()> {
         if is_same_event(stored, &self.event_data) {
             return Ok(());
         }
@@ -147,7 +183,8 @@ where
 }
 
 /// Keys about to be set.
-pub(crate) enum NewStateUpdate {
+#[derive(Debug, Clone)]
+pub enum NewStateUpdate {
     /// In a session: by an event.
     Session(Box<NewEvent>),
     /// In the state of an app or a user.
@@ -155,20 +192,33 @@ pub(crate) enum NewStateUpdate {
 }
 
 /// Keys about to be set in the state of an app or a user.
-pub(crate) struct NewSharedState {
-    pub(crate) target: SharedTarget,
-    pub(crate) delta: State,
-    pub(crate) now: Timestamp,
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewSharedState {
+    /// Whose state it is.
+    pub target: SharedTarget,
+    /// The keys, without prefixes.
+    pub delta: State,
+    /// When the state changes, by the clock of the service.
+    pub now: Timestamp,
 }
 
-/// Whose state it is.
-pub(crate) enum SharedTarget {
+/// Whose state a [`NewSharedState`] sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SharedTarget {
+    /// The state that all users of an app share.
     App(AppName),
+    /// The state that all sessions of a user share.
     User(UserKey),
 }
 
 impl NewStateUpdate {
-    pub(crate) fn try_prepare(request: UpdateState, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Self> {
+    /// Validates `request`.
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for an empty delta, for values that not every backend can store, and for an app or a
+    /// user also for a prefixed key or an expected revision.
+    pub fn try_prepare(request: UpdateState, clock: &dyn Clock, adk_check: AdkCheck) -> Result<Self> {
         if request.delta().without_temp().is_empty() {
             return Err(Error::invalid("delta", "empty"));
         }

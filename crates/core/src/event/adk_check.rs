@@ -15,9 +15,11 @@ use crate::{Error, Json, Result};
 
 /// Whether a service refuses events that google-adk cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum AdkCheck {
+pub enum AdkCheck {
+    /// An append of such an event is refused.
     #[default]
     On,
+    /// It is stored.
     Off,
 }
 

@@ -53,7 +53,7 @@ pub trait Driver: Send + Sync + 'static {
     /// The driver's options for `url`, with the settings that the algorithms need.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) without the URL, which may hold a password.
+    /// [`Error::Invalid`] without the URL, which may hold a password.
     fn options(url: &str) -> Result<Self::Options>;
 
     /// Where `options` connect to, in words and without a password.
