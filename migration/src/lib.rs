@@ -12,6 +12,7 @@ mod layout;
 mod ledger;
 mod lock;
 mod rights;
+mod rows;
 mod schema;
 mod session_tables;
 mod spec;

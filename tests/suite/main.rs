@@ -14,6 +14,7 @@ mod interop;
 mod late;
 mod migrations;
 mod model;
+mod odd_rows;
 mod pools;
 mod processes;
 mod round_trips;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
             interop::CASES,
             migrations::CASES,
             model::CASES,
+            odd_rows::CASES,
             processes::CASES,
             round_trips::CASES,
             rows::CASES,
