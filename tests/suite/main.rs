@@ -7,6 +7,7 @@
 
 mod cancellation;
 mod connections;
+mod contents;
 mod faults;
 mod fixture;
 mod groups;
@@ -134,6 +135,7 @@ fn main() -> ExitCode {
         let cases = [
             cancellation::CASES,
             connections::CASES,
+            contents::CASES,
             late::CASES,
             pools::CASES,
             faults::CASES,

@@ -1,5 +1,5 @@
-//! `seabed-migrate copy`, `export`, `import` and `upgrade` of rows that are hard to carry: numbers that are not finite or
-//! very large, texts that are not JSON, and very early times. They move, or they are named; and they stop no others.
+//! `seabed-migrate copy`, `export`, `import` and `upgrade` of rows that are hard to carry: numbers that are not finite
+//! or very large, texts that are not JSON, and very early times. They move, or they are named; and they stop no others.
 
 use std::io::Cursor;
 

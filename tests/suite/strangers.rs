@@ -7,8 +7,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use seabed::PostgresSessionService;
 use seabed::migration::{
-    Selection, StoredData, UpOptions, UpgradeOptions, copy, export, finish_upgrade, refresh, repair, status, up,
-    upgrade_in_place, verify,
+    ContentsOptions, Selection, StoredData, UpOptions, UpgradeOptions, copy, export, finish_upgrade, refresh, repair,
+    status, up, upgrade_in_place, verify, verify_contents,
 };
 use seabed_conformance::{Opened, Services, Target, cases};
 
@@ -116,7 +116,7 @@ async fn the_migrator_calls_no_functions_and_operators_of_others(fixture: &Fixtu
     let back = copy(&other.pool, admin, Selection::default(), &mut |_| {}).await?;
     ensure!(back.is_complete() && back.content == out.content && back.new_events > 0, "{back:?}");
     export(admin, selection, std::io::sink(), &mut |_| {}).await?;
-    ensure!(verify(admin).await?.is_empty());
+    ensure!(verify(admin).await?.is_empty() && verify_contents(admin, ContentsOptions::default()).await?.is_empty());
     refresh(admin, StoredData::Drop).await?;
     ensure!(!was_called(fixture).await?, "one was called");
     Ok(())

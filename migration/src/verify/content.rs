@@ -1,4 +1,4 @@
-//! Findings about rows that other programs have written.
+//! Findings about rows that other programs have written, by their keys and times; the database compares them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,8 +11,8 @@ use super::{Finding, Repair};
 use crate::schema;
 use crate::spec::{Database, SchemaSpec};
 
-/// The maximum number of ids named.
-const NAMED: usize = 10;
+/// The maximum number of ids, or of rows, that a finding names.
+pub(super) const NAMED: usize = 10;
 
 /// Those of the columns whose collation treats different ids as equal.
 fn inexact(unsuitable: &[UnsuitableColumn]) -> impl Iterator<Item = &UnsuitableColumn> {
