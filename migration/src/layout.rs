@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use sea_orm::sea_query::{Expr, ExprTrait as _, Query};
+use sea_orm::sea_query::{ExprTrait as _, Query};
 use sea_orm::{ConnectionTrait, DbErr, EntityName};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::sql::{Column, ColumnProblem, OtherLayout, unsuitable_columns};
@@ -79,7 +79,7 @@ async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result
     let version = Query::select()
         .column(adk_internal_metadata::Column::Value)
         .from(spec.tables.table(adk_internal_metadata::Entity))
-        .and_where(Expr::col(adk_internal_metadata::Column::Key).eq(SCHEMA_VERSION_KEY))
+        .and_where(spec.compared(adk_internal_metadata::Column::Key).eq(SCHEMA_VERSION_KEY))
         .take();
     let row = connection.query_one(&version).await?;
     let version = row.map(|row| row.try_get_by_index::<String>(0)).transpose()?;

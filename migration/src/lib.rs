@@ -13,6 +13,7 @@ mod ledger;
 mod location;
 mod lock;
 mod rights;
+mod rows;
 mod schema;
 mod session_tables;
 mod spec;
@@ -41,7 +42,7 @@ pub use session_tables::SessionTables;
 pub use transfer::{ContentHash, Progress, Refused, Selection, Summary, copy, export, import};
 #[cfg(feature = "transfer")]
 pub use upgrade::{UpgradeOptions, finish_upgrade, upgrade_in_place, upgrade_into};
-pub use verify::{Finding, Repair, Severity, repair, run_repairs, verify};
+pub use verify::{ContentsOptions, Finding, Repair, Severity, repair, run_repairs, verify, verify_contents};
 
 /// Exposes internals to fuzz targets.
 #[cfg(all(fuzzing, feature = "transfer"))]

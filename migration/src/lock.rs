@@ -55,7 +55,7 @@ async fn lock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()
         Database::Postgres => {
             let timeout = format!("SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'");
             transaction.execute_unprepared(&timeout).await.map_err(migration_error)?;
-            let lock = format!("SELECT pg_advisory_xact_lock({ADVISORY_LOCK})");
+            let lock = format!("SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK})");
             transaction.execute_unprepared(&lock).await.map_err(migration_error)?;
         }
         Database::MySql => {

@@ -89,7 +89,7 @@ async fn run_on(tables: SessionTables<'_>, target_tables: Tables, command: Comma
         Command::Refresh { drop, dry_run } => schema::refresh(tables, drop.stored_data(), dry_run.dry_run).await?,
         Command::Status => schema::status(tables).await?,
         Command::Grants { account } => schema::grants(tables, &account).await?,
-        Command::Verify { format } => return findings::verify(tables, format).await,
+        Command::Verify { format, contents } => return findings::verify(tables, format, contents.options()).await,
         Command::Repair { yes, dry_run } => return findings::repair(tables, yes, dry_run.dry_run).await,
         Command::Upgrade { to, time_zone, resume, finish, leave_rows, .. } => {
             let mut options = UpgradeOptions::default();

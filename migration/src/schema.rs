@@ -216,8 +216,8 @@ pub(crate) async fn has_update_time_index(connection: &impl ConnectionTrait, spe
     let (table, index) = (UPDATE_TIME_INDEX.table, spec.name(UPDATE_TIME_INDEX.name));
     let query = match spec.database {
         Database::Postgres => format!(
-            "SELECT 1 FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
-             WHERE indrelid = to_regclass('{}') AND relname = '{index}'",
+            "SELECT 1 FROM pg_catalog.pg_index JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid \
+             WHERE indrelid = CAST(pg_catalog.to_regclass('{}') AS oid) AND relname = '{index}'",
             spec.full_name(table)
         ),
         Database::MySql => format!(

@@ -2,7 +2,9 @@
 
 #[cfg(feature = "transfer")]
 use sea_orm::SqlErr;
-use sea_orm::sea_query::{Alias, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef};
+use sea_orm::sea_query::{
+    Alias, Expr, IntoColumnRef, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef,
+};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
 #[cfg(feature = "transfer")]
 use seabed_core::BackendErrorKind;
@@ -110,7 +112,7 @@ impl SchemaSpec {
         let quoted = self.dialect.quote(schema);
         let (catalog, create) = match self.database {
             Database::Postgres => {
-                (format!("pg_namespace WHERE nspname = '{schema}'"), format!("CREATE SCHEMA {quoted}"))
+                (format!("pg_catalog.pg_namespace WHERE nspname = '{schema}'"), format!("CREATE SCHEMA {quoted}"))
             }
             Database::MySql => (
                 format!("information_schema.schemata WHERE schema_name = '{schema}'"),
@@ -172,6 +174,20 @@ impl SchemaSpec {
             (None, Database::MySql) => "DATABASE()".to_owned(),
             (None, Database::Sqlite) => "'main'".to_owned(),
         }
+    }
+
+    /// A column of names in a comparison; see [`SchemaDialect::read_name`].
+    pub(crate) fn compared(&self, column: impl IntoColumnRef) -> Expr {
+        self.dialect.read_name(Expr::col(column))
+    }
+
+    /// The comparison of two columns of names, as SQL spells it.
+    pub(crate) fn same(&self, left: (&str, &str), right: (&str, &str)) -> String {
+        let side = |(table, column): (&str, &str)| match self.database {
+            Database::Postgres => format!("CAST({table}.{column} AS text)"),
+            Database::MySql | Database::Sqlite => format!("{table}.{column}"),
+        };
+        format!("{} = {}", side(left), side(right))
     }
 
     /// The text of a statement, with its values.

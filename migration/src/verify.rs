@@ -2,6 +2,7 @@
 
 mod catalog;
 mod content;
+mod contents;
 mod repair;
 
 use sea_orm::{DatabaseConnection, DbErr};
@@ -13,6 +14,8 @@ use crate::layout::Layout;
 use crate::session_tables::SessionTables;
 use crate::spec::SchemaSpec;
 use crate::{lock, migration_error, rights};
+
+pub use contents::{ContentsOptions, verify_contents};
 
 #[cfg(feature = "transfer")]
 pub(crate) use content::{collisions, missing_states};
@@ -84,7 +87,8 @@ impl Finding {
 }
 
 /// Compares a database with what Seabed expects: layout, columns, keys, indexes, the account's privileges, the risks of
-/// [`SchemaRisk`], and rows that only other programs can have left. Changes nothing. Counts rows, which takes time on large tables.
+/// [`SchemaRisk`], and rows that only other programs can have left. Changes nothing. Counts rows, which takes time on large
+/// tables, and reads none; [`verify_contents`] does.
 ///
 /// # Errors
 /// Those of the database, and of [`up`](crate::up) for the names of the tables.
@@ -98,15 +102,10 @@ async fn findings(tables: &SessionTables<'_>) -> Result<Vec<Finding>> {
 }
 
 async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Finding>, DbErr> {
-    let layout = Layout::of(connection, spec).await?;
-    if layout != Layout::V1 {
-        return Ok(vec![wrong_layout(&layout)]);
-    }
-    let columns = spec.columns(connection).await?;
-    let unsuitable = unsuitable_columns(spec.dialect, &columns);
-    if let Some(missing) = unsuitable.iter().find(|column| column.problem == ColumnProblem::Missing) {
-        return Ok(vec![missing_column(&columns, missing)]);
-    }
+    let unsuitable = match usable_columns(connection, spec).await? {
+        Ok(unsuitable) => unsuitable,
+        Err(finding) => return Ok(vec![finding]),
+    };
     let inexact = unsuitable.iter().any(|column| column.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
     let key = catalog::SessionKey::find(connection, spec).await?;
     let key = key.as_ref();
@@ -125,6 +124,24 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
     }
     findings.extend(rights::missing(connection, spec).await?.into_iter().map(missing_right));
     Ok(findings)
+}
+
+/// Returns the unsuitable columns of tables that have all their columns, and a finding about any other tables.
+async fn usable_columns(
+    connection: &DatabaseConnection,
+    spec: &SchemaSpec,
+) -> Result<Result<Vec<UnsuitableColumn>, Finding>, DbErr> {
+    let layout = Layout::of(connection, spec).await?;
+    if layout != Layout::V1 {
+        return Ok(Err(wrong_layout(&layout)));
+    }
+    let columns = spec.columns(connection).await?;
+    let unsuitable = unsuitable_columns(spec.dialect, &columns);
+    let missing = unsuitable.iter().find(|column| column.problem == ColumnProblem::Missing);
+    Ok(match missing.map(|missing| missing_column(&columns, missing)) {
+        Some(finding) => Err(finding),
+        None => Ok(unsuitable),
+    })
 }
 
 fn wrong_layout(layout: &Layout) -> Finding {

@@ -7,6 +7,7 @@
 
 mod cancellation;
 mod connections;
+mod contents;
 mod faults;
 mod fixture;
 mod groups;
@@ -15,6 +16,7 @@ mod late;
 mod limits;
 mod migrations;
 mod model;
+mod odd_rows;
 mod pools;
 mod processes;
 mod risks;
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
         let cases = [
             cancellation::CASES,
             connections::CASES,
+            contents::CASES,
             late::CASES,
             pools::CASES,
             faults::CASES,
@@ -147,6 +150,7 @@ fn main() -> ExitCode {
             limits::CASES,
             migrations::CASES,
             model::CASES,
+            odd_rows::CASES,
             processes::CASES,
             risks::CASES,
             round_trips::CASES,

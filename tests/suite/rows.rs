@@ -3,8 +3,8 @@
 use anyhow::{Context as _, bail, ensure};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, EventCursor, ExpectedRevision,
-    GetSession, Json, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State, Timestamp,
-    UserKey,
+    GetSession, Json, ListEvents, ListSessions, Order, Revision, SessionId, SessionKey, SessionScope, State,
+    StateTarget, Timestamp, UpdateState, UserKey,
 };
 
 use seabed_tests::{Family, Kind};
@@ -174,12 +174,29 @@ async fn a_corrupt_session_is_named_and_hides_no_other(fixture: &Fixture) -> any
 async fn a_corrupt_app_state_is_named_and_nothing_is_written(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = session(&service, "s").await?;
+    service.append_event(append(&key, Event::new("user").with_id("e"))).await?;
     fixture.execute("UPDATE app_states SET state = '\"secret\"'").await?;
     let event = Event::new("user").with_state_delta(State::new().with("app:k", 2));
-    let error = service.append_event(append(&key, event)).await.err().context("a corrupt state was merged into")?;
-    expect_corrupt(&error, &["app_states.state", "app"])?;
-    let page = service.list_events(ListEvents::new(key)).await?;
-    ensure!(page.items.is_empty(), "an event without its state was stored");
+    let listed = ListSessions::new(SessionScope::User(key.user()));
+    let update = UpdateState::new(StateTarget::App(key.app_name.clone()), State::new().with("k", 2));
+    let errors = [
+        ("append", service.append_event(append(&key, event)).await.err()),
+        ("get", service.get_session(GetSession::new(key.clone())).await.err()),
+        ("create", service.create_session(CreateSession::new(key.user())).await.err()),
+        ("list", service.list_sessions(listed).await?.items.into_iter().find_map(Result::err)),
+        ("get the state", service.get_app_state(&key.app_name).await.err()),
+        ("update the state", service.update_state(update).await.err()),
+    ];
+    for (operation, error) in errors {
+        let error = error.with_context(|| format!("a corrupt state was taken for another: {operation}"))?;
+        let words = ["app_states.state", "\"app\"", "verify --contents", "list_events"];
+        expect_corrupt(&error, &words).context(operation)?;
+    }
+    // The events need no state.
+    let events = service.list_events(ListEvents::new(key)).await?.try_into_items()?;
+    ensure!(events.len() == 1, "an event without its state was stored: {events:?}");
+    let sessions = fixture.query_text("SELECT CAST(COUNT(*) AS CHAR(9)) AS text FROM sessions").await?;
+    ensure!(sessions.trim() == "1", "a session without its state was stored");
     Ok(())
 }
 

@@ -55,7 +55,7 @@ impl Other {
         Ok(other)
     }
 
-    async fn service(&self) -> anyhow::Result<DynSessionService> {
+    pub(crate) async fn service(&self) -> anyhow::Result<DynSessionService> {
         Ok(seabed::from_connection(self.pool.clone()).await?)
     }
 
@@ -252,7 +252,7 @@ async fn a_selection_copies_no_more(fixture: &Fixture) -> anyhow::Result<()> {
 
 /// A file in memory, shared with its writer.
 #[derive(Clone, Default)]
-struct File(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct File(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for File {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -265,7 +265,7 @@ impl std::io::Write for File {
 }
 
 impl File {
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

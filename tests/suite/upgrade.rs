@@ -101,7 +101,7 @@ fn literal(family: Option<Family>, column: &str, value: &Value) -> String {
 }
 
 /// Creates the sample's database of schema v0.
-async fn make_v0(fixture: &Fixture) -> anyhow::Result<()> {
+pub(crate) async fn make_v0(fixture: &Fixture) -> anyhow::Result<()> {
     let family = fixture.kind.map(Kind::family);
     fixture.execute(&v0_tables(family)).await?;
     let sample = Sample::read()?.v0;

@@ -167,7 +167,8 @@ pub enum BackendErrorKind {
     /// The outcome is unknown: everything was stored, or nothing. Before you repeat the call, see
     /// [`Error::is_retryable`].
     CommitUnknown,
-    /// A stored row cannot be decoded. The message names table, column and row.
+    /// A stored row cannot be decoded. The message names table, column and row. Nothing was stored, and the row stays
+    /// as it is: repair it (`seabed-migrate verify --contents` says how).
     Corrupt,
     /// The tables are missing, or have a schema version that this crate does not know. Run the migrator.
     Schema,
@@ -234,6 +235,10 @@ impl BackendError {
 
     /// Creates the error for a row that cannot be decoded; `row` names it by its key.
     pub(crate) fn corrupt(table: &str, column: &str, row: &str, source: impl Into<Source>) -> Self {
-        Self::new(BackendErrorKind::Corrupt, format!("{table}.{column} of {row} cannot be decoded")).with_source(source)
+        let message = format!(
+            "{table}.{column} of {row} cannot be decoded; `seabed-migrate verify --contents` says what to do, and until \
+             then list_events reads the other events"
+        );
+        Self::new(BackendErrorKind::Corrupt, message).with_source(source)
     }
 }

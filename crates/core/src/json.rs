@@ -41,6 +41,15 @@ impl Json {
         RawValue::from_string(text.into()).map(Self)
     }
 
+    /// Reads the text of a column that other programs write too: like [`parse`](Self::parse), but `NaN` and infinities,
+    /// which google-adk stores on SQLite and MySQL, become `null`.
+    ///
+    /// # Errors
+    /// If `text` is not exactly one JSON value even so.
+    pub fn from_stored(text: &str) -> Result<Self, serde_json::Error> {
+        Self::parse(text).or_else(|error| Self::parse(finite::with_nulls(text).ok_or(error)?))
+    }
+
     /// Serializes any value to JSON.
     ///
     /// # Errors

@@ -54,8 +54,9 @@ pub trait SessionService: Send + Sync {
     /// Events are returned in append order.
     ///
     /// # Errors
-    /// A backend error of kind [`Corrupt`](crate::BackendErrorKind::Corrupt) names a row that cannot be decoded;
-    /// [`list_events`](Self::list_events) still reads the others.
+    /// A backend error of kind [`Corrupt`](crate::BackendErrorKind::Corrupt) names a row that cannot be decoded: the
+    /// session, one of its events, or the state of its app or user, which is never taken for empty.
+    /// [`list_events`](Self::list_events) needs no state, and still reads the other events.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -72,8 +73,8 @@ pub trait SessionService: Send + Sync {
     /// again there, descending order has passed that end already.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for a limit of zero or over [`ListSessions::MAX_LIMIT`]. A row that cannot
-    /// be decoded is an error in its place in the page.
+    /// [`Invalid`](crate::Error::Invalid) for a limit of zero or over [`ListSessions::MAX_LIMIT`]. A session that
+    /// cannot be decoded, or whose app's or user's state cannot, is an error in its place in the page.
     ///
     /// # Cancel safety
     /// Reads only.

@@ -128,8 +128,11 @@ impl State {
         self.unreadable.keys().map(String::as_str)
     }
 
-    /// Reads the text of a column.
-    pub(crate) fn from_stored(text: &str) -> Result<Self, serde_json::Error> {
+    /// Reads the text of a column, in which other programs may have left `NaN` and infinities.
+    ///
+    /// # Errors
+    /// If the text is not a JSON object even if these are taken for numbers.
+    pub fn from_stored(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text).or_else(|error| {
             let mut state = Self::new();
             for (key, value, original) in finite::entries(text).ok_or(error)? {
@@ -140,8 +143,11 @@ impl State {
         })
     }
 
-    /// The text for a column.
-    pub(crate) fn to_stored(&self) -> Result<String, serde_json::Error> {
+    /// Returns the text for a column, with the original texts of [`unreadable_keys`](Self::unreadable_keys).
+    ///
+    /// # Errors
+    /// Those of serde.
+    pub fn to_stored(&self) -> Result<String, serde_json::Error> {
         if self.unreadable.is_empty() {
             return serde_json::to_string(self);
         }

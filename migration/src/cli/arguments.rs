@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use seabed_migration::{Selection, StoredData, Tables, TimeZone};
+use seabed_migration::{ContentsOptions, Selection, StoredData, Tables, TimeZone};
 
 use super::findings::Format;
 
 /// Creates, checks, moves and drops the session tables that Seabed shares with google-adk (schema v1).
 ///
 /// Exit status: 0 on success; 1 if the command failed; 2 for invalid arguments; 3 if it succeeded and reported
-/// problems: `verify` found an error, or a transfer skipped rows; 130 after Ctrl-C; 141 if nobody read all of its
-/// output.
+/// problems: `verify` found an error (a warning alone is no problem), or a transfer skipped rows; 130 after Ctrl-C; 141 if
+/// nobody read all of its output.
 #[derive(Parser)]
 #[command(name = "seabed-migrate", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -105,6 +105,8 @@ pub(crate) enum Command {
         /// The output format
         #[arg(long, value_enum, default_value_t = Format::Text)]
         format: Format,
+        #[command(flatten)]
+        contents: ContentsArguments,
     },
     /// Show what `verify` finds, and repair what can be repaired without losing data
     Repair {
@@ -174,6 +176,25 @@ pub(crate) enum Command {
         #[command(flatten)]
         resume: Resume,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct ContentsArguments {
+    /// Also read states, events and times, and name the rows that a service cannot decode
+    #[arg(long)]
+    contents: bool,
+    /// Read at most this many rows of each table, in the order of the primary key
+    #[arg(long, requires = "contents", value_name = "NUMBER", default_value_t = ContentsOptions::default().max_rows)]
+    max_rows: u64,
+}
+
+impl ContentsArguments {
+    /// What to read; `None` without `--contents`.
+    pub(crate) fn options(&self) -> Option<ContentsOptions> {
+        let mut options = ContentsOptions::default();
+        options.max_rows = self.max_rows;
+        self.contents.then_some(options)
+    }
 }
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use seabed_migration::{Finding, Repair, SessionTables, Severity};
+use seabed_migration::{ContentsOptions, Finding, Repair, SessionTables, Severity};
 
 use super::output::Output;
 use crate::FOUND_WRONG;
@@ -19,8 +19,15 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) async fn verify(tables: SessionTables<'_>, format: Format) -> anyhow::Result<ExitCode> {
-    let found = seabed_migration::verify(tables).await?;
+pub(crate) async fn verify(
+    tables: SessionTables<'_>,
+    format: Format,
+    contents: Option<ContentsOptions>,
+) -> anyhow::Result<ExitCode> {
+    let mut found = seabed_migration::verify(tables.clone()).await?;
+    if let Some(contents) = contents {
+        found.extend(seabed_migration::verify_contents(tables, contents).await?);
+    }
     match format {
         Format::Json => writeln!(Output, "{}", serde_json::to_string_pretty(&found)?)?,
         Format::Text if found.is_empty() => writeln!(Output, "No problems found.")?,

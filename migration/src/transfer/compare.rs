@@ -7,28 +7,29 @@ use seabed_core::State;
 use seabed_core::entity::{events, sessions};
 
 use super::record::{ContentHash, Record, SessionId};
-use super::states::{StateRow, StateTable};
-use super::store::{Store, of_session};
-use super::tables::{Shape as _, V1, json_text};
+use super::shape::{Shape as _, V1};
+use super::states::{Found, StateRow, StateTable};
+use super::store::Store;
+use super::tables::of_session;
+use crate::rows::json_text;
 
 impl Store<'_> {
     /// Returns each row with the stored row of the same key.
-    pub(super) async fn found(
-        &self,
-        table: &StateTable,
-        rows: &[StateRow],
-    ) -> Result<Vec<(StateRow, Option<StateRow>)>, DbErr> {
+    pub(super) async fn found(&self, table: &StateTable, rows: &[StateRow]) -> Result<Vec<(StateRow, Found)>, DbErr> {
         let mut found = self.select_rows(self.connection, table, rows, false).await?;
-        Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key))).collect())
+        Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key).unwrap_or(Err("is missing")))).collect())
     }
 
-    pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Option<StateRow>) {
+    pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Found) {
         let name = format!("{} row {:?}", table.name, row.key);
-        let Some(found) = found else {
-            self.summary.different.push(format!("{name} is missing"));
-            return;
+        let found = match found {
+            Ok(found) => found,
+            Err(problem) => {
+                self.summary.different.push(format!("{name} {problem}"));
+                return;
+            }
         };
-        let holds = match (serde_json::from_str::<State>(&row.state), serde_json::from_str::<State>(&found.state)) {
+        let holds = match (State::from_stored(&row.state), State::from_stored(&found.state)) {
             (Ok(sent), Ok(stored)) => sent.iter().all(|(key, value)| {
                 stored.get(key).is_some_and(|other| other == value || found.version() > row.version())
             }),
@@ -50,16 +51,17 @@ impl Store<'_> {
         select
             .from(self.spec.tables.table(events::Entity))
             .columns(["id", "app_name", "user_id", "session_id", "invocation_id", "timestamp"])
-            .cond_where(of_session(session));
+            .cond_where(of_session(self.spec, session));
         select.expr_as(json_text(self.spec, "event_data"), "event_data");
         let mut rows = self.connection.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
-            let Some(event) = V1.event(&row).map_err(DbErr::Custom)? else { continue };
-            let id = event.id.clone();
+            let id: String = row.try_get("", "id")?;
             let Some(hash) = sent.remove(&id) else { continue };
-            let stored = ContentHash::of(&Record::Event(event));
-            self.summary.stored_content.toggle(stored);
-            if stored != hash {
+            let stored = V1.event(&row).ok().flatten().map(|event| ContentHash::of(&Record::Event(event)));
+            if let Some(stored) = stored {
+                self.summary.stored_content.toggle(stored);
+            }
+            if stored != Some(hash) {
                 self.summary.different.push(format!("event {id:?} of {key} has different content"));
             }
         }

@@ -4,9 +4,10 @@ use std::io::{self, BufRead, Write};
 
 use sea_orm::DbErr;
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::{BackendError, BackendErrorKind, Error, Json, Timestamp, sql};
+use seabed_core::{BackendError, BackendErrorKind, Error, Timestamp, sql};
 use serde::{Deserialize, Serialize};
 
+use super::body::Body;
 use super::record::{ContentHash, Record};
 use super::tables::{Outlet, Source, Stop};
 use super::{Progress, Summary, transfer_error};
@@ -16,7 +17,7 @@ const VERSION: u32 = 1;
 /// The number of rows between two calls of the progress callback.
 const ROWS_PER_REPORT: u64 = 1000;
 
-/// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; JSON is written as in the source.
+/// A line of the file. Times are microseconds since 1970-01-01T00:00:00Z; a [`Body`] is written as in the source.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Line {
@@ -26,20 +27,20 @@ enum Line {
     },
     AppState {
         app_name: String,
-        state: Json,
+        state: Body,
         update_time: Timestamp,
     },
     UserState {
         app_name: String,
         user_id: String,
-        state: Json,
+        state: Body,
         update_time: Timestamp,
     },
     Session {
         app_name: String,
         user_id: String,
         id: String,
-        state: Json,
+        state: Body,
         create_time: Timestamp,
         update_time: Timestamp,
     },
@@ -50,7 +51,7 @@ enum Line {
         id: String,
         invocation_id: String,
         timestamp: Timestamp,
-        event_data: Option<Json>,
+        event_data: Option<Body>,
     },
     End {
         rows: u64,
@@ -109,25 +110,22 @@ fn write_error(error: io::Error) -> Error {
 }
 
 fn line(record: Record) -> Result<Line, DbErr> {
-    let json = |text: String| {
-        Json::parse(one_line(text)).map_err(|_| DbErr::Custom("a column does not contain JSON".to_owned()))
-    };
     let time = sql::in_range;
     Ok(match record {
         Record::AppState(row) => {
-            Line::AppState { app_name: row.app_name, state: json(row.state)?, update_time: time(row.update_time)? }
+            Line::AppState { app_name: row.app_name, state: Body(row.state), update_time: time(row.update_time)? }
         }
         Record::UserState(row) => Line::UserState {
             app_name: row.app_name,
             user_id: row.user_id,
-            state: json(row.state)?,
+            state: Body(row.state),
             update_time: time(row.update_time)?,
         },
         Record::Session(row) => Line::Session {
             app_name: row.app_name,
             user_id: row.user_id,
             id: row.id,
-            state: json(row.state)?,
+            state: Body(row.state),
             create_time: time(row.create_time)?,
             update_time: time(row.update_time)?,
         },
@@ -138,15 +136,10 @@ fn line(record: Record) -> Result<Line, DbErr> {
             id: row.id,
             invocation_id: row.invocation_id,
             timestamp: time(row.timestamp)?,
-            event_data: row.event_data.map(json).transpose()?,
+            event_data: row.event_data.map(Body),
         },
         Record::Refused(refused) => return Err(DbErr::Custom(refused.to_string())),
     })
-}
-
-/// Removes line breaks between JSON tokens. Strings in JSON contain none.
-fn one_line(text: String) -> String {
-    if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ") } else { text }
 }
 
 /// Reads the header, then the rows concurrently with their consumer. Uses blocking threads, because a pipe may have no
@@ -228,24 +221,21 @@ fn next(file: &mut impl BufRead, number: u64) -> Result<Option<Line>, DbErr> {
 }
 
 fn record(line: Line) -> Option<Record> {
-    let text = |json: Json| json.as_str().to_owned();
     Some(match line {
-        Line::AppState { app_name, state, update_time } => Record::AppState(app_states::Model {
-            app_name,
-            state: text(state),
-            update_time: update_time.to_naive_utc(),
-        }),
+        Line::AppState { app_name, state, update_time } => {
+            Record::AppState(app_states::Model { app_name, state: state.0, update_time: update_time.to_naive_utc() })
+        }
         Line::UserState { app_name, user_id, state, update_time } => Record::UserState(user_states::Model {
             app_name,
             user_id,
-            state: text(state),
+            state: state.0,
             update_time: update_time.to_naive_utc(),
         }),
         Line::Session { app_name, user_id, id, state, create_time, update_time } => Record::Session(sessions::Model {
             app_name,
             user_id,
             id,
-            state: text(state),
+            state: state.0,
             create_time: create_time.to_naive_utc(),
             update_time: update_time.to_naive_utc(),
         }),
@@ -257,7 +247,7 @@ fn record(line: Line) -> Option<Record> {
                 session_id,
                 invocation_id,
                 timestamp: timestamp.to_naive_utc(),
-                event_data: event_data.map(text),
+                event_data: event_data.map(|body| body.0),
             })
         }
         Line::Header { .. } | Line::End { .. } => return None,

@@ -1,9 +1,11 @@
 //! Moves sessions between databases and files, without losing, duplicating or changing any.
 
+mod body;
 mod compare;
 mod lines;
 mod record;
 mod refusal;
+mod shape;
 mod states;
 mod store;
 mod tables;
@@ -15,8 +17,9 @@ use seabed_core::sql::unsuitable_columns;
 use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
+pub(crate) use shape::{Shape, event_of};
 use store::Store;
-pub(crate) use tables::{Shape, Source, event_of, read, time_of};
+pub(crate) use tables::{Source, read};
 
 use crate::layout::Layout;
 use crate::session_tables::SessionTables;
@@ -143,7 +146,7 @@ async fn source(from: &SessionTables<'_>, selection: Selection) -> Result<Source
         let reason = "the source treats them as one id; the state that they share goes to one of them";
         split.extend(ids.map(|ids| Refused { row: format!("ids {ids}"), reason: reason.to_owned() }));
     }
-    read(from.connection, spec, tables::V1, selection, split).await.map_err(transfer_error)
+    read(from.connection, spec, shape::V1, selection, split).await.map_err(transfer_error)
 }
 
 /// Writes a source into a database with google-adk's schema v1.

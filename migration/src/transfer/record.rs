@@ -47,6 +47,52 @@ impl fmt::Display for Refused {
     }
 }
 
+/// A row, by its table and key.
+#[derive(Clone, Copy)]
+pub(crate) enum Name<'a> {
+    /// Of an app.
+    AppState(&'a str),
+    /// Of an app and a user.
+    UserState(&'a str, &'a str),
+    /// An app, a user and an id.
+    Session(&'a str, &'a str, &'a str),
+    /// Its id, then the session's key.
+    Event(&'a str, &'a str, &'a str, &'a str),
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn of_event(event: &'a events::Model) -> Self {
+        Self::Event(&event.id, &event.app_name, &event.user_id, &event.session_id)
+    }
+
+    /// The ids of the key.
+    pub(crate) fn ids(&self) -> Vec<&'a str> {
+        match *self {
+            Self::AppState(app) => vec![app],
+            Self::UserState(app, user) => vec![app, user],
+            Self::Session(app, user, id) => vec![app, user, id],
+            Self::Event(id, app, user, session) => vec![id, app, user, session],
+        }
+    }
+
+    pub(crate) fn refused(&self, reason: impl Into<String>) -> Refused {
+        Refused { row: self.to_string(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AppState(app) => write!(f, "app_states row of app {app:?}"),
+            Self::UserState(app, user) => write!(f, "user_states row of user {user:?} of app {app:?}"),
+            Self::Session(app, user, id) => write!(f, "session {id:?} of user {user:?} of app {app:?}"),
+            Self::Event(id, app, user, session) => {
+                write!(f, "event {id:?} of session {session:?} of user {user:?} of app {app:?}")
+            }
+        }
+    }
+}
+
 /// The primary key of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId {
@@ -67,7 +113,7 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session {:?} of user {:?} of app {:?}", self.id, self.user_id, self.app_name)
+        Name::Session(&self.app_name, &self.user_id, &self.id).fmt(f)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The tables that have a state column: their keys, their rows, and how two versions of a row are merged.
 
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Condition, Expr, ExprTrait};
+use sea_orm::sea_query::{Condition, ExprTrait as _};
 use sea_orm::{DbErr, QueryResult};
 use seabed_core::State;
 use seabed_core::entity::{app_states, sessions, user_states};
 
 use super::record::Record;
-use super::tables::{Shape as _, V1};
+use super::shape::{Shape as _, V1};
+use crate::spec::SchemaSpec;
 
 /// A table with a state column, and its key columns.
 pub(super) struct StateTable {
@@ -18,6 +19,9 @@ pub(super) struct StateTable {
 pub(super) const APP_STATES: StateTable = StateTable { name: "app_states", key: &["app_name"] };
 pub(super) const USER_STATES: StateTable = StateTable { name: "user_states", key: &["app_name", "user_id"] };
 pub(super) const SESSIONS: StateTable = StateTable { name: "sessions", key: &["app_name", "user_id", "id"] };
+
+/// A stored row, or what is wrong with it, in words that follow its name.
+pub(super) type Found = Result<StateRow, &'static str>;
 
 /// A row of such a table.
 #[derive(Clone)]
@@ -64,18 +68,24 @@ impl StateTable {
         [self.key, &["state"], create_time, &["update_time"]].concat()
     }
 
-    pub(super) fn is(&self, key: &[String]) -> Condition {
+    pub(super) fn is(&self, spec: &SchemaSpec, key: &[String]) -> Condition {
         let parts = self.key.iter().zip(key);
-        parts.fold(Condition::all(), |all, (column, part)| all.add(Expr::col(*column).eq(part.as_str())))
+        parts.fold(Condition::all(), |all, (column, part)| all.add(spec.compared(*column).eq(part.as_str())))
     }
 
-    pub(super) fn row(&self, row: &QueryResult) -> Result<StateRow, DbErr> {
-        Ok(StateRow {
-            key: self.key.iter().map(|column| row.try_get("", column)).collect::<Result<_, _>>()?,
-            state: row.try_get("", "state")?,
-            create_time: if self.name == "sessions" { Some(V1.time(row, "create_time")?) } else { None },
-            update_time: V1.time(row, "update_time")?,
-        })
+    /// Returns the key of a stored row, and the row.
+    pub(super) fn row(&self, row: &QueryResult) -> Result<(Vec<String>, Found), DbErr> {
+        let key: Vec<String> = self.key.iter().map(|column| row.try_get("", column)).collect::<Result<_, _>>()?;
+        let found = || -> Result<StateRow, DbErr> {
+            Ok(StateRow {
+                key: key.clone(),
+                state: row.try_get("", "state")?,
+                create_time: if self.name == "sessions" { Some(V1.time(row, "create_time")?) } else { None },
+                update_time: V1.time(row, "update_time")?,
+            })
+        };
+        let found = found().map_err(|_| "has a time that cannot be read, and was left as it is");
+        Ok((key, found))
     }
 
     pub(super) fn record(&self, row: StateRow) -> Record {
@@ -101,13 +111,12 @@ pub(super) struct Merged {
     pub(super) has_other_state: bool,
 }
 
-/// Merges `row` into a stored row; returns `None` if nothing changes.
+/// Merges `row` into a stored row; returns `None` if nothing changes, also for a stored state that is not a JSON
+/// object.
 pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<Merged>, DbErr> {
-    let state = |text: &str| {
-        let invalid = || DbErr::Custom(format!("the stored state of {:?} is not a JSON object", row.key));
-        serde_json::from_str::<State>(text).map_err(|_| invalid())
+    let (Ok(sent), Ok(old)) = (State::from_stored(&row.state), State::from_stored(&stored.state)) else {
+        return Ok(None);
     };
-    let (sent, old) = (state(&row.state)?, state(&stored.state)?);
     let is_later = row.version() > stored.version();
     let (mut older, newer) = if is_later { (old.clone(), sent) } else { (sent, old.clone()) };
     older.merge(newer);
@@ -116,6 +125,6 @@ pub(super) fn merged(row: &StateRow, stored: &StateRow) -> Result<Option<Merged>
         return Ok(None);
     }
     let update_time = if is_later { row.update_time } else { stored.update_time };
-    let state = serde_json::to_string(&older).map_err(|error| DbErr::Custom(error.to_string()))?;
+    let state = older.to_stored().map_err(|error| DbErr::Custom(error.to_string()))?;
     Ok(Some(Merged { state, update_time, has_other_state }))
 }

@@ -12,11 +12,12 @@ use sea_orm::{
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql;
 
-use super::record::{ContentHash, Record, Refused, SessionId};
+use super::record::{ContentHash, Name, Record, SessionId};
 use super::refusal::refusal;
-use super::states::{APP_STATES, SESSIONS, StateRow, StateTable, USER_STATES, merged};
-use super::tables::{Source, json_text};
+use super::states::{APP_STATES, Found, SESSIONS, StateRow, StateTable, USER_STATES, merged};
+use super::tables::{Source, of_session};
 use super::{Progress, Summary};
+use crate::rows::json_text;
 use crate::spec::{Database, SchemaSpec};
 
 /// A transaction holds no more rows than this, and no more than this much text, unless one row has more: enough to make
@@ -129,8 +130,8 @@ impl<'a> Store<'a> {
             Record::Event(event) => {
                 let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
                 let Some(part) = open.filter(|part| SessionId::of(&part.session).has(&event)) else {
-                    let reason = "its session was skipped, or does not precede it".to_owned();
-                    self.summary.refused.push(Refused { row: format!("event {:?}", event.id), reason });
+                    let reason = "its session was skipped, or does not precede it";
+                    self.summary.refused.push(Name::of_event(&event).refused(reason));
                     return;
                 };
                 self.summary.events += 1;
@@ -252,13 +253,14 @@ impl<'a> Store<'a> {
         // Selects all of them, because another writer may have changed one in the meantime.
         let stored = self.select_rows(transaction, table, rows, true).await?;
         for row in rows {
-            let Some(stored) = stored.get(&row.key) else { continue };
+            // A stored row that cannot be read stays, and is reported when it is read back.
+            let Some(Ok(stored)) = stored.get(&row.key) else { continue };
             let Some(merged) = merged(row, stored)? else { continue };
             let update = Query::update()
                 .table(self.spec.table_ref(table.name))
                 .value("state", self.json(&merged.state))
                 .value("update_time", self.time(merged.update_time)?)
-                .cond_where(table.is(&row.key))
+                .cond_where(table.is(self.spec, &row.key))
                 .take();
             transaction.execute(&update).await?;
             written.states += u64::from(merged.has_other_state);
@@ -273,11 +275,11 @@ impl<'a> Store<'a> {
         table: &StateTable,
         rows: &[StateRow],
         lock: bool,
-    ) -> Result<HashMap<Vec<String>, StateRow>, DbErr> {
+    ) -> Result<HashMap<Vec<String>, Found>, DbErr> {
         if rows.is_empty() {
             return Ok(HashMap::new());
         }
-        let any = rows.iter().fold(Condition::any(), |any, row| any.add(table.is(&row.key)));
+        let any = rows.iter().fold(Condition::any(), |any, row| any.add(table.is(self.spec, &row.key)));
         let mut select = Query::select();
         let columns = table.columns().into_iter().filter(|column| *column != "state");
         select.from(self.spec.table_ref(table.name)).columns(columns);
@@ -287,7 +289,7 @@ impl<'a> Store<'a> {
             select.lock(LockType::Update);
         }
         let found = connection.query_all(&select).await?;
-        found.iter().map(|row| table.row(row).map(|row| (row.key.clone(), row))).collect()
+        found.iter().map(|row| table.row(row)).collect()
     }
 
     async fn known_events(&self, transaction: &DatabaseTransaction, part: &Part) -> Result<HashSet<String>, DbErr> {
@@ -297,8 +299,8 @@ impl<'a> Store<'a> {
         let select = Query::select()
             .from(self.spec.tables.table(events::Entity))
             .column("id")
-            .cond_where(of_session(&part.session))
-            .and_where(Expr::col("id").is_in(part.events.iter().map(|event| event.id.as_str())))
+            .cond_where(of_session(self.spec, &part.session))
+            .and_where(self.spec.compared("id").is_in(part.events.iter().map(|event| event.id.as_str())))
             .take();
         transaction.query_all(&select).await?.iter().map(|row| row.try_get("", "id")).collect()
     }
@@ -357,11 +359,4 @@ impl Part {
             None => StateRow { state: "{}".to_owned(), update_time: self.session.create_time, ..row },
         }
     }
-}
-
-pub(super) fn of_session(session: &sessions::Model) -> Condition {
-    Condition::all()
-        .add(Expr::col("app_name").eq(session.app_name.as_str()))
-        .add(Expr::col("user_id").eq(session.user_id.as_str()))
-        .add(Expr::col("session_id").eq(session.id.as_str()))
 }

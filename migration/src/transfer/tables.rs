@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
     StreamTrait, TransactionOptions, TransactionTrait,
 };
-use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::{State, Timestamp, sql};
+use seabed_core::State;
+use seabed_core::entity::{app_states, sessions, user_states};
 use tokio::sync::mpsc;
 
 use super::Selection;
-use super::record::{Record, Refused};
+use super::record::{Name, Record, Refused};
+use super::shape::Shape;
+use crate::rows::{after, json_text};
 use crate::spec::{Database, SchemaSpec};
 
 /// How many rows are buffered between reading and writing; each may be several megabytes.
@@ -79,106 +81,6 @@ impl From<DbErr> for Stop {
     }
 }
 
-/// A table layout: the base names of its tables and columns, and how to read its rows.
-pub(crate) trait Shape: Send + Sync + 'static {
-    /// Returns the table that corresponds to `table` in google-adk's schema v1.
-    fn table(&self, table: &'static str) -> String {
-        table.to_owned()
-    }
-
-    /// Returns the column that corresponds to `column` of `table` in google-adk's schema v1.
-    fn column(&self, table: &'static str, column: &'static str) -> &'static str {
-        let _ = table;
-        column
-    }
-
-    /// Reads a time of a session or a state.
-    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr>;
-
-    /// Converts a state of `table` to what schema v1 stores.
-    fn state(&self, table: &'static str, state: State) -> State {
-        let _ = table;
-        state
-    }
-
-    /// Returns the columns of `events` besides its keys, and whether each contains JSON.
-    fn event_columns(&self) -> Vec<(&str, bool)>;
-
-    /// Returns the columns by which the events of a session are sorted.
-    fn event_order(&self) -> &'static [&'static str] {
-        &["timestamp", "id"]
-    }
-
-    /// Reads an event. Returns `None` for an event to be dropped, and the reason if it cannot be read.
-    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String>;
-
-    /// Whether the order of a session's events can differ from that of their times and ids. If so, events get new
-    /// times, as little later as possible.
-    fn spreads_times(&self) -> bool {
-        false
-    }
-}
-
-/// Builds an event from `row`, whose columns `id` and `invocation_id` have the same names in all layouts. The reader
-/// fills in the session's key, because it knows how the session spells it.
-pub(crate) fn event_of(
-    row: &QueryResult,
-    timestamp: DateTime,
-    event_data: Option<String>,
-) -> Result<events::Model, DbErr> {
-    Ok(events::Model {
-        id: row.try_get("", "id")?,
-        app_name: String::new(),
-        user_id: String::new(),
-        session_id: String::new(),
-        invocation_id: row.try_get("", "invocation_id")?,
-        timestamp,
-        event_data,
-    })
-}
-
-/// Reads a time, as the service does (on PostgreSQL also a time with a zone, in UTC).
-pub(crate) fn time_of(row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-    let moment = match () {
-        #[cfg(feature = "postgres")]
-        () if row.try_as_pg_row().is_some() => moment::<seabed_postgres::Postgres>(row, column),
-        #[cfg(feature = "sqlite")]
-        () if row.try_as_sqlite_row().is_some() => moment::<seabed_sqlite::Sqlite>(row, column),
-        () => sql::in_range(row.try_get("", column)?),
-    };
-    moment.map(Timestamp::to_naive_utc)
-}
-
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-fn moment<D: sql::Dialect>(row: &QueryResult, column: &str) -> Result<Timestamp, DbErr> {
-    <D::Driver as sql::Driver>::moment(row, column)
-}
-
-/// google-adk's schema v1, which Seabed shares.
-pub(crate) struct V1;
-
-impl Shape for V1 {
-    fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
-        time_of(row, column)
-    }
-
-    fn event_columns(&self) -> Vec<(&str, bool)> {
-        vec![("invocation_id", false), ("timestamp", false), ("event_data", true)]
-    }
-
-    fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String> {
-        let event = || {
-            Ok(events::Model {
-                app_name: row.try_get("", "app_name")?,
-                user_id: row.try_get("", "user_id")?,
-                session_id: row.try_get("", "session_id")?,
-                ..event_of(row, time_of(row, "timestamp")?, row.try_get("", "event_data")?)?
-            })
-        };
-        event().map(Some).map_err(|error: DbErr| error.to_string())
-    }
-}
-
 /// Reads all selected rows, as of one instant. `refused` goes first.
 ///
 /// # Errors
@@ -202,9 +104,9 @@ pub(crate) async fn read(
     let transaction = connection.begin_with_options(options).await?;
     let mut count = select(&spec, &shape.table("events"), &selection);
     if let Some(user_id) = &selection.user_id {
-        count.and_where(Expr::col("user_id").eq(user_id.as_str()));
+        count.and_where(spec.compared("user_id").eq(user_id.as_str()));
     }
-    count.expr_as(Func::count(Expr::val(1)), "events");
+    count.expr_as(Expr::cust("COUNT(*)"), "events");
     let row = transaction.query_one(&count).await?;
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
@@ -229,14 +131,9 @@ fn select(spec: &SchemaSpec, table: &str, selection: &Selection) -> SelectStatem
     let mut select = Query::select();
     select.from(spec.table_ref(table));
     if let Some(app_name) = &selection.app_name {
-        select.and_where(Expr::col("app_name").eq(app_name.as_str()));
+        select.and_where(spec.compared("app_name").eq(app_name.as_str()));
     }
     select
-}
-
-/// Selects a JSON column as text.
-pub(super) fn json_text(spec: &SchemaSpec, column: &str) -> Expr {
-    spec.dialect.read_json(Expr::col(Alias::new(column)))
 }
 
 struct Reader<S> {
@@ -256,7 +153,7 @@ impl<S: Shape> Reader<S> {
         }
         select.expr_as(json_text(&self.spec, "state"), "state");
         if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
-            select.and_where(Expr::col("user_id").eq(user_id.as_str()));
+            select.and_where(self.spec.compared("user_id").eq(user_id.as_str()));
         }
         select
     }
@@ -266,15 +163,14 @@ impl<S: Shape> Reader<S> {
     }
 
     /// Returns a state column as text, or why it is not a state. The reason does not contain the value.
-    fn state(&self, table: &'static str, row: &QueryResult, name: &str) -> Result<String, Refused> {
-        let refused = |reason: &str| Refused { row: name.to_owned(), reason: reason.to_owned() };
-        let text: String = row.try_get("", "state").map_err(|_| refused("the state is not text"))?;
-        let state: State = serde_json::from_str(&text).map_err(|_| refused("the state is not a JSON object"))?;
+    fn state(&self, table: &'static str, row: &QueryResult, name: &Name<'_>) -> Result<String, Refused> {
+        let text: String = row.try_get("", "state").map_err(|_| name.refused("the state is not text"))?;
+        let state = State::from_stored(&text).map_err(|_| name.refused("the state is not a JSON object"))?;
         let kept = self.shape.state(table, state.clone());
         if kept == state {
             return Ok(text);
         }
-        serde_json::to_string(&kept).map_err(|_| refused("the state cannot be written as JSON"))
+        kept.to_stored().map_err(|_| name.refused("the state cannot be written as JSON"))
     }
 
     async fn states(&self) -> Result<(), Stop> {
@@ -282,10 +178,10 @@ impl<S: Shape> Reader<S> {
         let mut rows = self.transaction.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
             let app_name: String = row.try_get("", "app_name")?;
-            let name = format!("app_states row of app {app_name:?}");
+            let name = Name::AppState(&app_name);
             let record = self.state("app_states", &row, &name).and_then(|state| {
                 let update_time = self.time(&row, "update_time", &name)?;
-                Ok(Record::AppState(app_states::Model { app_name, state, update_time }))
+                Ok(Record::AppState(app_states::Model { app_name: app_name.clone(), state, update_time }))
             });
             self.outlet.send(record.unwrap_or_else(Record::Refused)).await?;
         }
@@ -294,9 +190,10 @@ impl<S: Shape> Reader<S> {
         let mut rows = self.transaction.stream(&select).await?;
         while let Some(row) = rows.try_next().await? {
             let (app_name, user_id): (String, String) = (row.try_get("", "app_name")?, row.try_get("", "user_id")?);
-            let name = format!("user_states row of user {user_id:?} of app {app_name:?}");
+            let name = Name::UserState(&app_name, &user_id);
             let record = self.state("user_states", &row, &name).and_then(|state| {
                 let update_time = self.time(&row, "update_time", &name)?;
+                let (app_name, user_id) = (app_name.clone(), user_id.clone());
                 Ok(Record::UserState(user_states::Model { app_name, user_id, state, update_time }))
             });
             self.outlet.send(record.unwrap_or_else(Record::Refused)).await?;
@@ -304,39 +201,32 @@ impl<S: Shape> Reader<S> {
         Ok(())
     }
 
-    fn time(&self, row: &QueryResult, column: &str, name: &str) -> Result<DateTime, Refused> {
-        self.shape
-            .time(row, column)
-            .map_err(|_| Refused { row: name.to_owned(), reason: format!("{column} is not a valid time") })
+    fn time(&self, row: &QueryResult, column: &str, name: &Name<'_>) -> Result<DateTime, Refused> {
+        self.shape.time(row, column).map_err(|_| name.refused(format!("{column} is not a valid time")))
     }
 
     /// Sends the sessions and their events, and returns the number of events.
     async fn sessions(&self) -> Result<u64, Stop> {
         let columns = ["app_name", "user_id", "id", "create_time", "update_time"];
-        let (app, user, id) = (Expr::col("app_name"), Expr::col("user_id"), self.column("sessions", "id"));
-        let mut after: Option<[String; 3]> = None;
+        let key_columns = ["app_name", "user_id", self.shape.column("sessions", "id")];
+        let key_columns = key_columns.map(|column| self.spec.compared(column));
+        let mut last: Option<[String; 3]> = None;
         let mut events = 0;
         loop {
             let mut select = self.select_states("sessions", &columns);
-            if let Some([last_app, last_user, last_id]) = &after {
-                let later_id =
-                    Condition::all().add(user.clone().eq(last_user.as_str())).add(id.clone().gt(last_id.as_str()));
-                let later_user = Condition::any().add(user.clone().gt(last_user.as_str())).add(later_id);
-                let same_app = Condition::all().add(app.clone().eq(last_app.as_str())).add(later_user);
-                // The first condition lets the database search an index.
-                select.and_where(app.clone().gte(last_app.as_str()));
-                select.cond_where(Condition::any().add(app.clone().gt(last_app.as_str())).add(same_app));
+            if let Some(last) = &last {
+                select.cond_where(after(&key_columns, last));
             }
-            for column in [&app, &user, &id] {
+            for column in &key_columns {
                 select.order_by_expr(column.clone(), Order::Asc);
             }
             let rows = self.transaction.query_all(select.limit(SESSIONS_AHEAD)).await?;
             for row in &rows {
                 let key: [String; 3] =
                     [row.try_get("", "app_name")?, row.try_get("", "user_id")?, row.try_get("", "id")?];
-                after = Some(key.clone());
-                let [app_name, user_id, id] = key;
-                let name = format!("session {id:?} of user {user_id:?} of app {app_name:?}");
+                last = Some(key.clone());
+                let [app_name, user_id, id] = key.clone();
+                let name = Name::Session(&key[0], &key[1], &key[2]);
                 let session = self.state("sessions", row, &name).and_then(|state| {
                     let create_time = self.time(row, "create_time", &name)?;
                     let update_time = self.time(row, "update_time", &name)?;
@@ -381,10 +271,7 @@ impl<S: Shape> Reader<S> {
                 select.column(Alias::new(column));
             }
         }
-        select
-            .and_where(Expr::col("app_name").eq(session.app_name.as_str()))
-            .and_where(Expr::col("user_id").eq(session.user_id.as_str()))
-            .and_where(Expr::col("session_id").eq(session.id.as_str()));
+        select.cond_where(of_session(&self.spec, session));
         for column in self.shape.event_order() {
             select.order_by(*column, Order::Asc);
         }
@@ -408,7 +295,7 @@ impl<S: Shape> Reader<S> {
                 Ok(None) => continue,
                 Err(reason) => {
                     let id: String = row.try_get("", "id")?;
-                    Record::Refused(Refused { row: format!("event {id:?} of session {:?}", session.id), reason })
+                    Record::Refused(Name::Event(&id, &session.app_name, &session.user_id, &session.id).refused(reason))
                 }
             };
             if is_sent {
@@ -417,4 +304,10 @@ impl<S: Shape> Reader<S> {
         }
         Ok((events, last))
     }
+}
+
+/// The condition that an event belongs to the session.
+pub(super) fn of_session(spec: &SchemaSpec, session: &sessions::Model) -> Condition {
+    let key = [("app_name", &session.app_name), ("user_id", &session.user_id), ("session_id", &session.id)];
+    key.into_iter().fold(Condition::all(), |all, (column, part)| all.add(spec.compared(column).eq(part.as_str())))
 }

@@ -10,7 +10,8 @@ use seabed_core::{Json, Scope, State, Timestamp, sql};
 use serde::Deserialize;
 
 use super::object::{Object, base64_url};
-use crate::transfer::{Shape, event_of, time_of};
+use crate::rows::time_of;
+use crate::transfer::{Shape, event_of};
 
 /// The tables of adk-session. Its times have nanoseconds, and events with equal times have no defined order.
 pub(super) struct AdkSession;

@@ -5,7 +5,8 @@ use sea_orm::{DbErr, QueryResult};
 use seabed_core::Timestamp;
 use seabed_core::entity::events;
 
-use crate::transfer::{Shape, event_of, time_of};
+use crate::rows::time_of;
+use crate::transfer::{Shape, event_of};
 
 /// The tables of `SqliteSessionService`. Events with equal times are ordered by insertion.
 pub(super) struct Numbers;

@@ -5,12 +5,12 @@ use chrono_tz::Tz;
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
 use seabed_core::entity::events;
-use seabed_core::sql;
-use serde_json::value::RawValue;
+use seabed_core::{Json, sql};
 
 use super::object::Object;
 use super::pickle::decode_actions;
-use crate::transfer::{Shape, event_of, time_of};
+use crate::rows::time_of;
+use crate::transfer::{Shape, event_of};
 
 /// Event fields that v0 stores in JSON columns; releases before 1.17 lack some of them.
 const JSON_FIELDS: [&str; 7] = [
@@ -74,8 +74,9 @@ impl V0 {
         for column in JSON_FIELDS.into_iter().filter(|column| self.has(column)) {
             // SQLAlchemy writes Python's `None` as JSON's `null`.
             if let Some(text) = text(column)?.filter(|text| text != "null") {
-                let json: &RawValue = serde_json::from_str(&text).map_err(|_| format!("{column} is not JSON"))?;
-                data.json(column, json.get());
+                // What is stored may have `NaN`, which stays.
+                Json::from_stored(&text).map_err(|_| format!("{column} is not JSON"))?;
+                data.json(column, &text);
             }
         }
         let long_running = if self.has(LONG_RUNNING) { text(LONG_RUNNING)? } else { None };

@@ -28,10 +28,11 @@ fn index_query(spec: &SchemaSpec) -> String {
         Database::Postgres => format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(indexrelid AS text) AS index_name, \
              CAST(indisprimary AS int)::bigint AS is_primary, CAST(attname AS text) AS column_name \
-             FROM unnest(ARRAY[{}]) AS name JOIN pg_class class ON class.oid = to_regclass(name) \
-             JOIN pg_index ON indrelid = class.oid AND indisvalid \
-             CROSS JOIN LATERAL unnest(indkey) WITH ORDINALITY AS key (number, place) \
-             JOIN pg_attribute ON attrelid = indrelid AND attnum = key.number ORDER BY indexrelid, place",
+             FROM pg_catalog.unnest(ARRAY[{}]) AS name \
+             JOIN pg_catalog.pg_class class ON class.oid = CAST(pg_catalog.to_regclass(name) AS oid) \
+             JOIN pg_catalog.pg_index ON indrelid = class.oid AND indisvalid \
+             CROSS JOIN LATERAL pg_catalog.unnest(indkey) WITH ORDINALITY AS key (number, place) \
+             JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = key.number ORDER BY indexrelid, place",
             schema::tables().map(|table| format!("'{}'", spec.full_name(table))).join(", ")
         ),
         Database::Sqlite => format!(
@@ -64,8 +65,9 @@ impl SessionKey {
         let (events, sessions) = (spec.name("events"), spec.name("sessions"));
         let query = match spec.database {
             Database::Postgres => format!(
-                "SELECT CAST(conname AS text) AS name, confdeltype = 'c' AS cascades FROM pg_constraint \
-                 WHERE contype = 'f' AND conrelid = to_regclass('{}') AND confrelid = to_regclass('{}')",
+                "SELECT CAST(conname AS text) AS name, confdeltype = 'c' AS cascades FROM pg_catalog.pg_constraint \
+                 WHERE contype = 'f' AND conrelid = CAST(pg_catalog.to_regclass('{}') AS oid) \
+                 AND confrelid = CAST(pg_catalog.to_regclass('{}') AS oid)",
                 spec.full_name("events"),
                 spec.full_name("sessions")
             ),

@@ -1,4 +1,4 @@
-//! Findings about rows that other programs have written.
+//! Findings about rows that other programs have written, by their keys and times; the database compares them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,8 +11,8 @@ use super::{Finding, Repair};
 use crate::schema;
 use crate::spec::{Database, SchemaSpec};
 
-/// The maximum number of ids named.
-const NAMED: usize = 10;
+/// The maximum number of ids, or of rows, that a finding names.
+pub(super) const NAMED: usize = 10;
 
 /// Those of the columns whose collation treats different ids as equal.
 fn inexact(unsuitable: &[UnsuitableColumn]) -> impl Iterator<Item = &UnsuitableColumn> {
@@ -111,12 +111,10 @@ const STATE_TABLES: [(&str, &str); 2] = [("app_states", "app_name"), ("user_stat
 /// Selects the sessions that have no row in a table of shared state.
 fn without_state(spec: &SchemaSpec, table: &str) -> String {
     let (sessions, states) = (spec.full_name("sessions"), spec.full_name(table));
-    let same_user =
-        if table == "user_states" { format!(" AND states.user_id = {sessions}.user_id") } else { String::new() };
-    format!(
-        "FROM {sessions} WHERE NOT EXISTS \
-         (SELECT 1 FROM {states} states WHERE states.app_name = {sessions}.app_name{same_user})"
-    )
+    let key: &[&str] = if table == "user_states" { &["app_name", "user_id"] } else { &["app_name"] };
+    let same = key.iter().map(|column| spec.same(("states", column), (&sessions, column)));
+    let same = same.collect::<Vec<_>>().join(" AND ");
+    format!("FROM {sessions} WHERE NOT EXISTS (SELECT 1 FROM {states} states WHERE {same})")
 }
 
 fn insert_states(spec: &SchemaSpec, table: &str, key: &str) -> String {
@@ -146,10 +144,8 @@ pub(crate) async fn missing_states(connection: &DatabaseConnection, spec: &Schem
 /// The condition that an event belongs to a session. It has the tables' full names: MariaDB takes no alias in DELETE.
 fn belongs(spec: &SchemaSpec) -> String {
     let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
-    format!(
-        "{sessions}.app_name = {events}.app_name AND {sessions}.user_id = {events}.user_id \
-         AND {sessions}.id = {events}.session_id"
-    )
+    let key = [("app_name", "app_name"), ("user_id", "user_id"), ("id", "session_id")];
+    key.map(|(session, event)| spec.same((&sessions, session), (&events, event))).join(" AND ")
 }
 
 /// Selects the events that have no session.

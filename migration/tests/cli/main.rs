@@ -185,6 +185,30 @@ fn verify_tells_by_its_exit_status_and_repair_asks() {
 }
 
 #[test]
+fn verify_reads_contents_if_asked() {
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(SESSION);
+    cli.succeeds(&["repair", "--yes"]);
+    assert_eq!(cli.succeeds(&["verify", "--contents"]), "No problems found.\n");
+    // A warning is no problem to a script.
+    cli.execute("UPDATE sessions SET state = '{\"secret\": NaN}'");
+    let warned = cli.succeeds(&["verify", "--contents"]);
+    assert!(
+        warned.contains("warning: 1 row (") && warned.contains("id \"s\"") && !warned.contains("secret"),
+        "{warned}"
+    );
+    cli.execute("UPDATE sessions SET state = 'secret'");
+    let (status, found, _) = cli.status(&["verify", "--contents"]);
+    assert!(status == Some(3) && found.contains("error: 1 row (") && found.contains("id \"s\""), "{found}");
+    assert!(found.contains("repair: ") && !found.contains("secret"), "{found}");
+    assert_eq!(cli.status(&["verify"]).0, Some(0));
+    let (status, found, _) = cli.status(&["verify", "--contents", "--max-rows", "0", "--format", "json"]);
+    assert!(status == Some(0) && found.contains("only the first 0 rows were read"), "{found}");
+    assert_eq!(cli.status(&["verify", "--max-rows", "1"]).0, Some(2));
+}
+
+#[test]
 fn copy_refuses_a_target_by_mistake_and_tells_what_it_did() {
     let cli = Cli::new();
     cli.succeeds(&["up"]);

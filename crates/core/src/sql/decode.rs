@@ -9,8 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::dialect::Dialect;
 use super::driver::Driver;
-use crate::json::finite;
-use crate::{BackendError, Event, Result, SessionKey, State, Timestamp};
+use crate::{BackendError, Event, Json, Result, SessionKey, State, Timestamp};
 
 /// Decodes the columns of one stored row, and names the row in errors.
 pub(crate) struct RowDecoder<'a, D> {
@@ -71,10 +70,8 @@ impl<'a, D: Dialect> RowDecoder<'a, D> {
     /// The JSON of an event. Numbers that are not finite are read as `null`.
     pub(crate) fn event_data<T: DeserializeOwned>(&self, row: &QueryResult, index: impl ColIdx) -> Result<T> {
         let text = self.text(row, index, "event_data")?;
-        let decoded = serde_json::from_str(text).or_else(|error| {
-            let nulls = finite::with_nulls(text).ok_or(error)?;
-            serde_json::from_str(&nulls)
-        });
+        // Almost every text is JSON, and is read in one pass.
+        let decoded = serde_json::from_str(text).or_else(|_| Json::from_stored(text)?.decode());
         decoded.map_err(|error| self.not_json("event_data", &error))
     }
 }
