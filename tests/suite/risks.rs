@@ -7,8 +7,8 @@ use seabed::sea_orm::sqlx::pool::PoolOptions;
 use seabed::sea_orm::sqlx::{self, Executor as _};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
-    AppName, AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Event, ExpectedRevision, SchemaRisk,
-    ServiceOptions, SessionKey, UserKey,
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision,
+    SchemaRisk, ServiceOptions, SessionKey, UserKey,
 };
 use seabed_tests::{Family, Kind, Server};
 
@@ -209,7 +209,7 @@ async fn settings_of_the_server_do_not_reach_our_connections(fixture: &Fixture) 
     service.append_event(saying(key.clone(), "\\ \" '")).await?;
     let state = service.get_app_state(&AppName::try_new("app")?).await?;
     ensure!(state.is_empty());
-    service.delete_session(&key).await?;
+    service.delete_session(DeleteSession::new(key.clone())).await?;
     service.close().await?;
     admin.close().await?;
     server.stop().await
