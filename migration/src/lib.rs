@@ -239,7 +239,7 @@ pub async fn layout(tables: impl Into<SessionTables<'_>>) -> Result<Layout> {
 /// # Errors
 /// Backend errors.
 pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
-    Ok(schema::drop(&located_spec(&tables.into()).await?))
+    Ok(schema::drop(&checked_spec(&tables.into()).await?))
 }
 
 /// Returns the statements that [`refresh`] would run, except those that write the ledger.
@@ -247,12 +247,19 @@ pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String
 /// # Errors
 /// Backend errors.
 pub async fn refresh_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
-    let spec = located_spec(&tables.into()).await?;
+    let spec = checked_spec(&tables.into()).await?;
     Ok([schema::drop(&spec), schema::create(&spec)].concat())
 }
 
 async fn located_spec(tables: &SessionTables<'_>) -> Result<SchemaSpec> {
     located(tables.connection, &tables.spec().await?).await.map_err(migration_error)
+}
+
+/// The tables, unless they are somebody else's.
+async fn checked_spec(tables: &SessionTables<'_>) -> Result<SchemaSpec> {
+    let spec = located_spec(tables).await?;
+    layout::check(tables.connection, &spec).await.map_err(migration_error)?;
+    Ok(spec)
 }
 
 async fn check_empty(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()> {

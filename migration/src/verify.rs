@@ -87,8 +87,8 @@ impl Finding {
 }
 
 /// Compares a database with what Seabed expects: layout, columns, keys, indexes, the account's privileges, the risks of
-/// [`SchemaRisk`], and rows that only other programs can have left. Changes nothing. Counts rows, which takes time on large
-/// tables, and reads none; [`verify_contents`] does.
+/// [`SchemaRisk`], and rows that only other programs can have left. Changes nothing. Counts rows, which takes time on
+/// large tables, and reads none; [`verify_contents`] does.
 ///
 /// # Errors
 /// Those of the database, and of [`up`](crate::up) for the names of the tables.

@@ -2,8 +2,8 @@
 
 use anyhow::ensure;
 use seabed::{
-    AppendEvent, CreateSession, Error, Event, ExpectedRevision, GetSession, MemorySessionService, ServiceOptions,
-    SessionKey, State, StateService, UpdateState,
+    AppendEvent, BackendErrorKind, CreateSession, Event, ExpectedRevision, GetSession, MemorySessionService,
+    ServiceOptions, SessionKey, State, StateService, UpdateState,
 };
 
 use crate::fixture::Fixture;
@@ -17,7 +17,10 @@ crate::database_cases! {
 const LIMIT: usize = 1000;
 
 fn is_refused<T>(written: &seabed::Result<T>) -> bool {
-    matches!(written, Err(Error::Invalid { field: "state", reason }) if reason.contains("the limit is 1000"))
+    let error = written.as_ref().err();
+    error.is_some_and(|error| {
+        error.backend_kind() == Some(BackendErrorKind::TooLarge) && error.to_string().contains("the limit is 1000")
+    })
 }
 
 /// Each key takes a third of the limit and some more.

@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::json::finite;
-use crate::{Error, Json, Result};
+use crate::{BackendError, BackendErrorKind, Error, Json, Result};
 
-/// The default limit on the JSON text of a state. Every server can read so much with its default settings.
-pub(crate) const DEFAULT_MAX_STATE_BYTES: usize = 8 << 20;
+/// The default limit on the JSON text of a state. Every server can read a session with its app's and its user's state
+/// with its default settings: MariaDB sends at most 16 MiB.
+pub(crate) const DEFAULT_MAX_STATE_BYTES: usize = 4 << 20;
 
 /// Prefix of the keys shared by all users of an app.
 const APP_PREFIX: &str = "app:";
@@ -162,12 +163,14 @@ impl State {
     /// The JSON text to store in the row of `row`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it takes more than `max_bytes`.
+    /// A backend error of kind [`TooLarge`](BackendErrorKind::TooLarge) if it takes more than `max_bytes`. What the
+    /// operation wrote before is then rolled back.
     pub(crate) fn to_row(&self, max_bytes: usize, row: &dyn fmt::Display) -> Result<String> {
         let text = self.to_stored().map_err(|error| Error::invalid("state", error.to_string()))?;
         match text.len() {
             bytes if bytes > max_bytes => {
-                Err(Error::invalid("state", format!("of {row} would take {bytes} bytes; the limit is {max_bytes}")))
+                let message = format!("the state of {row} would take {bytes} bytes; the limit is {max_bytes}");
+                Err(BackendError::new(BackendErrorKind::TooLarge, message).into())
             }
             _ => Ok(text),
         }

@@ -193,8 +193,8 @@ fn session_of_event() -> [events::Column; 3] {
     [Column::AppName, Column::UserId, Column::SessionId]
 }
 
-/// The writes whose sessions are free and at the expected revision. Locks these sessions, and runs the first half of the
-/// clock of a session (`stored_timestamp` in seabed-core).
+/// The writes whose sessions are free and at the expected revision. Locks these sessions, and runs the first half of
+/// the clock of a session (`stored_timestamp` in seabed-core).
 ///
 /// Only what the inner query selects is locked. A lock is a write, so a refused append would cost a commit.
 fn lock_sessions(tables: &Tables) -> SelectStatement {

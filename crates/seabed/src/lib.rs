@@ -49,9 +49,11 @@
 //! never conflicts.
 //!
 //! # State without a message
-//!  [`update_state`](StateService::update_state) sets keys of an app, a user or a session. You can set the state of an
+//!
+//! [`update_state`](StateService::update_state) sets keys of an app, a user or a session. You can set the state of an
 //! app or a user that has no session yet; in this call, their keys are written without the `app:` or `user:` prefix. In
 //! a session it appends an event, so that the session's history explains its state.
+//!
 #![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
 #![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
 //! # #[tokio::main(flavor = "current_thread")]
@@ -100,10 +102,12 @@
 //! ```
 //!
 //! # Custom table names
-//!  By default a service uses google-adk's table names, in the schema that its connections look in.
+//!
+//! By default a service uses google-adk's table names, in the schema that its connections look in.
 //! [`ServiceOptions::with_schema`] and [`ServiceOptions::with_table_prefix`] name others, for [`from_connection_with`];
 //! the backends' options have both methods too. Services whose tables have different names (another schema or prefix)
 //! can share a database and are invisible to each other.
+//!
 //! # When an operation fails
 //!
 //! [`Error::is_retryable`] says whether repeating the identical call may succeed. An append is idempotent by its
@@ -117,12 +121,14 @@
 //! repeated, because others may have written in between.
 //!
 //! # In production
-//!  Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
+//!
+//! Use [`check_health`](SessionService::check_health) for readiness probes, and [`close`](SessionService::close) for a
 //! graceful shutdown. A call waits up to 5 seconds for a connection. On a server, it waits up to 30 seconds for a
 //! statement and up to 10 seconds for a lock; on SQLite, up to 60 and 30 seconds. The backend's options
 //! (`PostgresOptions`, …) change the limits for connections and statements, and the size of the pool. Each operation is
 //! a `tracing` span with the target `seabed` and the fields `operation`, `backend`, `outcome` and `retries`. Spans
 //! never contain content.
+//!
 //! # Guarantees
 //!
 //! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`] and [`TransactionalService`] state the

@@ -11,8 +11,8 @@ use super::findings::Format;
 /// Creates, checks, moves and drops the session tables that Seabed shares with google-adk (schema v1).
 ///
 /// Exit status: 0 on success; 1 if the command failed; 2 for invalid arguments; 3 if it succeeded and reported
-/// problems: `verify` found an error (a warning alone is no problem), or a transfer skipped rows; 130 after Ctrl-C; 141 if
-/// nobody read all of its output.
+/// problems: `verify` found an error (a warning alone is no problem), or a transfer skipped rows; 130 after Ctrl-C; 141
+/// if nobody read all of its output.
 #[derive(Parser)]
 #[command(name = "seabed-migrate", version, arg_required_else_help = true)]
 pub(crate) struct Cli {

@@ -192,10 +192,14 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
     }
 }
 
-/// What follows the last line would be lost without a word.
+/// What follows the last line would be lost without a word. Editors and shells add blank lines.
 fn expect_end(file: &mut impl BufRead) -> Result<(), DbErr> {
-    if file.fill_buf().map_err(|error| read_error(&error))?.is_empty() {
-        return Ok(());
+    let mut text = String::new();
+    while text.trim().is_empty() {
+        text.clear();
+        if file.read_line(&mut text).map_err(|error| read_error(&error))? == 0 {
+            return Ok(());
+        }
     }
     let message = "the file goes on behind the last line of an export, and only the rows before it are imported; \
                    import each export by itself";

@@ -9,8 +9,8 @@ use crate::spec::Database;
 const ID_LENGTH: usize = 128;
 const INVOCATION_ID_LENGTH: usize = 256;
 
-/// Returns why a database would reject a row, or why it would be no row of google-adk's. `limit` is that of a statement, in
-/// bytes.
+/// Returns why a database would reject a row, or why it would be no row of google-adk's. `limit` is that of a
+/// statement, in bytes.
 pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -> Option<Refused> {
     let (name, json) = match record {
         Record::AppState(row) => (Name::AppState(&row.app_name), Some(&row.state)),
@@ -25,9 +25,12 @@ pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -
     Some(name.refused(reason))
 }
 
+/// What else is in a statement: its text, keys, times and lengths.
+const HEADROOM: u64 = 4096;
+
 fn wrong_size(limit: Option<u64>, record: &Record) -> Option<String> {
     let size = record.size() as u64;
-    let limit = limit.filter(|limit| size >= *limit)?;
+    let limit = limit.filter(|limit| size + HEADROOM >= *limit)?;
     Some(format!("it has {size} bytes, and max_allowed_packet is {limit} in the target"))
 }
 

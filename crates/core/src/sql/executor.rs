@@ -42,6 +42,9 @@ pub(crate) trait Executor: Send {
     }
 }
 
+/// What else is in a statement: its text, the other values, and lengths.
+const HEADROOM: u64 = 4096;
+
 /// Rejects a statement that the server would not accept. A server that closes the connection instead of answering would
 /// seem to be down, and the statement would be repeated in vain. The limit is that of the connection, which `on` uses.
 pub(crate) async fn check_size<D: Dialect>(on: &mut dyn Executor, statement: &Statement) -> Result<(), StatementError> {
@@ -52,7 +55,7 @@ pub(crate) async fn check_size<D: Dialect>(on: &mut dyn Executor, statement: &St
     }
     let row = on.query_one(Statement::from_string(D::BACKEND, query)).await?;
     match row.map(|row| row.try_get_by_index::<u64>(0)).transpose()? {
-        Some(limit) if size >= limit => Err(StatementError::TooLarge { size, limit }),
+        Some(limit) if size + HEADROOM >= limit => Err(StatementError::TooLarge { size, limit }),
         _ => Ok(()),
     }
 }

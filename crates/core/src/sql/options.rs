@@ -23,8 +23,8 @@ const MAX_CONNECTIONS: u32 = 10;
 /// round trip.
 const TEST_IF_IDLE_FOR: Duration = Duration::from_secs(1);
 
-/// How a service uses its database: which tables, which risks of their schema it accepts, how long a statement may take,
-/// how large a state may be, and whether google-adk must be able to read the events.
+/// How a service uses its database: which tables, which risks of their schema it accepts, how long a statement may
+/// take, how large a state may be, and whether google-adk must be able to read the events.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ServiceOptions {
@@ -72,16 +72,17 @@ impl ServiceOptions {
 
     /// Sets the limit on a statement, or on all statements of one transaction; 30 seconds by default, a minute on
     /// SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
-    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On connections that Seabed opens, each wait for a lock of
-    /// another connection ends after 10 seconds at most.
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On the connections of `connect` and `open`, each wait for
+    /// a lock of another connection ends after 10 seconds at most.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
         self
     }
 
-    /// Sets the limit on the state of a session, an app or a user: bytes of JSON text, 8 MiB by default, which every
+    /// Sets the limit on the state of a session, an app or a user: bytes of JSON text, 4 MiB by default, which every
     /// database can read back with its default settings. A write after which a state would be larger is refused with
-    /// [`Invalid`](Error::Invalid), and stores nothing. States that other programs made larger are read all the same.
+    /// [`TooLarge`](BackendErrorKind::TooLarge), and stores nothing. (In your own transaction part of it may be there: roll
+    /// back.) States that other programs made larger are read all the same.
     pub fn with_max_state_bytes(mut self, bytes: usize) -> Self {
         self.max_state_bytes = Some(bytes);
         self
@@ -89,7 +90,8 @@ impl ServiceOptions {
 
     /// Makes [`from_connection_with`](super::SqlSessionService::from_connection_with) run its statements on the
     /// connections of your pool, instead of opening others with the same options. Use it where the server admits few
-    /// connections.
+    /// connections, where what the service needs is set on each connection by a statement (an attached database of SQLite,
+    /// for example), or where the pool's credentials change.
     ///
     /// A connection then comes as your program left it. What runs in a transaction that is still open is acknowledged,
     /// and lost when that transaction rolls back. After `SET search_path`, `SET ROLE`, `USE`, or next to a temporary

@@ -194,7 +194,7 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         cache.connections.push(cached);
         if !cache.has_reaper {
             cache.has_reaper = true;
-            tokio::spawn(reap(pool.cache.clone()));
+            tokio::spawn(reap(Reaper(pool.cache.clone())));
         }
     }
 }
@@ -227,8 +227,7 @@ impl<D: Dialect> Executor for ConnectionGuard<'_, D> {
 }
 
 /// Returns idle connections to the driver's pool, until none is left.
-async fn reap<D: Dialect>(cache: Arc<Mutex<Cache<D>>>) {
-    let reaper = Reaper(cache);
+async fn reap<D: Dialect>(reaper: Reaper<D>) {
     let Reaper(cache) = &reaper;
     loop {
         tokio::time::sleep(KEEP_IDLE).await;
@@ -243,7 +242,7 @@ async fn reap<D: Dialect>(cache: Arc<Mutex<Cache<D>>>) {
     }
 }
 
-/// A running [`reap`], which may end with its runtime.
+/// What [`reap`] works with. Its runtime may end before it begins.
 struct Reaper<D: Dialect>(Arc<Mutex<Cache<D>>>);
 
 impl<D: Dialect> Drop for Reaper<D> {

@@ -119,7 +119,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a clock at its end takes no more events, PostgreSQL's statement",
         file: BULK,
-        from: "\n        .and_where(updated().lt(Expr::cust(END_OF_TIME)))",
+        from: "\n        .and_where(of_row(Column::UpdateTime).lt(Expr::cust(END_OF_TIME)))",
         to: "",
         case: "postgres_18::a_clock_at_its_end",
     },
@@ -132,9 +132,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "functions are called by their schema, PostgreSQL's statement",
-        file: BULK,
-        from: "\"pg_catalog.jsonb_object_agg(",
-        to: "\"jsonb_object_agg(",
+        file: "crates/postgres/src/bulk/shared_state.rs",
+        from: "pg_catalog.jsonb_object_agg(",
+        to: "jsonb_object_agg(",
         case: "postgres_18::functions_and_operators_of_others",
     },
     Mutant {
@@ -266,7 +266,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "events deleted explicitly, not by cascade",
         file: DELETE,
-        from: "attempt.on.execute(sql.events.bind(key().chain(key()))).await.map_err(failed)?;",
+        from: "delete(&sql.events).await?;",
         to: "",
         case: "sqlite_file::a_pool_without_foreign_keys_leaves_no_events_behind",
     },
@@ -371,8 +371,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete takes no event of a session that was created meanwhile",
         file: DELETE,
-        from: "Expr::exists(is_there).not()",
-        to: "Expr::exists(is_there).not().or(Expr::cust(\"1 = 1\"))",
+        from: "if delete(&sql.session).await? > 0 {",
+        to: "if delete(&sql.session).await? < u64::MAX {",
         case: "mariadb::a_delete_takes_no_event_of_a_later_session",
     },
     Mutant {
@@ -392,8 +392,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete at a revision deletes no other",
         file: DELETE,
-        from: "Expr::col(time).eq(placeholder())",
-        to: "Expr::col(time).eq(placeholder()).or(Expr::cust(\"1 = 1\"))",
+        from: "request.check_revision(actual)?;",
+        to: "let _ = actual;",
         case: "sqlite_file::a_delete_at_a_revision_deletes_what_was_read",
     },
     Mutant {
@@ -560,7 +560,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a statement that the server would not accept is not sent, MySQL",
         file: "crates/core/src/sql/executor.rs",
-        from: "Some(limit) if size >= limit =>",
+        from: "Some(limit) if size + HEADROOM >= limit =>",
         to: "Some(limit) if size >= limit && limit == 0 =>",
         case: "mariadb::a_write_larger_than_the_server_accepts",
     },

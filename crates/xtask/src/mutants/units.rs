@@ -20,7 +20,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "the work of a runtime that ends is taken over",
         file: BATCH,
-        from: "            self.writer.abandoned.notify_one();\n",
+        from: "            writer.abandoned.notify_one();\n",
         to: "",
         case: "sql::write::tests::runtimes::writes_that_wait_for_a_runtime_that_ended_go_on",
     },
@@ -510,7 +510,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "idle connections return",
         file: POOL,
-        from: "            tokio::spawn(reap(pool.cache.clone()));\n",
+        from: "            tokio::spawn(reap(Reaper(pool.cache.clone())));\n",
         to: "",
         case: "sql::pool::tests::an_idle_connection_returns_after_two_milliseconds",
     },

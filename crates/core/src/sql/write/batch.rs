@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::{self, Poll, ready};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -29,16 +30,30 @@ pub(crate) struct Writer<E: Engine> {
     abandoned: Notify,
 }
 
-/// The work of a task. It is abandoned when it is dropped before it is done.
+/// The work of a task, which its runtime may drop at any time, also before it has begun.
 struct Work<E: Engine> {
-    writer: Arc<Writer<E>>,
-    is_done: bool,
+    /// Dropped before the others hear of it, so that its rows and its place are free by then.
+    work: BoxFuture<'static, ()>,
+    unfinished: Unfinished<E>,
 }
 
-impl<E: Engine> Drop for Work<E> {
+/// Work that is not done.
+struct Unfinished<E: Engine>(Option<Arc<Writer<E>>>);
+
+impl<E: Engine> Future for Work<E> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<()> {
+        ready!(self.work.as_mut().poll(context));
+        self.unfinished.0 = None;
+        Poll::Ready(())
+    }
+}
+
+impl<E: Engine> Drop for Unfinished<E> {
     fn drop(&mut self) {
-        if !self.is_done {
-            self.writer.abandoned.notify_one();
+        if let Some(writer) = &self.0 {
+            writer.abandoned.notify_one();
         }
     }
 }
@@ -82,13 +97,7 @@ impl<E: Engine> Writer<E> {
     }
 
     fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        let writer = self.clone();
-        tokio::spawn(async move {
-            // Dropped after the work, so that its rows and its place are free by then.
-            let mut all = Work { writer, is_done: false };
-            work.await;
-            all.is_done = true;
-        });
+        tokio::spawn(Work { work: Box::pin(work), unfinished: Unfinished(Some(self.clone())) });
     }
 
     async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
