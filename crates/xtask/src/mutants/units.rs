@@ -300,7 +300,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "deferred writes do not hold up the next batch",
         file: BATCH,
-        from: "            self.spawn(run_deferred(self.clone(), writes, retries));",
+        from: "            self.spawn(Box::pin(run_deferred(self.clone(), writes, retries)));",
         to: "            run_deferred(self.clone(), writes, retries).await;",
         case: "sql::write::tests::batch::a_locked_row_holds_up_its_write_and_no_other",
     },

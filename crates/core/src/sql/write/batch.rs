@@ -96,8 +96,8 @@ impl<E: Engine> Writer<E> {
         }
     }
 
-    fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(Work { work: Box::pin(work), unfinished: Unfinished(Some(self.clone())) });
+    fn spawn(self: &Arc<Self>, work: BoxFuture<'static, ()>) {
+        tokio::spawn(Work { work, unfinished: Unfinished(Some(self.clone())) });
     }
 
     async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
@@ -125,7 +125,7 @@ impl<E: Engine> Writer<E> {
                 self.run_in_turn(writes, retries).await;
             } else {
                 // These writes may have to wait. The next batch need not.
-                self.spawn(run_deferred(self.clone(), writes, retries));
+                self.spawn(Box::pin(run_deferred(self.clone(), writes, retries)));
             }
         }
     }
