@@ -253,11 +253,13 @@ fn a_file_that_goes_on_behind_an_export_is_not_passed_over() {
     let other = cli.other();
     let file = cli.folder.path().join("sessions.jsonl");
     let import = ["import", "--file", &file.display().to_string(), "--resume", "--database-url", &other];
-    for more in [&exported, "{}\n", "\n"] {
+    for more in [&exported, "{}\n", "\n{}\n"] {
         std::fs::write(&file, format!("{exported}{more}")).expect("a file");
         let refused = cli.fails(&import);
         assert!(refused.contains("goes on behind the last line"), "{refused}");
     }
+    std::fs::write(&file, format!("{exported} \n\n")).expect("a file");
+    cli.succeeds(&import);
     std::fs::write(&file, exported.replace("\"id\":", "\"color\":1,\"id\":")).expect("a file");
     let refused = cli.fails(&import);
     assert!(refused.contains("line 2 is invalid"), "{refused}");
