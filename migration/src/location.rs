@@ -59,8 +59,9 @@ async fn found(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<V
             "SELECT CAST(nspname AS text) AS schema_name, CAST(relname AS text) AS object_name, \
              CASE relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table' WHEN 'v' THEN 'view' \
              WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'relation' END AS kind \
-             FROM unnest(ARRAY[{}]) AS name JOIN pg_class ON pg_class.oid = to_regclass(name) \
-             JOIN pg_namespace ON pg_namespace.oid = relnamespace",
+             FROM pg_catalog.unnest(ARRAY[{}]) AS name \
+             JOIN pg_catalog.pg_class ON pg_class.oid = CAST(pg_catalog.to_regclass(name) AS oid) \
+             JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace",
             schema::tables().map(|table| format!("'{}'", spec.full_name(table))).join(", ")
         ),
         Database::MySql => format!(

@@ -1,6 +1,7 @@
 //! Cut connections, hanging servers, and locks and pools held by others: a call takes effect once or not at all, and
 //! the caller gets its result within the promised time.
 
+use std::iter::StepBy;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -104,16 +105,21 @@ async fn behind_proxy(fixture: &Fixture) -> anyhow::Result<(Proxy, DynSessionSer
 }
 
 /// Cuts the first, second, … round trip of a call in each way that ends a connection, until the call has fewer round
-/// trips than that. Then cuts two of them.
+/// trips than that. Then cuts two of them, at some distances: the service waits after each.
 async fn sweep(proxy: &Proxy, call: impl AsyncFn(usize) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let twice = [(Cut::BeforeReply, 1..20)];
-    sweep_with(proxy, Cut::ENDS.map(|cut| (cut, 0..1)).into_iter().chain(twice), call).await
+    let twice = (Cut::BeforeReply, (1..20).step_by(3));
+    sweep_with(proxy, Cut::ENDS.map(once).into_iter().chain([twice]), call).await
+}
+
+/// A cut, and none after it.
+fn once(cut: Cut) -> (Cut, StepBy<Range<usize>>) {
+    (cut, (0..1).step_by(1))
 }
 
 /// Like [`sweep`] with other cuts, and the distances to a second cut; 0 for none.
 async fn sweep_with(
     proxy: &Proxy,
-    cuts: impl IntoIterator<Item = (Cut, Range<usize>)>,
+    cuts: impl IntoIterator<Item = (Cut, StepBy<Range<usize>>)>,
     call: impl AsyncFn(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     // The first call prepares the statements.
@@ -239,7 +245,7 @@ async fn a_connection_that_falls_silent_is_replaced(fixture: &Fixture) -> anyhow
     let timeout = Duration::from_millis(700);
     let service = connect(fixture, &url, |limits| Limits { connections: 8, statement: timeout, ..limits }).await?;
     for deletes in [false, true] {
-        let silences = Cut::SILENCES.map(|cut| (cut, 0..1));
+        let silences = Cut::SILENCES.map(once);
         sweep_with(&proxy, silences, async |number| {
             let key = direct.create_session(CreateSession::new(alice()?)).await?.key;
             let called = if deletes {

@@ -20,7 +20,7 @@ crate::database_cases! {
 }
 
 /// Before and after the deadline of a statement.
-const DELAYS: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(2500)];
+const DELAYS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1500)];
 /// Every request of a call.
 const REQUESTS: std::ops::Range<usize> = 0..6;
 

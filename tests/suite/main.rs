@@ -54,7 +54,7 @@ struct DatabaseCase {
     check: fn(&Fixture) -> LocalBoxFuture<'_, anyhow::Result<()>>,
 }
 
-/// No case takes a tenth of this; it only makes a hanging case fail.
+/// No case takes a third of this; it only makes a hanging case fail.
 const CASE_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// The stores on which a case runs, and what else it needs. On other stores there is nothing to check, and the case is

@@ -236,8 +236,8 @@ impl BackendError {
     /// Creates the error for a row that cannot be decoded; `row` names it by its key.
     pub(crate) fn corrupt(table: &str, column: &str, row: &str, source: impl Into<Source>) -> Self {
         let message = format!(
-            "{table}.{column} of {row} cannot be decoded; `seabed-migrate verify --contents` says what to do, and until \
-             then list_events reads the other events"
+            "{table}.{column} of {row} cannot be decoded; run `seabed-migrate verify --contents` to see how to repair \
+             it; until then, list_events reads the events that can be decoded"
         );
         Self::new(BackendErrorKind::Corrupt, message).with_source(source)
     }

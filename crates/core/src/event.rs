@@ -21,10 +21,11 @@ use crate::{Clock, Error, IdSource, Json, Result, State, SystemClock, UuidV7};
 /// in `extra` unchanged. Inside a tagged, untagged or flattened type of serde's, numbers beyond 64 bits are rounded;
 /// see [`Json`].
 ///
-/// google-adk accepts any such key at the top level, but elsewhere, as in `actions` and in the parts of `content`, only
-/// keys and types that it knows: it cannot read a session that has an event with others. A service refuses to append
-/// such an event with [`Invalid`](crate::Error::Invalid), unless
-/// [`without_adk_check`](crate::sql::ServiceOptions::without_adk_check) turns that off.
+/// google-adk accepts unknown keys at the top level of an event and in `node_info`. Everywhere else, such as in
+/// `actions` and in the parts of `content`, it accepts only the keys and types that it knows, and a single event with
+/// anything else makes its whole session unreadable to google-adk. A service refuses to append such an event with
+/// [`Invalid`](crate::Error::Invalid), unless [`without_adk_check`](crate::sql::ServiceOptions::without_adk_check)
+/// turns that off.
 ///
 /// ```
 /// use seabed_core::Event;

@@ -107,8 +107,8 @@ impl MemorySessionService {
         self
     }
 
-    /// Returns the same service with another limit on the state of a session, an app or a user: bytes of JSON text, 4 MiB
-    /// by default. Clones share it.
+    /// Returns the same service with another limit on the state of a session, an app or a user: bytes of JSON text, 4
+    /// MiB by default. Clones share it.
     pub fn with_max_state_bytes(self, bytes: usize) -> Self {
         self.lock().max_state_bytes = bytes;
         self

@@ -137,7 +137,7 @@ fn write_token(f: &mut fmt::Formatter<'_>, place: &impl Serialize) -> fmt::Resul
 fn read_token<T: DeserializeOwned>(token: &str) -> Result<T> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let place = json.and_then(|json| serde_json::from_slice(&json).ok());
-    place.ok_or_else(|| Error::invalid("cursor", "is no token of such a listing"))
+    place.ok_or_else(|| Error::invalid("cursor", "is not a cursor of this kind of listing"))
 }
 
 impl fmt::Display for SessionCursor {

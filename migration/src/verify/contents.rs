@@ -74,13 +74,13 @@ const TABLES: [Table; 4] = [
         name: || app_states::Entity.table_name(),
         times: &["update_time"],
         json: "state",
-        consequence: "get_session, create_session and list_sessions fail for all sessions of these apps",
+        consequence: "get_session and create_session fail for all sessions of these apps; list_sessions returns an error in the place of each",
     },
     Table {
         name: || user_states::Entity.table_name(),
         times: &["update_time"],
         json: "state",
-        consequence: "get_session, create_session and list_sessions fail for all sessions of these users",
+        consequence: "get_session and create_session fail for all sessions of these users; list_sessions returns an error in the place of each",
     },
     Table {
         name: || sessions::Entity.table_name(),

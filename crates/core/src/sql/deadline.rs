@@ -2,7 +2,8 @@
 //!
 //! When a connection breaks, or a caller gives up, the statement may still be on its way to the server. Run late, it
 //! could write to a session that was deleted and created anew since. So each such statement holds a deadline, by the
-//! database's clock, after which it changes nothing; and after a connection broke, nobody goes on before that deadline.
+//! database's clock, after which it changes nothing; and after a connection broke, the service goes on only after that
+//! deadline. (A write whose runtime ended has nobody left to wait.)
 //! A statement that began in time holds the rows it writes, and whoever comes next waits for them.
 //!
 //! A transaction needs no deadline: it commits only after its caller has received the answers to its statements, and
@@ -22,13 +23,14 @@ use super::executor::Executor;
 use super::statement::SqlText;
 use crate::Timestamp;
 
-/// How long after it was sent a statement may begin: longer than it travels to a server that is in order.
-const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+/// How long after it was sent a statement may still begin: longer than it takes to reach a healthy server.
+const BEGINS_WITHIN: Duration = Duration::from_millis(500);
 /// How much two clocks may diverge while a reading is used.
 const CLOCK_ERROR: Duration = Duration::from_millis(50);
 /// How long a reading of the clock is used. The database may move to a server with another clock.
 const REREAD_AFTER: Duration = Duration::from_secs(10);
-/// The same after a statement that changed nothing. If the clock was set forward, no statement begins in time.
+/// How long a reading is used once a statement with a deadline from it has changed nothing. If the database's clock was
+/// set forward, every statement with a deadline from the old reading is too late.
 const REREAD_IF_UNCHANGED_AFTER: Duration = Duration::from_secs(1);
 
 /// The clock of a database, as far as it is known here.

@@ -11,11 +11,10 @@ use super::tables::Tables;
 /// atomic statement.
 ///
 /// Every parameter but the last two is an array with one element for each write. The last two are the deadline
-/// (timestamp), and the number of writes. From the deadline on, by
-/// [`current_time`](SchemaDialect::current_time), the statement must change nothing. It must leave a write out as a
-/// whole when its session is locked, missing or at another revision, or when the event is stored already. The portable
-/// algorithm then handles it. (Triggers that leave out single rows of a statement
-/// are therefore not supported on these tables.)
+/// (timestamp), and the number of writes. Once [`current_time`](SchemaDialect::current_time) has reached the deadline,
+/// the statement must change nothing. It must skip a write entirely if the write's session is locked, missing or at
+/// another revision, or if its event is already stored; the portable algorithm then handles that write. (Triggers that
+/// skip single rows of a statement are therefore not supported on these tables.)
 #[derive(Debug, Clone)]
 pub struct BulkStatements {
     /// `append_event`.

@@ -72,8 +72,9 @@ impl ServiceOptions {
 
     /// Sets the limit on a statement, or on all statements of one transaction; 30 seconds by default, a minute on
     /// SQLite. An operation that exceeds the limit ends in [`Unavailable`](BackendErrorKind::Unavailable) or
-    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On the connections of `connect` and `open`, each wait for
-    /// a lock of another connection ends after 10 seconds at most.
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). On the connections of `connect` and `open`, a wait for a
+    /// lock that another connection holds ends after at most 10 seconds on a server, and after at most 30 seconds on
+    /// SQLite.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
         self

@@ -135,7 +135,7 @@ impl<D: Dialect> SqlSessionService<D> {
         in_runtime()?;
         options.tables.check()?;
         if !D::Driver::owns(&connection) {
-            return Err(Error::invalid("connection", format!("is no pool of the driver's for {:?}", D::BACKEND)));
+            return Err(Error::invalid("connection", format!("is not a pool of this driver for {:?}", D::BACKEND)));
         }
         let sibling = if options.shares_pool { None } else { D::Driver::sibling_pool(&connection) };
         Self::on_pool(sibling.unwrap_or(connection), options).await

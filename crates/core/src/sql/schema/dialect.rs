@@ -74,7 +74,8 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     }
 }
 
-/// A guarantee that tables, or the settings of connections, break, and that a user may waive.
+/// A property of the tables, the database or the connections that endangers a guarantee, and that a user may accept. A
+/// service starts despite [`OpenSchema`](Self::OpenSchema).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SchemaRisk {
@@ -94,8 +95,9 @@ pub enum SchemaRisk {
     Unlogged,
     /// Policies may hide rows from the account (PostgreSQL's row level security).
     RowSecurity,
-    /// A setting of the connections keeps writes from being stored as they are: `autocommit = 0`, MySQL without strict
-    /// mode, transactions that are read-only.
+    /// A setting of the connections keeps writes from being stored as they were sent: read-only transactions, or on
+    /// MySQL and MariaDB `autocommit = 0`, no strict mode, `EMPTY_STRING_IS_NULL`, or a character set other than
+    /// utf8mb4.
     SessionSettings,
     /// Every account may create functions, operators and tables where the connections look names up. A service starts
     /// nevertheless, with a warning: its own statements call nothing there.

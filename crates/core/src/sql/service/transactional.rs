@@ -27,7 +27,7 @@ impl<D: Dialect> SqlSessionService<D> {
 fn in_transaction<D: Dialect>(transaction: &DatabaseTransaction) -> Result<CallerTransaction<'_, D>> {
     match transaction.get_database_backend() {
         backend if backend == D::BACKEND => Ok(CallerTransaction::new(transaction)),
-        backend => Err(Error::invalid("transaction", format!("is one to {backend:?}, not to {:?}", D::BACKEND))),
+        backend => Err(Error::invalid("transaction", format!("belongs to {backend:?}, not to {:?}", D::BACKEND))),
     }
 }
 

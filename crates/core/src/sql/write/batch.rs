@@ -73,7 +73,8 @@ impl<E: Engine> Writer<E> {
         }
         let Reply { outcome, retries } =
             self.wait_for(outcome).await.map_err(|oneshot::error::RecvError { .. }| {
-                let message = format!("{} was interrupted: the runtime is shutting down, or a bug", O::NAME);
+                let message =
+                    format!("{} was interrupted, because its runtime is shutting down or because of a bug", O::NAME);
                 BackendError::new(BackendErrorKind::CommitUnknown, message)
             })?;
         tracing::Span::current().record("retries", retries);
