@@ -11,8 +11,8 @@ const ATTEMPTS: u32 = 10;
 /// No attempt begins later than this after the first: a lock that somebody holds for long is not waited for ten times.
 const RETRY_WITHIN: Duration = Duration::from_secs(15);
 /// The same after a connection that broke before anything was stored. Opening one has its own, longer limit, and a
-/// caller wants to know that the server is down.
-const RECONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// caller wants to know that the server is down. Long enough for two statements whose deadlines have to pass first.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// The wait before the second attempt. It doubles up to [`LONGEST_WAIT`], and each wait is cut at random to between
 /// half of it and all.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
