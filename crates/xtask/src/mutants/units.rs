@@ -321,7 +321,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "limit on the time of reconnects",
         file: RETRY,
-        from: "Duration::from_secs(1);",
+        from: "Duration::from_secs(2);",
         to: "Duration::from_secs(15);",
         case: "sql::write::tests::batch::a_server_that_is_gone_is_the_error_of_every_write_of_a_batch",
     },
