@@ -344,7 +344,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: RETRY,
         from: "            Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,\n",
         to: "",
-        case: "sql::write::tests::retry::no_attempt_begins_later_than_one_second_after_the_first_when_the_server_is_gone",
+        case: "sql::write::tests::retry::no_attempt_begins_later_than_two_seconds_after_the_first_when_the_server_is_gone",
     },
     Mutant {
         guard: "waits grow",
