@@ -369,13 +369,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "postgres_18::a_late_append_changes_no_later_session",
     },
     Mutant {
-        guard: "a delete takes no event of a session that was created meanwhile",
-        file: DELETE,
-        from: "if delete(&sql.session).await? > 0 {",
-        to: "if delete(&sql.session).await? < u64::MAX {",
-        case: "mariadb::a_delete_takes_no_event_of_a_later_session",
-    },
-    Mutant {
         guard: "a state does not outgrow its limit",
         file: "crates/core/src/state.rs",
         from: "bytes if bytes > max_bytes => {",
