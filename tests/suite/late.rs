@@ -41,7 +41,7 @@ async fn sweep(
     let tries = stream::iter(REQUESTS.flat_map(|request| DELAYS.map(|delay| (request, delay))));
     let delayed: Vec<usize> = tries
         .map(async |(request, delay)| {
-            let (proxy, url) = Proxy::start(family, &fixture.service_url).await?;
+            let (proxy, url) = Proxy::tunnel(family, &fixture.service_url).await?;
             let service = family.connect(&url, 1, Duration::from_secs(5)).await?;
             let user = format!("user-{request}-{}", delay.as_millis());
             let key = |session: &str| SessionKey::try_new("app", user.as_str(), session);
