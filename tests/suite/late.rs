@@ -19,8 +19,8 @@ crate::database_cases! {
     ],
 }
 
-/// Before and after the deadline of a statement. What a late request could change is there sooner or later, depending on
-/// the machine.
+/// Before and after the deadline of a statement. What a late request could change is there sooner or later, as fast as
+/// the machine is.
 const DELAYS: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(250), Duration::from_millis(400), Duration::from_millis(1500)];
 /// Every request of a call.
