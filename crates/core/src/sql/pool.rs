@@ -192,8 +192,10 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         cached.idle_since = Instant::now();
         let mut cache = lock(&pool.cache);
         cache.connections.push(cached);
-        if !cache.has_reaper {
-            cache.has_reaper = true;
+        let has_reaper = std::mem::replace(&mut cache.has_reaper, true);
+        // A runtime that is shutting down drops the task at once, which takes this lock.
+        drop(cache);
+        if !has_reaper {
             tokio::spawn(reap(Reaper(pool.cache.clone())));
         }
     }

@@ -249,3 +249,20 @@ fn a_connection_is_closed_where_no_runtime_is() {
     assert_eq!(outlive_a_runtime::<Networked>(), ["1 a", "1 closed"]);
     assert_eq!(outlive_a_runtime::<Embedded>(), ["2 a", "2 closed"]);
 }
+
+/// The runtime drops the task that would return the connection before it begins.
+#[test]
+fn a_connection_comes_back_while_its_runtime_ends() {
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        drop(runtime);
+        let _inside = handle.enter();
+        let pool = pool::<Embedded>();
+        let guard = pool.begin().now_or_never().expect("no wait").expect("a connection");
+        guard.release();
+        ended.send(super::lock(&pool.cache).has_reaper).expect("the test waits");
+    });
+    assert_eq!(has_ended.recv_timeout(Duration::from_secs(20)), Ok(false), "a task that never ran counts as running");
+}

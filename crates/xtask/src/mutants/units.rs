@@ -508,6 +508,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sql::pool::tests::a_connection_whose_statement_times_out_is_closed",
     },
     Mutant {
+        guard: "no lock is held while a runtime that ends drops the task that returns connections",
+        file: POOL,
+        from: "        drop(cache);\n        if !has_reaper {",
+        to: "        if !has_reaper {",
+        case: "sql::pool::tests::a_connection_comes_back_while_its_runtime_ends",
+    },
+    Mutant {
         guard: "idle connections return",
         file: POOL,
         from: "            tokio::spawn(reap(Reaper(pool.cache.clone())));\n",

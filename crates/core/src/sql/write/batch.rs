@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 
 use super::op::{Attempt, Engine, LockMode, Row, SharedChanges, WriteOp};
 use super::pending::{PendingWrite, Reply, pending};
@@ -94,6 +95,8 @@ impl<E: Engine> Writer<E> {
                 Either::Right(((), waiting)) => end = waiting,
             }
             self.spawn(worker(self.clone()));
+            // A runtime that is shutting down drops the worker at once, and this caller when it yields.
+            yield_now().await;
         }
     }
 
