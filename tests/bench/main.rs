@@ -6,6 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
+mod conflicts;
 mod growth;
 mod limit;
 mod measure;
@@ -100,6 +101,9 @@ async fn measure_all(options: &Options, servers: &Servers) -> anyhow::Result<()>
         }
         if options.only.is_empty() || "growth".contains(&options.only) {
             growth::measure(options, &store).await?;
+        }
+        if options.only.is_empty() || "conflicts".contains(&options.only) {
+            conflicts::measure(options, &store).await?;
         }
         store.remove().await?;
     }

@@ -21,8 +21,13 @@ pub struct BulkStatements {
     ///
     /// Parameters: number of the write (int), app, user, session, event id, invocation id, the event's own time
     /// (timestamp), event JSON, expected revision (its creation and its timestamp, as text, empty for any), session
-    /// delta, app delta, user delta (JSON objects as text), time of the service's clock (timestamp). Rows: number of the
-    /// write, creation of the session, stored timestamp.
+    /// delta, app delta, user delta (JSON objects as text), time of the service's clock (timestamp).
+    ///
+    /// A row for each event that is stored: number of the write, creation of the session, stored timestamp; the column
+    /// [`REFUSED`](Self::REFUSED) is false. It may also return a row for a write whose session is at another revision,
+    /// which is then refused without another round trip: number of the write, and the columns `create_time` and
+    /// `update_time` of the session, `id`, `timestamp` and `event_data` (as text) of the event under that id, if there
+    /// is one; `REFUSED` is true.
     pub append: WithQuery,
     /// `create_session`.
     ///
@@ -30,6 +35,11 @@ pub struct BulkStatements {
     /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as
     /// text, null where the statement could not see them.
     pub create: WithQuery,
+}
+
+impl BulkStatements {
+    /// The column that tells whether a row is about a refused write.
+    pub const REFUSED: &str = "refused";
 }
 
 /// The SQL of one database where it differs from that of others.

@@ -11,7 +11,7 @@ use super::bulk;
 use super::context::Context;
 use super::shared_state::changed_rows;
 use crate::sql::decode::{EventName, RowDecoder};
-use crate::sql::dialect::Dialect;
+use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
@@ -90,15 +90,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         let values = [Value::from(new.id.as_str())].into_iter().chain(session_key_values(&new.key));
         let row = context.database.autocommit().query_one(self.sql.diagnose.bind(values)).await;
         let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?;
-        let row = row.ok_or_else(|| Error::not_found(&new.key))?;
-        let session = RowDecoder::<D>::new("sessions", &new.key);
-        let create_time = session.timestamp(&row, "create_time", "create_time")?;
-        let event = EventName { id: &new.id, session: &new.key };
-        if RowDecoder::<D>::new("events", &event).text_or_null(&row, "id", "id")?.is_some() {
-            return check_replay::<D>(new, create_time, &row).map(Some);
-        }
-        new.check_revision(Revision::new(create_time, session.timestamp(&row, "update_time", "update_time")?))?;
-        Ok(None)
+        check_stored::<D>(new, &row.ok_or_else(|| Error::not_found(&new.key))?)
     }
 }
 
@@ -182,6 +174,19 @@ fn check_replay<D: Dialect>(new: &NewEvent, create_time: Timestamp, row: &QueryR
     Ok(Appended::Replayed(Revision::new(create_time, stored.timestamp(row, "timestamp", "timestamp")?)))
 }
 
+/// The outcome for an event, given a row with the times of its session, and with the event that is stored under its id
+/// if there is one. `None` if nothing is against storing the event.
+fn check_stored<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Option<Appended>> {
+    let session = RowDecoder::<D>::new("sessions", &new.key);
+    let create_time = session.timestamp(row, "create_time", "create_time")?;
+    let event = EventName { id: &new.id, session: &new.key };
+    if RowDecoder::<D>::new("events", &event).text_or_null(row, "id", "id")?.is_some() {
+        return check_replay::<D>(new, create_time, row).map(Some);
+    }
+    new.check_revision(Revision::new(create_time, session.timestamp(row, "update_time", "update_time")?))?;
+    Ok(None)
+}
+
 /// The values of [`event_columns`](crate::sql::statement::event_columns).
 fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterator<Item = Value> + Send + use<D> {
     let rest = [
@@ -224,13 +229,26 @@ async fn apply_bulk<D: Dialect>(
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
         if let Some((result, write)) = results.get_mut(number).zip(writes.get(number)) {
-            let time = |index| D::Driver::moment(&row, index);
-            let stored = time(1).and_then(|created| Ok(Revision::new(created, time(2)?))).map_err(|error| {
-                let message = format!("the event {:?} is stored, but its time cannot be read", write.new.id);
-                BackendError::new(BackendErrorKind::CommitUnknown, message).with_source(error).into()
-            });
-            *result = stored.map(|stored| Applied::Written(Appended::Stored(stored)));
+            *result = bulk_result::<D>(&write.new, &row);
         }
     }
     Ok(results)
+}
+
+/// What a row of the bulk statement says of its write.
+fn bulk_result<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Applied<Appended>> {
+    if matches!(row.try_get("", BulkStatements::REFUSED), Ok(true)) {
+        return match check_stored::<D>(new, row) {
+            Ok(Some(replayed)) => Ok(Applied::Unchanged(replayed)),
+            Err(refusal) if refusal.backend_kind().is_none() => Err(refusal),
+            // The portable algorithm names the row at fault.
+            Ok(None) | Err(_) => Ok(Applied::Locked),
+        };
+    }
+    let time = |index| D::Driver::moment(row, index);
+    let stored = time(1).and_then(|created| Ok(Revision::new(created, time(2)?))).map_err(|error| {
+        let message = format!("the event {:?} is stored, but its time cannot be read", new.id);
+        BackendError::new(BackendErrorKind::CommitUnknown, message).with_source(error)
+    });
+    Ok(Applied::Written(Appended::Stored(stored?)))
 }
