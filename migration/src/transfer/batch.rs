@@ -68,7 +68,7 @@ impl Batch {
     ///
     /// # Errors
     /// The row of a batch that has only one; `None` for a batch without rows.
-    pub(super) fn divide(mut self) -> Result<(Self, Self), Option<Record>> {
+    pub(super) fn divide(mut self) -> Result<(Self, Self), Option<Box<Record>>> {
         let rows = self.app_states.len() + self.user_states.len() + self.parts.len();
         if rows > 1 {
             let mut left = rows / 2;
@@ -78,8 +78,8 @@ impl Batch {
             return Ok((Self { app_states, user_states, parts, ..Self::default() }, self));
         }
         match (self.app_states.pop(), self.user_states.pop(), self.parts.pop()) {
-            (Some(row), ..) => Err(Some(Record::AppState(row))),
-            (_, Some(row), _) => Err(Some(Record::UserState(row))),
+            (Some(row), ..) => Err(Some(Box::new(Record::AppState(row)))),
+            (_, Some(row), _) => Err(Some(Box::new(Record::UserState(row)))),
             (.., Some(part)) => {
                 let (first, second) = part.divide()?;
                 let of = |part| Self { parts: vec![part], ..Self::default() };
@@ -124,10 +124,10 @@ impl Part {
     }
 
     /// Halves the events; the state comes after the last of them.
-    fn divide(mut self) -> Result<(Self, Self), Option<Record>> {
+    fn divide(mut self) -> Result<(Self, Self), Option<Box<Record>>> {
         match self.events.len() {
-            0 => Err(Some(Record::Session(self.session))),
-            1 if !self.is_last => Err(self.events.pop().map(Record::Event)),
+            0 => Err(Some(Box::new(Record::Session(self.session)))),
+            1 if !self.is_last => Err(self.events.pop().map(|event| Box::new(Record::Event(event)))),
             count => {
                 let rest = self.events.split_off(count.div_ceil(2));
                 let first = Self { session: self.session.clone(), events: self.events, is_last: false, ..self };
@@ -147,8 +147,8 @@ mod tests {
             user_id: "alice".to_owned(),
             id: "s".to_owned(),
             state: r#"{"k":1}"#.to_owned(),
-            create_time: Default::default(),
-            update_time: Default::default(),
+            create_time: DateTime::default(),
+            update_time: DateTime::default(),
         };
         let event = |id: &&str| events::Model {
             id: (*id).to_owned(),
@@ -156,23 +156,26 @@ mod tests {
             user_id: "alice".to_owned(),
             session_id: "s".to_owned(),
             invocation_id: String::new(),
-            timestamp: Default::default(),
+            timestamp: DateTime::default(),
             event_data: None,
         };
         let app_state =
-            app_states::Model { app_name: "app".to_owned(), state: "{}".to_owned(), update_time: Default::default() };
+            app_states::Model { app_name: "app".to_owned(), state: "{}".to_owned(), update_time: DateTime::default() };
         let parts = vec![Part { events: events.iter().map(event).collect(), is_last, ..Part::new(session) }];
         Batch { app_states: vec![app_state], parts, ..Batch::default() }
     }
 
     /// Divides to the end, and returns what the transactions would write.
     fn rows(batch: Batch) -> Vec<String> {
-        match batch.divide() {
-            Ok((first, second)) => [rows(first), rows(second)].concat(),
-            Err(Some(Record::Event(event))) => vec![event.id],
-            Err(Some(Record::Session(_))) => vec!["session".to_owned()],
-            Err(Some(Record::AppState(_))) => vec!["app".to_owned()],
-            Err(_) => Vec::new(),
+        let row = match batch.divide() {
+            Ok((first, second)) => return [rows(first), rows(second)].concat(),
+            Err(row) => row,
+        };
+        match row.as_deref() {
+            Some(Record::Event(event)) => vec![event.id.clone()],
+            Some(Record::Session(_)) => vec!["session".to_owned()],
+            Some(Record::AppState(_)) => vec!["app".to_owned()],
+            _ => Vec::new(),
         }
     }
 

@@ -167,7 +167,7 @@ impl<'a> Store<'a> {
             };
             match batch.divide() {
                 Ok((first, second)) => pending.extend([second, first]),
-                Err(row) => row.into_iter().for_each(|row| self.leave_out(row, &reason, &mut pending)),
+                Err(row) => row.into_iter().for_each(|row| self.leave_out(*row, &reason, &mut pending)),
             }
         }
         Ok(written)
@@ -215,30 +215,12 @@ impl<'a> Store<'a> {
                     self.leave_out(Record::Event(event), "its session was skipped", pending);
                 }
                 // What was written of it is not compared.
-                let written = self.sent.remove(&id).unwrap_or_default();
-                written.into_values().for_each(|hash| self.summary.content.toggle(hash));
+                for hash in self.sent.remove(&id).unwrap_or_default().into_values() {
+                    self.summary.content.toggle(hash);
+                }
             }
             Record::Refused(_) => {}
         }
-    }
-
-    /// Compares what is stored with the states and the complete sessions of a batch that was written.
-    async fn compare(&mut self, batch: Batch) -> Result<(), DbErr> {
-        let Batch { app_states, user_states, parts, .. } = batch;
-        let parts: Vec<Part> = parts.into_iter().filter(|part| part.is_last).collect();
-        for (table, rows) in [
-            (&APP_STATES, app_states.iter().map(StateRow::from).collect::<Vec<_>>()),
-            (&USER_STATES, user_states.iter().map(StateRow::from).collect()),
-            (&SESSIONS, parts.iter().map(|part| StateRow::from(&part.session)).collect()),
-        ] {
-            for (row, found) in self.found(table, &rows).await? {
-                self.compare_state(table, &row, found);
-            }
-        }
-        for part in parts {
-            self.compare_events(&part.session).await?;
-        }
-        Ok(())
     }
 
     async fn write_batch(&self, batch: &Batch) -> Result<Written, Failure> {
