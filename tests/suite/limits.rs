@@ -116,7 +116,7 @@ async fn rows_of_many_megabytes_stop_no_others_of_a_copy(fixture: &Fixture) -> a
     let expect = |summary: Summary| {
         let named = summary.refused.iter().all(|refused| refused.row.starts_with("event \""));
         ensure!(named && summary.different.is_empty(), "{:#?} {:#?}", summary.refused, summary.different);
-        ensure!(summary.events as usize + summary.refused.len() == 4 && summary.refused.len() <= 2, "{summary:?}");
+        ensure!(summary.events + summary.refused.len() as u64 == 4 && summary.refused.len() <= 2, "{summary:?}");
         ensure!(summary.content == summary.stored_content, "{summary:?}");
         Ok(())
     };

@@ -278,12 +278,12 @@ async fn a_pickle_that_grows_to_many_megabytes_stops_no_other(fixture: &Fixture)
     make_v0(fixture).await?;
     let start = b"\x80\x04\x8c\x1fgoogle.adk.events.event_actions\x8c\x0cEventActions\x93)\x81}\x8c\x08__dict__}\
         \x8c\x0bstate_delta}\x8c\x01k](X\x50\xc3\x00\x00";
-    let pickle = [&start[..], &[b'x'; 50_000], b"q\x00", &b"h\x00".repeat(339), b"esssb."].concat();
-    let hex: String = pickle.iter().map(|byte| format!("{byte:02x}")).collect();
+    let pickle = [&start[..], &b"x".repeat(50_000), b"q\x00", &b"h\x00".repeat(339), b"esssb."].concat();
+    let hex = pickle.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let literal = literal(fixture.kind.map(Kind::family), "actions", &Value::String(hex));
     fixture.execute(&format!("UPDATE events SET actions = {literal} WHERE id = 'event-0000003'")).await?;
     let summary = in_place(fixture).await?;
-    ensure!(summary.events as usize + summary.refused.len() == 96 && summary.refused.len() <= 1, "{summary:?}");
+    ensure!(summary.events + summary.refused.len() as u64 == 96 && summary.refused.len() <= 1, "{summary:?}");
     ensure!(summary.refused.iter().all(|refused| refused.row.contains("event-0000003")), "{:?}", summary.refused);
     ensure!(summary.different.is_empty() && summary.content == summary.stored_content, "{summary:?}");
     Ok(())
