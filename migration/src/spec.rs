@@ -36,7 +36,15 @@ impl Database {
     /// writer created in between, or its connection broke.
     #[cfg(feature = "transfer")]
     pub(crate) fn may_repeat(self, error: &DbErr) -> bool {
-        let kind = match self {
+        let kind = self.error_kind(error);
+        let is_duplicate = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
+        is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)
+    }
+
+    /// What an error means on this database.
+    #[cfg(feature = "transfer")]
+    pub(crate) fn error_kind(self, error: &DbErr) -> BackendErrorKind {
+        match self {
             #[cfg(feature = "postgres")]
             Self::Postgres => sql::error_kind::<seabed_postgres::Postgres>(error),
             #[cfg(feature = "mysql")]
@@ -45,9 +53,7 @@ impl Database {
             Self::Sqlite => sql::error_kind::<seabed_sqlite::Sqlite>(error),
             #[cfg(not(all(feature = "postgres", feature = "mysql", feature = "sqlite")))]
             _ => BackendErrorKind::Unexpected,
-        };
-        let is_duplicate = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
-        is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Writes that are larger than a server accepts.
 
+use std::io::Cursor;
+
 use anyhow::ensure;
 use futures_util::future::{join, join_all};
-use seabed::migration::{Selection, copy};
+use seabed::migration::{Selection, Summary, copy, export, import};
 use seabed::sea_orm::{DatabaseConnection, TransactionTrait};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, MySqlOptions,
@@ -12,12 +14,14 @@ use seabed::{
 use tokio::sync::Mutex;
 
 use crate::fixture::Fixture;
-use crate::transfer::Other;
+use crate::transfer::{File, Other};
 
 crate::database_cases! {
     MySql: [
         a_write_larger_than_the_server_accepts_is_refused_alone,
         a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name,
+        rows_of_many_megabytes_stop_no_others_of_a_copy,
+        a_state_that_grows_too_large_in_the_target_is_left_out_by_name,
     ],
 }
 
@@ -98,5 +102,48 @@ async fn a_row_larger_than_the_server_accepts_is_left_out_of_a_copy_by_name(fixt
     let summary = copy(&there.pool, &pool, Selection::default(), &mut |_| {}).await?;
     ensure!(summary.new_events == 4 && summary.different.is_empty(), "{summary:?}");
     ensure!(summary.refused.len() == 1 && summary.refused[0].reason.contains("max_allowed_packet"), "{summary:?}");
+    Ok(())
+}
+
+/// More than MariaDB accepts in one statement by default, and perhaps in one row.
+async fn rows_of_many_megabytes_stop_no_others_of_a_copy(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = seabed::from_connection(there.pool.clone()).await?;
+    let key = source.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
+    for size in [1, 12_000_000, 17_000_000, 1] {
+        source.append_event(append(&key, &"x".repeat(size))).await?;
+    }
+    let expect = |summary: Summary| {
+        let named = summary.refused.iter().all(|refused| refused.row.starts_with("event \""));
+        ensure!(named && summary.different.is_empty(), "{:#?} {:#?}", summary.refused, summary.different);
+        ensure!(summary.events + summary.refused.len() as u64 == 4 && summary.refused.len() <= 2, "{summary:?}");
+        ensure!(summary.content == summary.stored_content, "{summary:?}");
+        Ok(())
+    };
+    expect(copy(&there.pool, &fixture.admin, Selection::default(), &mut |_| {}).await?)?;
+    let read = here.get_session(GetSession::new(key)).await?;
+    ensure!(read.is_some_and(|session| session.events.len() >= 2), "the small events are gone");
+    fixture.execute("DELETE FROM events;\nDELETE FROM sessions").await?;
+    let file = File::default();
+    export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
+    expect(import(Cursor::new(file.bytes()), &fixture.admin, &mut |_| {}).await?)
+}
+
+/// Each of the two states fits by itself.
+async fn a_state_that_grows_too_large_in_the_target_is_left_out_by_name(fixture: &Fixture) -> anyhow::Result<()> {
+    let (here, there) = (fixture.migrated().await?, Other::new().await?);
+    let source = seabed::from_connection(there.pool.clone()).await?;
+    let alice = UserKey::try_new("app", "alice")?;
+    let large = "x".repeat(LIMIT * 2 / 3);
+    here.create_session(CreateSession::new(alice.clone()).with_state(State::new().with("app:here", large.as_str())))
+        .await?;
+    let create = CreateSession::new(alice).with_state(State::new().with("app:there", large.as_str()));
+    let key = source.create_session(create).await?.key;
+    source.append_event(append(&key, "small")).await?;
+    let summary = copy(&there.pool, &limited(fixture).await?, Selection::default(), &mut |_| {}).await?;
+    ensure!(summary.refused.len() == 1 && summary.different.is_empty(), "{summary:?}");
+    let refused = &summary.refused[0];
+    ensure!(refused.row == "app_states row of app \"app\"" && refused.reason.contains("merged with"), "{refused:?}");
+    ensure!((summary.new_sessions, summary.new_events) == (1, 1), "{summary:?}");
     Ok(())
 }

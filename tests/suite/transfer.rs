@@ -1,6 +1,6 @@
 //! `seabed-migrate copy`, `export` and `import` between each database and SQLite, and thus between any two.
 
-use std::io::Cursor;
+use std::io::{BufReader, Cursor, Read as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
@@ -33,6 +33,9 @@ crate::database_cases! {
     ],
     Servers: [
         rows_that_a_server_cannot_hold_are_left_out_by_name,
+    ],
+    Sqlite: [
+        a_line_without_an_end_is_told,
     ],
 }
 
@@ -311,6 +314,23 @@ async fn a_file_that_was_cut_off_is_told(fixture: &Fixture) -> anyhow::Result<()
     let summary = import(Cursor::new(bytes.clone()), &fixture.admin, &mut |_| {}).await?;
     ensure!(summary.is_complete(), "{summary:?}");
     expect_equal(&source, &here).await
+}
+
+async fn a_line_without_an_end_is_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (_, there) = (fixture.migrated().await?, Other::new().await?);
+    fill(&there.service().await?, 4).await?;
+    let file = File::default();
+    export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
+    let bytes = file.bytes();
+    let header = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
+    let (endless, blank) = (std::io::repeat(b'x'), std::io::repeat(b' ').take(1 << 24));
+    let line = BufReader::new(Cursor::new(header).chain(endless));
+    let error = import(line, &fixture.admin, &mut |_| {}).await.err().context("an endless line was imported")?;
+    ensure!(error.to_string().contains("line 2 is longer than"), "{error}");
+    // Blanks behind the last line do not count, however many.
+    let summary = import(BufReader::new(Cursor::new(bytes).chain(blank)), &fixture.admin, &mut |_| {}).await?;
+    ensure!(summary.is_complete(), "{summary:?}");
+    Ok(())
 }
 
 async fn a_source_that_is_being_written_is_copied_as_of_one_moment(fixture: &Fixture) -> anyhow::Result<()> {

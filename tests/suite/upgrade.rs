@@ -23,6 +23,7 @@ crate::database_cases! {
         schema_v0_is_upgraded_in_its_place_and_kept_until_it_is_finished,
         an_upgrade_that_was_interrupted_goes_on,
         a_pickle_that_is_refused_is_named_and_nothing_of_it_is_lost,
+        a_pickle_that_grows_to_many_megabytes_stops_no_other,
         what_was_deleted_since_an_upgrade_does_not_come_back,
         times_of_schema_v0_are_those_of_a_time_zone,
         the_sqlite_session_service_is_upgraded_in_its_order,
@@ -269,6 +270,22 @@ async fn a_pickle_that_is_refused_is_named_and_nothing_of_it_is_lost(fixture: &F
     ensure!(fixture.query_text(&count_as_text("seabed_v0_events")).await? == "96", "dropped what was not upgraded");
     finish_upgrade(&fixture.admin, UpgradeOptions::default(), true, &mut |_| {}).await?;
     ensure!(fixture.execute("SELECT 1 FROM seabed_v0_events").await.is_err());
+    Ok(())
+}
+
+/// 17 MB of JSON from references to one string of 50 KB. Not every server accepts that in one statement.
+async fn a_pickle_that_grows_to_many_megabytes_stops_no_other(fixture: &Fixture) -> anyhow::Result<()> {
+    make_v0(fixture).await?;
+    let start = b"\x80\x04\x8c\x1fgoogle.adk.events.event_actions\x8c\x0cEventActions\x93)\x81}\x8c\x08__dict__}\
+        \x8c\x0bstate_delta}\x8c\x01k](X\x50\xc3\x00\x00";
+    let pickle = [&start[..], &b"x".repeat(50_000), b"q\x00", &b"h\x00".repeat(339), b"esssb."].concat();
+    let hex = pickle.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let literal = literal(fixture.kind.map(Kind::family), "actions", &Value::String(hex));
+    fixture.execute(&format!("UPDATE events SET actions = {literal} WHERE id = 'event-0000003'")).await?;
+    let summary = in_place(fixture).await?;
+    ensure!(summary.events + summary.refused.len() as u64 == 96 && summary.refused.len() <= 1, "{summary:?}");
+    ensure!(summary.refused.iter().all(|refused| refused.row.contains("event-0000003")), "{:?}", summary.refused);
+    ensure!(summary.different.is_empty() && summary.content == summary.stored_content, "{summary:?}");
     Ok(())
 }
 

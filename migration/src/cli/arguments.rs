@@ -162,7 +162,7 @@ pub(crate) enum Command {
     },
     /// Write sessions, events and state to a file of JSON Lines
     Export {
-        /// The file, which must not exist; standard output by default
+        /// The file, which must not exist, and which only its owner can read; standard output by default
         #[arg(long)]
         file: Option<PathBuf>,
         #[command(flatten)]

@@ -1,8 +1,8 @@
 //! `copy`, `export`, `import` and `upgrade`.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::io::{self, BufReader, BufWriter, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use sea_orm::ConnectionTrait as _;
 use sea_orm::sea_query::{Expr, Query};
 use seabed_core::entity::sessions;
 use seabed_migration::{Selection, SessionTables, Summary, Tables, UpgradeOptions};
+use tempfile::NamedTempFile;
 
 use super::open::{MissingFile, open};
 use super::output::{Output, message};
@@ -58,20 +59,35 @@ pub(crate) async fn export(
         }
         Some(path) => {
             let cannot = || format!("cannot write {}", path.display());
-            if path.exists() {
-                anyhow::bail!("{} already exists", path.display());
-            }
-            // The file gets its final name only once it is complete.
-            let partial = path.with_added_extension("partial");
-            let mut output = BufWriter::new(File::create(&partial).with_context(cannot)?);
+            refuse_existing(path)?;
+            let mut file = partial_file(path).with_context(cannot)?;
+            let mut output = BufWriter::new(&mut file);
             let summary = seabed_migration::export(tables, selection, &mut output, &mut progress).await?;
             output.flush().with_context(cannot)?;
-            output.get_ref().sync_all().with_context(cannot)?;
-            std::fs::rename(&partial, path).with_context(cannot)?;
+            drop(output);
+            file.as_file().sync_all().with_context(cannot)?;
+            file.persist_noclobber(path).map_err(|failed| failed.error).with_context(cannot)?;
             summary
         }
     };
     Ok(report.end(&summary))
+}
+
+/// Refuses a name that is taken, also by a symbolic link to a file that does not exist.
+fn refuse_existing(path: &Path) -> anyhow::Result<()> {
+    match path.symlink_metadata() {
+        Ok(_) => anyhow::bail!("{} already exists", path.display()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Creates the file that gets the name `path` once it is complete. Only its owner can read it. Its name until then is
+/// new and random, so nobody can have put a symbolic link there.
+fn partial_file(path: &Path) -> io::Result<NamedTempFile> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut prefix = path.file_name().unwrap_or_default().to_owned();
+    prefix.push(".");
+    tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempfile_in(folder)
 }
 
 pub(crate) async fn import(file: Option<PathBuf>, tables: SessionTables<'_>, resume: bool) -> anyhow::Result<ExitCode> {
@@ -79,7 +95,7 @@ pub(crate) async fn import(file: Option<PathBuf>, tables: SessionTables<'_>, res
     let mut report = Report::new();
     let mut progress = |summary: &Summary| report.show(summary);
     let summary = match file {
-        None => seabed_migration::import(BufReader::new(std::io::stdin()), tables, &mut progress).await?,
+        None => seabed_migration::import(BufReader::new(io::stdin()), tables, &mut progress).await?,
         Some(path) => {
             let input = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             seabed_migration::import(BufReader::new(input), tables, &mut progress).await?
@@ -158,7 +174,7 @@ impl Report {
     #[allow(clippy::disallowed_methods, reason = "how long the user waits")]
     pub(crate) fn new() -> Self {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} events, {elapsed}, {eta} left");
-        let bar = style.ok().filter(|_| std::io::stderr().is_terminal());
+        let bar = style.ok().filter(|_| io::stderr().is_terminal());
         let bar = bar.map(|style| ProgressBar::new(0).with_style(style));
         Self { bar, started: Instant::now(), reported: Instant::now() }
     }

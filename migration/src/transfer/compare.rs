@@ -6,21 +6,41 @@ use sea_orm::{DbErr, StreamTrait as _};
 use seabed_core::State;
 use seabed_core::entity::{events, sessions};
 
+use super::batch::{Batch, Part};
 use super::record::{ContentHash, Record, SessionId};
 use super::shape::{Shape as _, V1};
-use super::states::{Found, StateRow, StateTable};
+use super::states::{APP_STATES, Found, SESSIONS, StateRow, StateTable, USER_STATES};
 use super::store::Store;
 use super::tables::of_session;
 use crate::rows::json_text;
 
 impl Store<'_> {
+    /// Compares what is stored with the states and the complete sessions of a batch that was written.
+    pub(super) async fn compare(&mut self, batch: Batch) -> Result<(), DbErr> {
+        let Batch { app_states, user_states, parts, .. } = batch;
+        let parts: Vec<Part> = parts.into_iter().filter(|part| part.is_last).collect();
+        for (table, rows) in [
+            (&APP_STATES, app_states.iter().map(StateRow::from).collect::<Vec<_>>()),
+            (&USER_STATES, user_states.iter().map(StateRow::from).collect()),
+            (&SESSIONS, parts.iter().map(|part| StateRow::from(&part.session)).collect()),
+        ] {
+            for (row, found) in self.found(table, &rows).await? {
+                self.compare_state(table, &row, found);
+            }
+        }
+        for part in parts {
+            self.compare_events(&part.session).await?;
+        }
+        Ok(())
+    }
+
     /// Returns each row with the stored row of the same key.
-    pub(super) async fn found(&self, table: &StateTable, rows: &[StateRow]) -> Result<Vec<(StateRow, Found)>, DbErr> {
+    async fn found(&self, table: &StateTable, rows: &[StateRow]) -> Result<Vec<(StateRow, Found)>, DbErr> {
         let mut found = self.select_rows(self.connection, table, rows, false).await?;
         Ok(rows.iter().map(|row| (row.clone(), found.remove(&row.key).unwrap_or(Err("is missing")))).collect())
     }
 
-    pub(super) fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Found) {
+    fn compare_state(&mut self, table: &StateTable, row: &StateRow, found: Found) {
         let name = format!("{} row {:?}", table.name, row.key);
         let found = match found {
             Ok(found) => found,
@@ -41,7 +61,7 @@ impl Store<'_> {
         self.summary.stored_content.toggle(ContentHash::of(&table.record(found)));
     }
 
-    pub(super) async fn compare_events(&mut self, session: &sessions::Model) -> Result<(), DbErr> {
+    async fn compare_events(&mut self, session: &sessions::Model) -> Result<(), DbErr> {
         let key = SessionId::of(session);
         let mut sent = self.sent.remove(&key).unwrap_or_default();
         if sent.is_empty() {

@@ -1,6 +1,6 @@
 //! Sessions as JSON Lines.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read as _, Write};
 
 use sea_orm::DbErr;
 use seabed_core::entity::{app_states, events, sessions, user_states};
@@ -8,12 +8,15 @@ use seabed_core::{BackendError, BackendErrorKind, Error, Timestamp, sql};
 use serde::{Deserialize, Serialize};
 
 use super::body::Body;
-use super::record::{ContentHash, Record};
+use super::record::{ContentHash, Name, Record, Refused};
 use super::tables::{Outlet, Source, Stop};
 use super::{Progress, Summary, transfer_error};
 
 const FORMAT: &str = "seabed-sessions";
 const VERSION: u32 = 1;
+/// The maximum length of a line, without its line break, in bytes: as much as PostgreSQL's largest `jsonb`. Longer rows
+/// are not exported, and a file without line breaks cannot use up memory.
+const MAX_LINE: usize = 256 << 20;
 /// The number of rows between two calls of the progress callback.
 const ROWS_PER_REPORT: u64 = 1000;
 
@@ -66,7 +69,7 @@ pub(super) async fn write(
 ) -> Result<Summary, Error> {
     let mut summary = Summary { expected_events: source.events, ..Summary::default() };
     let mut rows = 0;
-    put(&mut file, &Line::Header { format: FORMAT.to_owned(), version: VERSION })?;
+    put(&mut file, &encoded(&Line::Header { format: FORMAT.to_owned(), version: VERSION })?)?;
     while let Some(record) = source.next().await.map_err(transfer_error)? {
         let record = match record {
             Record::Refused(refused) => {
@@ -75,14 +78,22 @@ pub(super) async fn write(
             }
             record => record,
         };
-        match &record {
-            Record::AppState(_) => summary.app_states += 1,
-            Record::UserState(_) => summary.user_states += 1,
-            Record::Session(_) => summary.sessions += 1,
-            _ => summary.events += 1,
+        let (hash, name) = (ContentHash::of(&record), Name::of(&record).map(|name| name.to_string()));
+        let count = match &record {
+            Record::AppState(_) => &mut summary.app_states,
+            Record::UserState(_) => &mut summary.user_states,
+            Record::Session(_) => &mut summary.sessions,
+            _ => &mut summary.events,
+        };
+        let text = encoded(&line(record).map_err(transfer_error)?)?;
+        if text.len() > MAX_LINE {
+            let reason = format!("its line would have {} bytes; the limit is {MAX_LINE}", text.len());
+            summary.refused.push(Refused { row: name.unwrap_or_default(), reason });
+            continue;
         }
-        summary.content.toggle(ContentHash::of(&record));
-        put(&mut file, &line(record).map_err(transfer_error)?)?;
+        *count += 1;
+        summary.content.toggle(hash);
+        put(&mut file, &text)?;
         rows += 1;
         if rows % ROWS_PER_REPORT == 0 {
             progress(&summary);
@@ -92,16 +103,18 @@ pub(super) async fn write(
     (summary.new_sessions, summary.new_events) = (summary.sessions, summary.events);
     summary.changed_states = summary.app_states + summary.user_states;
     summary.stored_content = summary.content;
-    put(&mut file, &Line::End { rows, content: summary.content.to_string() })?;
+    put(&mut file, &encoded(&Line::End { rows, content: summary.content.to_string() })?)?;
     file.flush().map_err(write_error)?;
     progress(&summary);
     Ok(summary)
 }
 
-fn put(file: &mut impl Write, line: &Line) -> Result<(), Error> {
-    let mut text = serde_json::to_vec(line).map_err(|error| transfer_error(DbErr::Custom(error.to_string())))?;
-    text.push(b'\n');
-    file.write_all(&text).map_err(write_error)
+fn encoded(line: &Line) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(line).map_err(|error| transfer_error(DbErr::Custom(error.to_string())))
+}
+
+fn put(file: &mut impl Write, line: &[u8]) -> Result<(), Error> {
+    file.write_all(line).and_then(|()| file.write_all(b"\n")).map_err(write_error)
 }
 
 /// The writer's own error is the source, so that its owner recognizes it.
@@ -194,13 +207,12 @@ fn read_rows(file: &mut impl BufRead, outlet: &Outlet) -> Result<(), Stop> {
 
 /// What follows the last line would be lost without a word. Editors and shells add blank lines.
 fn expect_end(file: &mut impl BufRead) -> Result<(), DbErr> {
-    let mut text = String::new();
-    while text.trim().is_empty() {
-        text.clear();
-        if file.read_line(&mut text).map_err(|error| read_error(&error))? == 0 {
-            return Ok(());
-        }
-    }
+    let mut rest = file.bytes();
+    let is_blank = |byte: &io::Result<u8>| byte.as_ref().is_ok_and(u8::is_ascii_whitespace);
+    match rest.find(|byte| !is_blank(byte)) {
+        None => return Ok(()),
+        Some(byte) => byte.map_err(|error| read_error(&error))?,
+    };
     let message = "the file goes on behind the last line of an export, and only the rows before it are imported; \
                    import each export by itself";
     Err(DbErr::Custom(message.to_owned()))
@@ -210,18 +222,21 @@ fn read_error(error: &io::Error) -> DbErr {
     DbErr::Custom(format!("the file cannot be read: {error}"))
 }
 
+/// Reads a line; `None` if the file ends before or in it.
 fn next(file: &mut impl BufRead, number: u64) -> Result<Option<Line>, DbErr> {
-    let mut text = String::new();
-    if file.read_line(&mut text).map_err(|error| read_error(&error))? == 0 {
-        return Ok(None);
+    let mut text = Vec::new();
+    let mut line = file.take(MAX_LINE as u64 + 1);
+    line.read_until(b'\n', &mut text).map_err(|error| read_error(&error))?;
+    if line.limit() == 0 && !text.ends_with(b"\n") {
+        return Err(DbErr::Custom(format!("line {number} is longer than {MAX_LINE} bytes")));
     }
-    if !text.ends_with('\n') {
+    if text.pop() != Some(b'\n') {
         return Ok(None);
     }
     let place = |error: serde_json::Error| {
         DbErr::Custom(format!("line {number} is invalid: {:?} error, column {}", error.classify(), error.column()))
     };
-    serde_json::from_str(&text).map(Some).map_err(place)
+    serde_json::from_slice(&text).map(Some).map_err(place)
 }
 
 fn record(line: Line) -> Option<Record> {

@@ -1,10 +1,12 @@
 //! Moves sessions between databases and files, without losing, duplicating or changing any.
 
+mod batch;
 mod body;
 mod compare;
 mod lines;
 mod record;
 mod refusal;
+mod rejection;
 mod shape;
 mod states;
 mod store;
@@ -84,6 +86,9 @@ pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
 /// in the target come back. What was sent is read back and compared. Do not write to a session in the target before it
 /// is copied: the state of a long session arrives with its last event, and later events are sorted by their times.
 ///
+/// A row that no service could read, or that the target cannot hold or rejects, is [skipped](Summary::refused), and
+/// stops no other. A session with a newer event than its own time gets the time of that event.
+///
 /// # Errors
 /// Backend errors: of kind [`Schema`](BackendErrorKind::Schema) if the tables are not google-adk's schema v1, of other
 /// kinds if a database fails. What was copied before stays.
@@ -103,7 +108,8 @@ pub async fn copy(
 }
 
 /// Writes the selected sessions, events and state as JSON Lines: a header, one line per row, and a last line with
-/// counts and hash, by which [`import`] detects a truncated file.
+/// counts and hash, by which [`import`] detects a truncated file. Rows are written as they are stored. A row whose line
+/// would be longer than 256 MiB is [skipped](Summary::refused).
 ///
 /// # Errors
 /// Those of [`copy`]; and that of `file`, as the [`source`](std::error::Error::source) of a backend error.
@@ -121,7 +127,7 @@ pub async fn export(
 ///
 /// # Errors
 /// Those of [`copy`], and of `file`. A file of another kind is rejected before anything is written; a truncated file,
-/// or one that goes on behind its last line, only after its rows are written.
+/// one with a line longer than 256 MiB, or one that goes on behind its last line, only after its rows are written.
 pub async fn import(
     file: impl BufRead + Send + 'static,
     to: impl Into<SessionTables<'_>>,

@@ -61,6 +61,21 @@ pub(crate) enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
+    /// The name of a row that was not skipped.
+    pub(crate) fn of(record: &'a Record) -> Option<Self> {
+        Some(match record {
+            Record::AppState(row) => Self::AppState(&row.app_name),
+            Record::UserState(row) => Self::UserState(&row.app_name, &row.user_id),
+            Record::Session(row) => Self::of_session(row),
+            Record::Event(row) => Self::of_event(row),
+            Record::Refused(_) => return None,
+        })
+    }
+
+    pub(crate) fn of_session(session: &'a sessions::Model) -> Self {
+        Self::Session(&session.app_name, &session.user_id, &session.id)
+    }
+
     pub(crate) fn of_event(event: &'a events::Model) -> Self {
         Self::Event(&event.id, &event.app_name, &event.user_id, &event.session_id)
     }

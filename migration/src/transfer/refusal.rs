@@ -1,6 +1,7 @@
-//! Rows that the target database cannot store, although the source could.
+//! Rows that the target database cannot store, although the source could, or that no service could read there.
 
-use seabed_core::{Json, State};
+use seabed_core::entity::{app_states, sessions, user_states};
+use seabed_core::{Event, Json, State};
 
 use super::record::{Name, Record, Refused};
 use crate::spec::Database;
@@ -12,25 +13,19 @@ const INVOCATION_ID_LENGTH: usize = 256;
 /// Returns why a database would reject a row, or why it would be no row of google-adk's. `limit` is that of a
 /// statement, in bytes.
 pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -> Option<Refused> {
-    let (name, json) = match record {
-        Record::AppState(row) => (Name::AppState(&row.app_name), Some(&row.state)),
-        Record::UserState(row) => (Name::UserState(&row.app_name, &row.user_id), Some(&row.state)),
-        Record::Session(row) => (Name::Session(&row.app_name, &row.user_id, &row.id), Some(&row.state)),
-        Record::Event(row) => (Name::of_event(row), row.event_data.as_ref()),
-        Record::Refused(_) => return None,
-    };
+    let name = Name::of(record)?;
     let reason = wrong_id(database, record, &name)
-        .or_else(|| wrong_size(limit, record))
-        .or_else(|| wrong_json(database, record, json?))?;
+        .or_else(|| too_large(limit, record.size()))
+        .or_else(|| wrong_json(database, record))?;
     Some(name.refused(reason))
 }
 
 /// What else is in a statement: its text, keys, times and lengths.
 const HEADROOM: u64 = 4096;
 
-fn wrong_size(limit: Option<u64>, record: &Record) -> Option<String> {
-    let size = record.size() as u64;
-    let limit = limit.filter(|limit| size + HEADROOM >= *limit)?;
+/// Returns why a statement with `size` bytes of JSON would be rejected.
+pub(super) fn too_large(limit: Option<u64>, size: usize) -> Option<String> {
+    let limit = limit.filter(|limit| size as u64 + HEADROOM >= *limit)?;
     Some(format!("it has {size} bytes, and max_allowed_packet is {limit} in the target"))
 }
 
@@ -50,15 +45,35 @@ fn wrong_id(database: Database, record: &Record, name: &Name<'_>) -> Option<Stri
         .then(|| format!("the invocation id is longer than {longest} characters or contains a NUL character"))
 }
 
-/// SQLite and MySQL store JSON as text, and google-adk leaves `NaN` in it.
-fn wrong_json(database: Database, record: &Record, text: &str) -> Option<String> {
-    if !matches!(record, Record::Event(_)) && State::from_stored(text).is_err() {
-        return Some("the state is not a JSON object".to_owned());
-    }
+fn wrong_json(database: Database, record: &Record) -> Option<String> {
+    let text = match record {
+        Record::AppState(app_states::Model { state, .. })
+        | Record::UserState(user_states::Model { state, .. })
+        | Record::Session(sessions::Model { state, .. }) => {
+            if State::from_stored(state).is_err() {
+                return Some("the state is not a JSON object".to_owned());
+            }
+            state
+        }
+        Record::Event(event) => match event.event_data.as_deref().filter(|text| is_event(text)) {
+            Some(text) => text,
+            None => return Some("it is not the JSON of an event, and its session could not be read".to_owned()),
+        },
+        Record::Refused(_) => return None,
+    };
     match database {
-        Database::Sqlite | Database::MySql => return None,
-        Database::Postgres => {}
+        // They store JSON as text, and google-adk leaves `NaN` in it.
+        Database::Sqlite | Database::MySql => None,
+        Database::Postgres => wrong_jsonb(text),
     }
+}
+
+/// Whether a service can decode the text.
+fn is_event(text: &str) -> bool {
+    Json::from_stored(text).is_ok_and(|json| json.decode::<Event>().is_ok())
+}
+
+fn wrong_jsonb(text: &str) -> Option<String> {
     let error = Json::parse(text).and_then(|json| json.check_portable()).err()?;
     if Json::from_stored(text).is_ok_and(|json| json.as_str() != text) {
         let advice = "set another value in the source and copy again";

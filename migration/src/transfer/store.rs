@@ -9,42 +9,22 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
     TransactionTrait as _, Value,
 };
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::events;
 use seabed_core::sql;
 
+use super::batch::{Batch, Part};
 use super::record::{ContentHash, Name, Record, SessionId};
-use super::refusal::refusal;
+use super::refusal::{refusal, too_large};
+use super::rejection::Failure;
 use super::states::{APP_STATES, Found, SESSIONS, StateRow, StateTable, USER_STATES, merged};
 use super::tables::{Source, of_session};
 use super::{Progress, Summary};
 use crate::rows::json_text;
 use crate::spec::{Database, SchemaSpec};
 
-/// A transaction holds no more rows than this, and no more than this much text, unless one row has more: enough to make
-/// the cost of a commit negligible, and far below what a server accepts in one statement.
-const BATCH_ROWS: usize = 500;
-const BATCH_BYTES: usize = 1 << 20;
 /// Concurrent writers of the same rows, or of a row in between, can make a transaction fail. It then changes nothing,
 /// and is repeated.
 const TRIES: u32 = 10;
-
-/// Some events of a session.
-struct Part {
-    session: sessions::Model,
-    events: Vec<events::Model>,
-    /// Whether these are the last.
-    is_last: bool,
-}
-
-/// What the next transaction writes.
-#[derive(Default)]
-struct Batch {
-    app_states: Vec<app_states::Model>,
-    user_states: Vec<user_states::Model>,
-    parts: Vec<Part>,
-    rows: usize,
-    bytes: usize,
-}
 
 /// A database to write rows to.
 pub(crate) struct Store<'a> {
@@ -84,8 +64,10 @@ impl<'a> Store<'a> {
         self.summary.expected_events = source.events;
         self.limit = self.spec.statement_limit(self.connection).await?;
         while let Some(record) = source.next().await? {
-            let is_full = self.batch.bytes + record.size() > BATCH_BYTES && self.batch.bytes > 0;
-            if self.batch.rows >= BATCH_ROWS || is_full {
+            if matches!(record, Record::Session(_)) {
+                self.end_session();
+            }
+            if self.batch.must_precede(&record, self.limit) {
                 self.flush().await?;
                 progress(&self.summary);
             }
@@ -104,9 +86,6 @@ impl<'a> Store<'a> {
         }
         let hash = ContentHash::of(&record);
         if let Some(refused) = refusal(self.spec.database, self.limit, &record) {
-            if matches!(record, Record::Session(_)) {
-                self.end_session();
-            }
             self.summary.refused.push(refused);
             return;
         }
@@ -122,10 +101,9 @@ impl<'a> Store<'a> {
                 self.batch.user_states.push(row);
             }
             Record::Session(session) => {
-                self.end_session();
                 self.summary.sessions += 1;
                 self.sent.insert(SessionId::of(&session), HashMap::new());
-                self.batch.parts.push(Part { session, events: Vec::new(), is_last: false });
+                self.batch.parts.push(Part::new(session));
             }
             Record::Event(event) => {
                 let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
@@ -134,9 +112,15 @@ impl<'a> Store<'a> {
                     self.summary.refused.push(Name::of_event(&event).refused(reason));
                     return;
                 };
+                let sent = self.sent.entry(SessionId::of(&part.session)).or_default();
+                if sent.contains_key(&event.id) {
+                    let reason = "an event before it has the same id";
+                    self.summary.refused.push(Name::of_event(&event).refused(reason));
+                    return;
+                }
                 self.summary.events += 1;
-                self.sent.entry(SessionId::of(&part.session)).or_default().insert(event.id.clone(), hash);
-                part.events.push(event);
+                sent.insert(event.id.clone(), hash);
+                part.push(event);
             }
             Record::Refused(_) => {}
         }
@@ -144,54 +128,102 @@ impl<'a> Store<'a> {
         self.summary.content.toggle(hash);
     }
 
+    /// Ends the session whose events were read last. It gets the time of its newest event if it has an earlier one,
+    /// because its next event would be sorted before that.
     fn end_session(&mut self) {
-        if let Some(part) = self.batch.parts.last_mut() {
-            part.is_last = true;
+        let Some(part) = self.batch.parts.last_mut() else { return };
+        part.is_last = true;
+        if let Some(newest) = part.newest.filter(|newest| *newest > part.session.update_time) {
+            let content = &mut self.summary.content;
+            content.toggle(ContentHash::of(&Record::Session(part.session.clone())));
+            part.session.update_time = newest;
+            content.toggle(ContentHash::of(&Record::Session(part.session.clone())));
         }
     }
 
     /// Writes the batch, reads back complete sessions, and keeps the unfinished part of the last one.
     async fn flush(&mut self) -> Result<(), DbErr> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch.parts.extend(batch.unfinished());
+        let written = if self.only_compares { vec![batch] } else { self.write_rows(batch).await? };
+        for batch in written {
+            self.compare(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the batch, and returns what was written. If the database rejects a row, the batch is divided until that
+    /// row is found and left out.
+    async fn write_rows(&mut self, batch: Batch) -> Result<Vec<Batch>, DbErr> {
+        let (mut pending, mut written) = (vec![batch], Vec::new());
+        while let Some(batch) = pending.pop() {
+            let reason = match self.write_patiently(&batch).await {
+                Ok(()) => {
+                    written.push(batch);
+                    continue;
+                }
+                Err(Failure::Rejected(reason)) => reason,
+                Err(Failure::Database(error)) => return Err(error),
+            };
+            match batch.divide() {
+                Ok((first, second)) => pending.extend([second, first]),
+                Err(row) => row.into_iter().for_each(|row| self.leave_out(*row, &reason, &mut pending)),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Writes the batch in one transaction, which is repeated while that may succeed.
+    async fn write_patiently(&mut self, batch: &Batch) -> Result<(), Failure> {
         let mut tries = 1;
         let written = loop {
-            if self.only_compares {
-                break Written::default();
-            }
-            match self.write_batch().await {
+            match self.write_batch(batch).await {
                 Ok(written) => break written,
-                Err(error) if tries == TRIES || !self.spec.database.may_repeat(&error) => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(100) * tries).await,
+                Err(Failure::Database(error)) if tries == TRIES || !self.spec.database.may_repeat(&error) => {
+                    return Err(Failure::of(self.spec.database, error));
+                }
+                Err(Failure::Database(_)) => tokio::time::sleep(Duration::from_millis(100) * tries).await,
+                Err(rejected) => return Err(rejected),
             }
             tries += 1;
         };
         self.summary.new_sessions += written.sessions;
         self.summary.new_events += written.events;
         self.summary.changed_states += written.states;
-        let Batch { app_states, user_states, parts, .. } = std::mem::take(&mut self.batch);
-        let rows: Vec<StateRow> = app_states.iter().map(StateRow::from).collect();
-        for (row, found) in self.found(&APP_STATES, &rows).await? {
-            self.compare_state(&APP_STATES, &row, found);
-        }
-        let rows: Vec<StateRow> = user_states.iter().map(StateRow::from).collect();
-        for (row, found) in self.found(&USER_STATES, &rows).await? {
-            self.compare_state(&USER_STATES, &row, found);
-        }
-        let complete: Vec<StateRow> =
-            parts.iter().filter(|part| part.is_last).map(|part| StateRow::from(&part.session)).collect();
-        for (row, found) in self.found(&SESSIONS, &complete).await? {
-            self.compare_state(&SESSIONS, &row, found);
-        }
-        for part in parts {
-            if part.is_last {
-                self.compare_events(&part.session).await?;
-            } else {
-                self.batch.parts.push(Part { events: Vec::new(), ..part });
-            }
-        }
         Ok(())
     }
 
-    async fn write_batch(&self) -> Result<Written, DbErr> {
+    /// Leaves out a row that was taken. With a session go its events that are not yet written.
+    fn leave_out(&mut self, row: Record, reason: &str, pending: &mut [Batch]) {
+        self.summary.refused.extend(Name::of(&row).map(|name| name.refused(reason)));
+        self.summary.content.toggle(ContentHash::of(&row));
+        let summary = &mut self.summary;
+        match row {
+            Record::AppState(_) => summary.app_states -= 1,
+            Record::UserState(_) => summary.user_states -= 1,
+            Record::Event(event) => {
+                summary.events -= 1;
+                let session = self.sent.iter_mut().find(|(session, _)| session.has(&event));
+                session.map(|(_, sent)| sent.remove(&event.id));
+            }
+            Record::Session(session) => {
+                summary.sessions -= 1;
+                let id = SessionId::of(&session);
+                self.batch.remove(&id);
+                let events: Vec<_> = pending.iter_mut().flat_map(|batch| batch.remove(&id)).collect();
+                for event in events {
+                    self.leave_out(Record::Event(event), "its session was skipped", pending);
+                }
+                // What was written of it is not compared.
+                for hash in self.sent.remove(&id).unwrap_or_default().into_values() {
+                    self.summary.content.toggle(hash);
+                }
+            }
+            Record::Refused(_) => {}
+        }
+    }
+
+    async fn write_batch(&self, batch: &Batch) -> Result<Written, Failure> {
         // On SQLite this takes the write lock here; other databases ignore the option.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -200,14 +232,14 @@ impl<'a> Store<'a> {
         let transaction = self.connection.begin_with_options(options).await?;
         let mut written = Written::default();
         // Locks rows in the same order as services do.
-        let rows: Vec<StateRow> = self.batch.parts.iter().map(Part::row).collect();
+        let rows: Vec<StateRow> = batch.parts.iter().map(Part::row).collect();
         let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
-        let rows: Vec<StateRow> = self.batch.app_states.iter().map(StateRow::from).collect();
+        let rows: Vec<StateRow> = batch.app_states.iter().map(StateRow::from).collect();
         self.merge(&transaction, &APP_STATES, &rows, &mut written).await?;
-        let rows: Vec<StateRow> = self.batch.user_states.iter().map(StateRow::from).collect();
+        let rows: Vec<StateRow> = batch.user_states.iter().map(StateRow::from).collect();
         self.merge(&transaction, &USER_STATES, &rows, &mut written).await?;
         let mut new_events = Vec::new();
-        for part in &self.batch.parts {
+        for part in &batch.parts {
             let known = if there.contains(&StateRow::from(&part.session).key) {
                 self.known_events(&transaction, part).await?
             } else {
@@ -229,7 +261,7 @@ impl<'a> Store<'a> {
         table: &StateTable,
         rows: &[StateRow],
         written: &mut Written,
-    ) -> Result<HashSet<Vec<String>>, DbErr> {
+    ) -> Result<HashSet<Vec<String>>, Failure> {
         let there = self.select_rows(transaction, table, rows, false).await?;
         let mut insert = Query::insert();
         insert.into_table(self.spec.table_ref(table.name)).columns(table.columns());
@@ -256,6 +288,9 @@ impl<'a> Store<'a> {
             // A stored row that cannot be read stays, and is reported when it is read back.
             let Some(Ok(stored)) = stored.get(&row.key) else { continue };
             let Some(merged) = merged(row, stored)? else { continue };
+            if let Some(reason) = too_large(self.limit, merged.state.len()) {
+                return Err(Failure::Rejected(format!("merged with the state in the target, {reason}")));
+            }
             let update = Query::update()
                 .table(self.spec.table_ref(table.name))
                 .value("state", self.json(&merged.state))
@@ -346,17 +381,4 @@ struct Written {
     sessions: u64,
     events: u64,
     states: u64,
-}
-
-impl Part {
-    /// Returns the session's row as it is once this part is stored: the state arrives with the last event.
-    fn row(&self) -> StateRow {
-        let row = StateRow::from(&self.session);
-        let newest = self.events.last().map(|event| event.timestamp);
-        match newest {
-            _ if self.is_last => row,
-            Some(update_time) => StateRow { state: "{}".to_owned(), update_time, ..row },
-            None => StateRow { state: "{}".to_owned(), update_time: self.session.create_time, ..row },
-        }
-    }
 }

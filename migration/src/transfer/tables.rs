@@ -294,7 +294,7 @@ impl<S: Shape> Reader<S> {
                 }
                 Ok(None) => continue,
                 Err(reason) => {
-                    let id: String = row.try_get("", "id")?;
+                    let id: String = row.try_get("", "id").unwrap_or_else(|_| "(not text)".to_owned());
                     Record::Refused(Name::Event(&id, &session.app_name, &session.user_id, &session.id).refused(reason))
                 }
             };

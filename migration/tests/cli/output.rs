@@ -62,3 +62,69 @@ fn a_full_disk_behind_standard_output_is_an_error() {
         assert!(message.starts_with("seabed-migrate: ") && message.contains("standard output: No space"), "{message}");
     }
 }
+
+#[test]
+fn control_characters_of_others_never_reach_a_terminal() {
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(SESSION);
+    let odd = "\u{1b}]0;title\u{7}\u{7f}\u{9b}2J\u{202e}txt\u{2066}";
+    cli.execute(&format!("UPDATE sessions SET id = 'i{odd}', state = '{{\"k\": \"v\u{7f}\u{9b}2J\u{202e}\"}}'"));
+    cli.execute(&format!("CREATE TRIGGER odd BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, '{odd}'); END"));
+    let file = cli.folder.path().join(format!("f{odd}.jsonl")).display().to_string();
+    let other = cli.other();
+    for arguments in [
+        &["export"][..],
+        &["verify", "--contents"],
+        &["verify", "--contents", "--format", "json"],
+        &["import", "--file", &file],
+        &["export", "--file", &file],
+        &["export", "--file", &file],
+        &["repair", "--yes"],
+    ] {
+        let (_, out, err) = cli.status(arguments);
+        let shown = format!("{out}{err}").replace('\n', "");
+        let is_raw = |character: char| character.is_control() || ['\u{202e}', '\u{2066}'].contains(&character);
+        assert!(!shown.is_empty() && !shown.contains(is_raw), "{arguments:?}: {shown:?}");
+    }
+    // What was printed is an export of the same content.
+    let exported = cli.folder.path().join("printed.jsonl");
+    std::fs::write(&exported, cli.succeeds(&["export"])).expect("a file");
+    cli.succeeds(&["import", "--file", &exported.display().to_string(), "--database-url", &other]);
+    let state = |url: &str| -> serde_json::Value {
+        serde_json::from_str(&Cli::query(url, "SELECT state AS text FROM sessions")[0]).expect("JSON")
+    };
+    assert_eq!(state(&other), state(&cli.url()));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_exported_file_is_private_and_replaces_nothing() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(SESSION);
+    let path = |name: &str| cli.folder.path().join(name);
+    let export = |name: &str| ["export".to_owned(), "--file".to_owned(), path(name).display().to_string()];
+    let run = |name: &str| cli.status(&export(name).each_ref().map(String::as_str));
+    std::fs::write(path("victim"), "kept").expect("a file");
+    symlink(path("victim"), path("sessions.jsonl.partial")).expect("a link");
+    symlink(path("nowhere"), path("link.jsonl")).expect("a link");
+    let (status, _, message) = run("sessions.jsonl");
+    assert_eq!(status, Some(0), "{message}");
+    let mode = path("sessions.jsonl").symlink_metadata().expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "others can read it");
+    assert_eq!(std::fs::read_to_string(path("victim")).expect("a file"), "kept");
+    let (status, _, message) = run("link.jsonl");
+    assert!(status == Some(1) && message.contains("already exists"), "{message}");
+    assert!(!path("nowhere").exists() && path("link.jsonl").is_symlink());
+    // A failed export leaves nothing behind.
+    cli.execute("DROP TABLE events");
+    assert_eq!(run("failed.jsonl").0, Some(1));
+    let mut names: Vec<_> =
+        std::fs::read_dir(cli.folder.path()).expect("a folder").map(|file| file.expect("a file").file_name()).collect();
+    names.retain(|name| !name.to_string_lossy().starts_with("seabed.db"));
+    names.sort();
+    assert_eq!(names, ["link.jsonl", "sessions.jsonl", "sessions.jsonl.partial", "victim"]);
+}

@@ -1,0 +1,189 @@
+//! What one transaction of a transfer writes, and how it is divided to find a row that the database rejects.
+
+use sea_orm::prelude::DateTime;
+use seabed_core::entity::{app_states, events, sessions, user_states};
+
+use super::record::{Record, SessionId};
+use super::states::StateRow;
+
+/// A transaction holds no more rows than this, and no more than this much text, unless one row has more: enough to make
+/// the cost of a commit negligible, and far below what a server accepts in one statement.
+const MAX_ROWS: usize = 500;
+const MAX_BYTES: usize = 1 << 20;
+
+/// Some events of a session.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) session: sessions::Model,
+    pub(super) events: Vec<events::Model>,
+    /// The time of the newest event so far, of earlier parts too.
+    pub(super) newest: Option<DateTime>,
+    /// Whether these are the last.
+    pub(super) is_last: bool,
+}
+
+/// What the next transaction writes.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) app_states: Vec<app_states::Model>,
+    pub(super) user_states: Vec<user_states::Model>,
+    pub(super) parts: Vec<Part>,
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
+impl Batch {
+    /// Whether to write the batch before it takes `record`: it would become too large (`limit` is that of a statement,
+    /// in bytes), or it has a row with this key already, with which the next is merged.
+    pub(super) fn must_precede(&self, record: &Record, limit: Option<u64>) -> bool {
+        let most = limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(MAX_BYTES).min(MAX_BYTES);
+        let is_large = self.bytes > 0 && self.bytes + record.size() > most;
+        self.rows >= MAX_ROWS || is_large || self.has_key_of(record)
+    }
+
+    fn has_key_of(&self, record: &Record) -> bool {
+        match record {
+            Record::AppState(row) => self.app_states.iter().any(|other| other.app_name == row.app_name),
+            Record::UserState(row) => {
+                let is_same =
+                    |other: &user_states::Model| (&other.app_name, &other.user_id) == (&row.app_name, &row.user_id);
+                self.user_states.iter().any(is_same)
+            }
+            Record::Session(row) => {
+                let id = SessionId::of(row);
+                self.parts.iter().any(|part| SessionId::of(&part.session) == id)
+            }
+            // Those of one session are told apart by their ids.
+            Record::Event(_) | Record::Refused(_) => false,
+        }
+    }
+
+    /// Returns the session that goes on in the next batch, without its events.
+    pub(super) fn unfinished(&self) -> Option<Part> {
+        let open = self.parts.last().filter(|part| !part.is_last)?;
+        Some(Part { session: open.session.clone(), events: Vec::new(), ..*open })
+    }
+
+    /// Divides the batch into two, of which the first must be written first.
+    ///
+    /// # Errors
+    /// The row of a batch that has only one; `None` for a batch without rows.
+    pub(super) fn divide(mut self) -> Result<(Self, Self), Option<Box<Record>>> {
+        let rows = self.app_states.len() + self.user_states.len() + self.parts.len();
+        if rows > 1 {
+            let mut left = rows / 2;
+            let app_states = first(&mut self.app_states, &mut left);
+            let user_states = first(&mut self.user_states, &mut left);
+            let parts = first(&mut self.parts, &mut left);
+            return Ok((Self { app_states, user_states, parts, ..Self::default() }, self));
+        }
+        match (self.app_states.pop(), self.user_states.pop(), self.parts.pop()) {
+            (Some(row), ..) => Err(Some(Box::new(Record::AppState(row)))),
+            (_, Some(row), _) => Err(Some(Box::new(Record::UserState(row)))),
+            (.., Some(part)) => {
+                let (first, second) = part.divide()?;
+                let of = |part| Self { parts: vec![part], ..Self::default() };
+                Ok((of(first), of(second)))
+            }
+            (None, None, None) => Err(None),
+        }
+    }
+
+    /// Removes the parts of a session, and returns their events.
+    pub(super) fn remove(&mut self, session: &SessionId) -> Vec<events::Model> {
+        let removed = self.parts.extract_if(.., |part| SessionId::of(&part.session) == *session);
+        removed.flat_map(|part| part.events).collect()
+    }
+}
+
+/// Takes up to `left` rows from the beginning, and subtracts them from `left`.
+fn first<T>(rows: &mut Vec<T>, left: &mut usize) -> Vec<T> {
+    let count = rows.len().min(*left);
+    *left -= count;
+    rows.drain(..count).collect()
+}
+
+impl Part {
+    pub(super) fn new(session: sessions::Model) -> Self {
+        Self { session, events: Vec::new(), newest: None, is_last: false }
+    }
+
+    pub(super) fn push(&mut self, event: events::Model) {
+        self.newest = self.newest.max(Some(event.timestamp));
+        self.events.push(event);
+    }
+
+    /// Returns the session's row as it is once this part is stored: the state arrives with the last event.
+    pub(super) fn row(&self) -> StateRow {
+        let row = StateRow::from(&self.session);
+        if self.is_last {
+            return row;
+        }
+        let update_time = self.newest.unwrap_or(self.session.create_time);
+        StateRow { state: "{}".to_owned(), update_time, ..row }
+    }
+
+    /// Halves the events; the state comes after the last of them.
+    fn divide(mut self) -> Result<(Self, Self), Option<Box<Record>>> {
+        match self.events.len() {
+            0 => Err(Some(Box::new(Record::Session(self.session)))),
+            1 if !self.is_last => Err(self.events.pop().map(|event| Box::new(Record::Event(event)))),
+            count => {
+                let rest = self.events.split_off(count.div_ceil(2));
+                let first = Self { session: self.session.clone(), events: self.events, is_last: false, ..self };
+                Ok((first, Self { events: rest, ..self }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(events: &[&str], is_last: bool) -> Batch {
+        let session = sessions::Model {
+            app_name: "app".to_owned(),
+            user_id: "alice".to_owned(),
+            id: "s".to_owned(),
+            state: r#"{"k":1}"#.to_owned(),
+            create_time: DateTime::default(),
+            update_time: DateTime::default(),
+        };
+        let event = |id: &&str| events::Model {
+            id: (*id).to_owned(),
+            app_name: "app".to_owned(),
+            user_id: "alice".to_owned(),
+            session_id: "s".to_owned(),
+            invocation_id: String::new(),
+            timestamp: DateTime::default(),
+            event_data: None,
+        };
+        let app_state =
+            app_states::Model { app_name: "app".to_owned(), state: "{}".to_owned(), update_time: DateTime::default() };
+        let parts = vec![Part { events: events.iter().map(event).collect(), is_last, ..Part::new(session) }];
+        Batch { app_states: vec![app_state], parts, ..Batch::default() }
+    }
+
+    /// Divides to the end, and returns what the transactions would write.
+    fn rows(batch: Batch) -> Vec<String> {
+        let row = match batch.divide() {
+            Ok((first, second)) => return [rows(first), rows(second)].concat(),
+            Err(row) => row,
+        };
+        match row.as_deref() {
+            Some(Record::Event(event)) => vec![event.id.clone()],
+            Some(Record::Session(_)) => vec!["session".to_owned()],
+            Some(Record::AppState(_)) => vec!["app".to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_batch_is_divided_into_its_rows_in_their_order() {
+        assert_eq!(rows(batch(&["1", "2", "3"], true)), ["app", "1", "2", "3", "session"]);
+        assert_eq!(rows(batch(&["1", "2", "3"], false)), ["app", "1", "2", "3"]);
+        assert_eq!(rows(batch(&[], false)), ["app", "session"]);
+        assert!(rows(Batch::default()).is_empty());
+    }
+}
