@@ -3,6 +3,7 @@
 mod catalog;
 mod content;
 mod contents;
+mod create_table;
 mod repair;
 
 use sea_orm::{DatabaseConnection, DbErr};
