@@ -510,6 +510,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
     Mutant {
+        guard: "a set in any order is the same to a copy",
+        file: "migration/src/transfer/record.rs",
+        from: "sorted_event(text).map_or_else(|| json(text), |event| event.canonical())",
+        to: "sorted_event(text).map_or_else(|| json(text), |_| json(text))",
+        case: "sqlite_file::schema_v0_becomes",
+    },
+    Mutant {
         guard: "a state with NaN is a state to a copy",
         file: "migration/src/transfer/tables.rs",
         from: "let state = State::from_stored(&text).map_err(",
