@@ -24,7 +24,7 @@ impl MigrationTrait for Migration {
         let connection = manager.get_connection();
         let spec = located(connection, &SchemaSpec::of(connection, &self.tables).await?).await?;
         layout::check(connection, &spec).await?;
-        execute(connection, schema::create(&spec)).await
+        schema::create_missing(connection, &spec).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {

@@ -1,8 +1,6 @@
 //! Detects which software created the existing tables before any others are created: they are adopted, or rejected by
 //! name.
 
-use std::collections::BTreeSet;
-
 use sea_orm::sea_query::{ExprTrait as _, Query};
 use sea_orm::{ConnectionTrait, DbErr, EntityName};
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
@@ -16,7 +14,7 @@ use crate::spec::SchemaSpec;
 pub enum Layout {
     /// No tables that Seabed knows.
     Empty,
-    /// google-adk's schema v1, which Seabed shares; tables may be missing.
+    /// google-adk's schema v1, which Seabed shares; tables or the version may be missing.
     V1,
     /// Another one that Seabed knows, and does not share.
     Other(OtherLayout),
@@ -44,12 +42,16 @@ impl Layout {
         if let Some(other) = OtherLayout::of(&columns) {
             return Ok(Self::Other(other));
         }
-        let tables: BTreeSet<&str> = columns.iter().map(|column| column.table_name.as_str()).collect();
-        if tables.contains(adk_internal_metadata::Entity.table_name()) {
-            return version(connection, spec).await;
-        }
-        // An interrupted migration left tables without a version.
-        Ok(if tables.is_empty() { Self::Empty } else { Self::by_columns(spec, &columns) })
+        let version = if has_metadata(&columns) { version(connection, spec).await? } else { None };
+        Ok(match version {
+            Some(version) if version == SCHEMA_VERSION => Self::V1,
+            Some(version) => Self::Unknown(format!(
+                "the tables have schema version {version:?}, and this release supports only version {SCHEMA_VERSION:?}"
+            )),
+            None if columns.is_empty() => Self::Empty,
+            // Who created the tables was interrupted, or has not finished.
+            None => Self::by_columns(spec, &columns),
+        })
     }
 
     /// Classifies tables by whether those that exist have all columns of v1.
@@ -75,21 +77,24 @@ pub(crate) async fn check(connection: &impl ConnectionTrait, spec: &SchemaSpec) 
     }
 }
 
-async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Layout, DbErr> {
+/// Whether the table for the version is there, and the version is not. google-adk's first start stores it after the
+/// transaction that creates the tables.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn lacks_version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
+    Ok(has_metadata(&spec.columns(connection).await?) && version(connection, spec).await?.is_none())
+}
+
+fn has_metadata(columns: &[Column]) -> bool {
+    columns.iter().any(|column| column.table_name == adk_internal_metadata::Entity.table_name())
+}
+
+async fn version(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Option<String>, DbErr> {
     let version = Query::select()
         .column(adk_internal_metadata::Column::Value)
         .from(spec.tables.table(adk_internal_metadata::Entity))
         .and_where(spec.compared(adk_internal_metadata::Column::Key).eq(SCHEMA_VERSION_KEY))
         .take();
-    let row = connection.query_one(&version).await?;
-    let version = row.map(|row| row.try_get_by_index::<String>(0)).transpose()?;
-    Ok(match version {
-        Some(version) if version == SCHEMA_VERSION => Layout::V1,
-        Some(version) => Layout::Unknown(format!(
-            "the tables have schema version {version:?}, and this release supports only version {SCHEMA_VERSION:?}"
-        )),
-        None => Layout::Unknown(format!(
-            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown"
-        )),
-    })
+    connection.query_one(&version).await?.map(|row| row.try_get_by_index(0)).transpose()
 }

@@ -23,6 +23,8 @@ mod transfer;
 mod upgrade;
 mod verify;
 
+use std::time::Duration;
+
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden, EntityName as _};
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
@@ -88,7 +90,7 @@ pub enum StoredData {
     Drop,
 }
 
-/// Creates the missing tables, under google-adk's own names. [`up`] takes other names.
+/// Creates the missing tables, under google-adk's own names. [`up`] takes other names, and says more.
 ///
 /// # Errors
 /// A backend error of kind [`Schema`](BackendErrorKind::Schema) for tables of an unknown version or layout, tables in
@@ -96,35 +98,88 @@ pub enum StoredData {
 /// fails.
 ///
 /// # Cancel safety
-/// The work runs in its own task, and continues when the future is dropped.
+/// Work that has begun runs in its own task, and continues when the future is dropped.
 pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
     up(connection, UpOptions::default()).await
 }
 
-/// Creates the missing tables.
+/// How often [`up`] looks again while google-adk creates the same tables, and how long it waits in between.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(150);
+
+/// How an attempt of [`up`] ended.
+enum Attempt {
+    Done,
+    /// The tables have no version yet; nothing was changed.
+    Unversioned,
+}
+
+/// What to do about tables without their version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoVersion {
+    /// Leave them alone: google-adk may be about to store it, and would fail if it were there.
+    Wait,
+    /// Store it.
+    Store,
+}
+
+/// Creates the missing tables, or stores their version where only that is missing. google-adk's first start may create
+/// the same tables at the same time: then this waits for it, for three seconds at most.
 ///
 /// # Errors
 /// Those of [`migrate`]. [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind
 /// [`Schema`](BackendErrorKind::Schema) for a schema that does not exist, with the statement that creates it.
 ///
 /// # Cancel safety
-/// That of [`migrate`].
+/// That of [`migrate`]: all is created or nothing.
 pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
-    lock::run_locked(&tables.into(), move |transaction, spec| {
+    let tables = tables.into();
+    for _ in 1..ATTEMPTS {
+        match attempt_up(&tables, options, NoVersion::Wait).await {
+            Ok(Attempt::Done) => return Ok(()),
+            Ok(Attempt::Unversioned) => {}
+            Err(error) if is_race(&error) => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    attempt_up(&tables, options, NoVersion::Store).await.map(drop)
+}
+
+async fn attempt_up(tables: &SessionTables<'_>, options: UpOptions, no_version: NoVersion) -> Result<Attempt> {
+    lock::run_locked(tables, move |transaction, spec| {
         Box::pin(async move {
             let spec = located(transaction, spec).await.map_err(migration_error)?;
-            up_locked(transaction, &spec, options).await.map_err(migration_error)
+            up_locked(transaction, &spec, options, no_version).await.map_err(migration_error)
         })
     })
     .await
 }
 
+/// Whether another program was creating the same tables, so that another look finds them.
+fn is_race(error: &Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref()).any(spec::is_race)
+}
+
 /// The ledger records what was run, not what exists: tables may have been dropped by hand, or upgraded to a version
 /// that Seabed does not know. So this always checks the layout, and always creates missing tables.
-async fn up_locked(transaction: &DatabaseTransaction, spec: &SchemaSpec, options: UpOptions) -> Result<(), DbErr> {
+async fn up_locked(
+    transaction: &DatabaseTransaction,
+    spec: &SchemaSpec,
+    options: UpOptions,
+    no_version: NoVersion,
+) -> Result<Attempt, DbErr> {
     layout::check(transaction, spec).await?;
+    if no_version == NoVersion::Wait && layout::lacks_version(transaction, spec).await? {
+        return Ok(Attempt::Unversioned);
+    }
     ledger::apply_pending(transaction, spec).await?;
-    execute(transaction, missing_sql(transaction, spec, options).await?).await
+    if schema::is_table_missing(transaction, spec).await? {
+        schema::create_missing(transaction, spec).await?;
+    }
+    execute(transaction, missing_sql(transaction, spec, options).await?).await?;
+    Ok(Attempt::Done)
 }
 
 /// The statements that create what is missing.
@@ -135,7 +190,10 @@ async fn missing_sql(
 ) -> Result<Vec<String>, DbErr> {
     let mut statements = Vec::new();
     if schema::is_table_missing(connection, spec).await? {
-        statements.extend(schema::create(spec));
+        statements.extend(schema::create_missing_sql(connection, spec).await?);
+    }
+    if layout::lacks_version(connection, spec).await? {
+        statements.push(schema::insert_version(spec));
     }
     if options.update_time_index && !schema::has_update_time_index(connection, spec).await? {
         statements.push(schema::update_time_index(spec));
@@ -187,7 +245,8 @@ pub async fn refresh(tables: impl Into<SessionTables<'_>>, stored_data: StoredDa
             let spec = located(transaction, spec).await.map_err(migration_error)?;
             let update_time_index = schema::has_update_time_index(transaction, &spec).await.map_err(migration_error)?;
             down_locked(transaction, &spec, stored_data).await?;
-            up_locked(transaction, &spec, UpOptions { update_time_index }).await.map_err(migration_error)
+            let options = UpOptions { update_time_index };
+            up_locked(transaction, &spec, options, NoVersion::Store).await.map(drop).map_err(migration_error)
         })
     })
     .await
@@ -248,7 +307,7 @@ pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String
 /// Backend errors.
 pub async fn refresh_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
     let spec = checked_spec(&tables.into()).await?;
-    Ok([schema::drop(&spec), schema::create(&spec)].concat())
+    Ok([schema::drop(&spec), schema::create(&spec, None)].concat())
 }
 
 async fn located_spec(tables: &SessionTables<'_>) -> Result<SchemaSpec> {

@@ -20,9 +20,10 @@ const LOCK_TIMEOUT: u32 = 120;
 /// The transaction keeps one connection of the pool throughout. That matters on MySQL too, where DDL commits implicitly
 /// and the lock belongs to the connection. The work runs in its own task, so that a dropped future does not leave the
 /// lock behind.
-pub(crate) async fn run_locked<F>(tables: &SessionTables<'_>, work: F) -> Result<()>
+pub(crate) async fn run_locked<T, F>(tables: &SessionTables<'_>, work: F) -> Result<T>
 where
-    F: for<'a> FnOnce(&'a DatabaseTransaction, &'a SchemaSpec) -> BoxFuture<'a, Result<()>> + Send + 'static,
+    T: Send + 'static,
+    F: for<'a> FnOnce(&'a DatabaseTransaction, &'a SchemaSpec) -> BoxFuture<'a, Result<T>> + Send + 'static,
 {
     let spec = tables.spec().await?;
     let connection = tables.connection.clone();
@@ -36,8 +37,8 @@ where
         lock(&transaction, &spec).await?;
         let done = work(&transaction, &spec).await;
         let unlocked = unlock(&transaction, &spec).await.map_err(migration_error);
-        match done.and(unlocked) {
-            Ok(()) => transaction.commit().await.map_err(migration_error),
+        match done.and_then(|done| unlocked.map(|()| done)) {
+            Ok(done) => transaction.commit().await.map(|()| done).map_err(migration_error),
             Err(error) => {
                 // Returns the first error; the rollback's own error would hide it.
                 let _: Result<(), DbErr> = transaction.rollback().await;

@@ -81,12 +81,15 @@ pub(crate) async fn missing(connection: &DatabaseConnection, spec: &SchemaSpec) 
     for (table, rights) in needed(spec) {
         for &right in rights {
             let name = spec.full_name(table);
+            // A part of the key is never null. With `sql_safe_updates`, MySQL and MariaDB reject statements that search
+            // no index, even for `1 = 0`.
+            let no_row = "WHERE app_name IS NULL";
             let statement = match right {
                 "SELECT" => format!("SELECT 1 FROM {name} WHERE 1 = 0"),
                 "INSERT" => format!("INSERT INTO {name} SELECT * FROM {name} WHERE 1 = 0"),
-                "UPDATE" => format!("UPDATE {name} SET update_time = update_time WHERE 1 = 0"),
-                "DELETE" => format!("DELETE FROM {name} WHERE 1 = 0"),
-                _ => format!("UPDATE {name} SET id = id WHERE 1 = 0"),
+                "UPDATE" => format!("UPDATE {name} SET update_time = update_time {no_row}"),
+                "DELETE" => format!("DELETE FROM {name} {no_row}"),
+                _ => format!("UPDATE {name} SET id = id {no_row}"),
             };
             match connection.execute_unprepared(&statement).await {
                 Ok(_) => {}

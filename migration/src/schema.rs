@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, EntityName, EntityTrait, IdenStatic, Itera
 use seabed_core::entity::adk_internal_metadata::{SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
 
+use crate::execute;
 use crate::spec::{Database, SchemaSpec};
 
 /// An index, as on google-adk's own tables.
@@ -40,25 +41,67 @@ const UPDATE_TIME_INDEX: IndexSpec = IndexSpec {
     ],
 };
 
-/// Returns the statements that create the missing tables.
-pub(crate) fn create(spec: &SchemaSpec) -> Vec<String> {
+/// Creates the missing tables.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn create_missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<(), DbErr> {
+    execute(connection, create_sessions_and_states(spec)).await?;
+    let collation = sessions_collation(connection, spec).await?;
+    execute(connection, create_events(spec, collation.as_deref())).await
+}
+
+/// Returns the statements of [`create_missing`].
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn create_missing_sql(
+    connection: &impl ConnectionTrait,
+    spec: &SchemaSpec,
+) -> Result<Vec<String>, DbErr> {
+    Ok(create(spec, sessions_collation(connection, spec).await?.as_deref()))
+}
+
+/// Returns the statements that create the tables, those for `events` with the collation of the table `sessions` if that
+/// exists.
+pub(crate) fn create(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
+    [create_sessions_and_states(spec), create_events(spec, sessions_collation)].concat()
+}
+
+/// The collation of the ids of sessions, if the table exists: google-adk may have created it. MySQL and MariaDB allow a
+/// foreign key only between columns of one collation.
+async fn sessions_collation(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Option<String>, DbErr> {
+    let columns = spec.columns_of_tables(connection, &[sessions::Entity.table_name()]).await?;
+    Ok(columns.into_iter().find(|column| column.column_name == "id").and_then(|column| column.collation))
+}
+
+/// Creates the tables that refer to no other. On PostgreSQL this is the order of google-adk's first start: it may run
+/// at the same time, and two transactions that wait for each other's tables would be a deadlock.
+fn create_sessions_and_states(spec: &SchemaSpec) -> Vec<String> {
     use {app_states::Column as App, user_states::Column as User};
-    let app_states = table(spec, app_states::Entity)
+    let app_states = table(spec, app_states::Entity, spec.id_collation)
         .col(id(App::AppName))
         .col(json(spec, App::State).not_null())
         .col(timestamp(spec, App::UpdateTime))
         .primary_key(Index::create().col(App::AppName))
         .take();
-    let user_states = table(spec, user_states::Entity)
+    let user_states = table(spec, user_states::Entity, spec.id_collation)
         .col(id(User::AppName))
         .col(id(User::UserId))
         .col(json(spec, User::State).not_null())
         .col(timestamp(spec, User::UpdateTime))
         .primary_key(Index::create().col(User::AppName).col(User::UserId))
         .take();
-    let mut statements: Vec<String> =
-        [sessions(spec), app_states, user_states].iter().map(|table| spec.build(table)).collect();
-    let mut events = events(spec);
+    let tables = [app_states, sessions(spec), user_states].iter().map(|table| spec.build(table)).collect();
+    match spec.database {
+        Database::Postgres => [metadata(spec), tables].concat(),
+        Database::MySql | Database::Sqlite => tables,
+    }
+}
+
+/// Creates `events` and its index; and the table for the version, where it comes last.
+fn create_events(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
+    let mut events = events(spec, sessions_collation);
     match spec.database {
         // MySQL has no CREATE INDEX IF NOT EXISTS, but can create an index together with its table.
         Database::MySql => {
@@ -67,20 +110,19 @@ pub(crate) fn create(spec: &SchemaSpec) -> Vec<String> {
             for (column, order) in EVENTS_INDEX.columns {
                 index.col((*column, order.clone()));
             }
-            statements.push(spec.build(events.index(&mut index)));
+            [vec![spec.build(events.index(&mut index))], metadata(spec)].concat()
         }
-        Database::Postgres | Database::Sqlite => {
-            statements.push(spec.build(&events));
-            statements.push(create_index(spec, "INDEX IF NOT EXISTS", &EVENTS_INDEX));
+        Database::Postgres => vec![spec.build(&events), create_index(spec, "INDEX IF NOT EXISTS", &EVENTS_INDEX)],
+        Database::Sqlite => {
+            let create_events = vec![spec.build(&events), create_index(spec, "INDEX IF NOT EXISTS", &EVENTS_INDEX)];
+            [create_events, metadata(spec)].concat()
         }
     }
-    statements.extend(metadata(spec));
-    statements
 }
 
 fn sessions(spec: &SchemaSpec) -> TableCreateStatement {
     use sessions::Column;
-    table(spec, sessions::Entity)
+    table(spec, sessions::Entity, spec.id_collation)
         .col(id(Column::AppName))
         .col(id(Column::UserId))
         .col(id(Column::Id))
@@ -91,9 +133,9 @@ fn sessions(spec: &SchemaSpec) -> TableCreateStatement {
         .take()
 }
 
-fn events(spec: &SchemaSpec) -> TableCreateStatement {
+fn events(spec: &SchemaSpec, sessions_collation: Option<&str>) -> TableCreateStatement {
     use {events::Column, sessions::Column as Session};
-    table(spec, events::Entity)
+    table(spec, events::Entity, spec.id_collation.map(|exact| sessions_collation.unwrap_or(exact)))
         .col(id(Column::Id))
         .col(id(Column::AppName))
         .col(id(Column::UserId))
@@ -111,11 +153,11 @@ fn events(spec: &SchemaSpec) -> TableCreateStatement {
         .take()
 }
 
-/// Creates the metadata table last, and together with its row: google-adk treats a database with the table but without
-/// the version as broken. Where DDL commits implicitly, one statement creates both.
+/// Creates the metadata table together with its row: google-adk treats a database with the table but without the
+/// version as broken. Where DDL commits implicitly, one statement creates both, and does so last.
 fn metadata(spec: &SchemaSpec) -> Vec<String> {
     use adk_internal_metadata::Column;
-    let table = table(spec, adk_internal_metadata::Entity)
+    let table = table(spec, adk_internal_metadata::Entity, spec.id_collation)
         .col(id(Column::Key))
         .col(ColumnDef::new(Column::Value).string_len(256).not_null())
         .primary_key(Index::create().col(Column::Key))
@@ -129,16 +171,20 @@ fn metadata(spec: &SchemaSpec) -> Vec<String> {
                 .take();
             vec![format!("{table} AS {}", spec.build(&row))]
         }
-        Database::Postgres | Database::Sqlite => {
-            let row = Query::insert()
-                .into_table(spec.tables.table(adk_internal_metadata::Entity))
-                .columns([Column::Key, Column::Value])
-                .values_panic([SCHEMA_VERSION_KEY.into(), SCHEMA_VERSION.into()])
-                .on_conflict(OnConflict::column(Column::Key).do_nothing().to_owned())
-                .take();
-            vec![table, spec.build(&row)]
-        }
+        Database::Postgres | Database::Sqlite => vec![table, insert_version(spec)],
     }
+}
+
+/// Returns the statement that stores the version, unless there is one.
+pub(crate) fn insert_version(spec: &SchemaSpec) -> String {
+    use adk_internal_metadata::Column;
+    let row = Query::insert()
+        .into_table(spec.tables.table(adk_internal_metadata::Entity))
+        .columns([Column::Key, Column::Value])
+        .values_panic([SCHEMA_VERSION_KEY.into(), SCHEMA_VERSION.into()])
+        .on_conflict(OnConflict::column(Column::Key).do_nothing_on([Column::Key]).to_owned())
+        .take();
+    spec.build(&row)
 }
 
 /// The tables and the columns of their primary keys.
@@ -235,11 +281,13 @@ pub(crate) async fn has_update_time_index(connection: &impl ConnectionTrait, spe
     Ok(connection.query_one_raw(spec.query(query)).await?.is_some())
 }
 
-fn table(spec: &SchemaSpec, table: impl EntityTrait) -> TableCreateStatement {
+fn table(spec: &SchemaSpec, table: impl EntityTrait, collation: Option<&str>) -> TableCreateStatement {
     let mut create = Table::create();
     create.table(spec.tables.table(table)).if_not_exists();
-    if let Some(collation) = spec.id_collation {
-        create.engine("InnoDB").character_set("utf8mb4").collate(collation);
+    if let Some(collation) = collation {
+        // The name of a collation begins with its character set.
+        let character_set = collation.split('_').next().unwrap_or_default();
+        create.engine("InnoDB").character_set(character_set).collate(collation);
     }
     create
 }
@@ -269,7 +317,7 @@ mod tests {
         for backend in [DbBackend::Postgres, DbBackend::MySql, DbBackend::Sqlite] {
             let spec = SchemaSpec::new(backend, "", &tables).expect("a dialect");
             let full = format!("{}.", spec.quote("agents"));
-            let statements = [create(&spec), vec![update_time_index(&spec)], drop(&spec)].concat();
+            let statements = [create(&spec, None), vec![update_time_index(&spec)], drop(&spec)].concat();
             assert!(statements.iter().all(|statement| statement.contains(&full)), "{statements:#?}");
             // No table and no index has its plain name.
             let plain = tables_and_indexes().map(|name| spec.quote(name));

@@ -1,11 +1,9 @@
 //! The database and the tables in it: what every statement of the migrator depends on.
 
-#[cfg(feature = "transfer")]
-use sea_orm::SqlErr;
 use sea_orm::sea_query::{
     Alias, Expr, IntoColumnRef, IntoIden as _, IntoTableRef as _, SchemaName, TableName, TableRef,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, StatementBuilder};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, SqlErr, Statement, StatementBuilder};
 #[cfg(feature = "transfer")]
 use seabed_core::BackendErrorKind;
 use seabed_core::sql::{self, Column, FoundRisk, SchemaDialect, Tables};
@@ -55,6 +53,29 @@ impl Database {
             _ => BackendErrorKind::Unexpected,
         }
     }
+}
+
+/// Whether a statement failed because another program was creating the same table, index or row. That one waits for the
+/// other's commit, and then finds a duplicate in the catalog (or in a table); or each waits for the other.
+pub(crate) fn is_race(error: &DbErr) -> bool {
+    let is_duplicate_key = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
+    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock.
+    is_duplicate_key || matches!(sqlstate(error).as_deref(), Some("42P07" | "42710" | "40P01" | "42S01" | "40001"))
+}
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+fn sqlstate(error: &DbErr) -> Option<String> {
+    use sea_orm::RuntimeErr;
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return None;
+    };
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// There is no driver.
+#[cfg(not(any(feature = "postgres", feature = "mysql", feature = "sqlite")))]
+fn sqlstate(_: &DbErr) -> Option<String> {
+    None
 }
 
 /// How a database describes and spells its schema.

@@ -3,17 +3,19 @@
 mod catalog;
 mod content;
 mod contents;
+mod create_table;
 mod repair;
 
-use sea_orm::{DatabaseConnection, DbErr};
+use sea_orm::{DatabaseConnection, DbErr, EntityName as _};
 use seabed_core::Result;
+use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION_KEY};
 use seabed_core::sql::{Column, ColumnProblem, SchemaRisk, UnsuitableColumn, unsuitable_columns};
 use serde::Serialize;
 
-use crate::layout::Layout;
+use crate::layout::{self, Layout};
 use crate::session_tables::SessionTables;
 use crate::spec::SchemaSpec;
-use crate::{lock, migration_error, rights};
+use crate::{lock, migration_error, rights, schema};
 
 pub use contents::{ContentsOptions, verify_contents};
 
@@ -36,8 +38,8 @@ pub enum Severity {
 #[non_exhaustive]
 pub enum Repair {
     /// SQL that loses nothing, and that [`repair()`] runs: it widens columns, gives ids an exact collation, creates
-    /// keys and indexes, adds empty state rows, and sets the time of a session to that of its last event. Tables are
-    /// locked while a statement runs.
+    /// keys and indexes, adds empty state rows and the schema version, and sets the time of a session to that of its
+    /// last event. Tables are locked while a statement runs.
     Safe(Vec<String>),
     /// SQL that needs a decision, because it may fail or change what readers see.
     Unsafe(Vec<String>),
@@ -110,6 +112,9 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
     let key = catalog::SessionKey::find(connection, spec).await?;
     let key = key.as_ref();
     let mut findings = Vec::new();
+    if layout::lacks_version(connection, spec).await? {
+        findings.push(no_version(spec));
+    }
     if inexact {
         findings.push(content::inexact_ids(connection, spec, key, &unsuitable).await?);
     }
@@ -163,6 +168,16 @@ fn missing_column(columns: &[Column], missing: &UnsuitableColumn) -> Finding {
         "create the missing tables: seabed-migrate up"
     };
     Finding::error(missing.table, missing.to_string(), DOES_NOT_START, Repair::Advice(advice.to_owned()))
+}
+
+fn no_version(spec: &SchemaSpec) -> Finding {
+    let table = adk_internal_metadata::Entity.table_name();
+    Finding::error(
+        table,
+        format!("{table} has no {SCHEMA_VERSION_KEY}"),
+        "no Seabed service and no google-adk starts on these tables",
+        Repair::Safe(vec![schema::insert_version(spec)]),
+    )
 }
 
 fn missing_right(missing: rights::Missing) -> Finding {

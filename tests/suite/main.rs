@@ -19,6 +19,7 @@ mod model;
 mod odd_rows;
 mod pools;
 mod processes;
+mod repairs;
 mod risks;
 mod round_trips;
 mod rows;
@@ -152,6 +153,7 @@ fn main() -> ExitCode {
             model::CASES,
             odd_rows::CASES,
             processes::CASES,
+            repairs::CASES,
             risks::CASES,
             round_trips::CASES,
             rows::CASES,

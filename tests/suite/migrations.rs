@@ -1,14 +1,18 @@
 //! Migrations on real databases.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use seabed::migration::{
-    MigrationStatus, SessionTables, StoredData, Tables, UpOptions, down, down_sql, refresh, status, up, up_sql,
+    MigrationStatus, SessionTables, StoredData, Tables, UpOptions, down, down_sql, refresh, repair, status, up, up_sql,
+    verify,
 };
-use seabed::sea_orm::DatabaseConnection;
+use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession, ListSessions, SessionKey,
     SessionScope, State, UserKey,
 };
+use seabed_tests::ADK_2_13;
 
 use crate::fixture::Fixture;
 
@@ -28,6 +32,12 @@ crate::database_cases! {
         the_update_time_index_is_an_option,
         a_view_with_the_name_of_a_table_is_left_alone,
         a_table_of_others_beside_the_version_is_left_alone,
+        up_waits_while_google_adk_creates_the_tables,
+        what_google_adk_began_is_completed,
+        tables_without_their_version_get_it,
+    ],
+    BesideAdk: [
+        up_and_google_adks_first_start_go_together,
     ],
     Postgres: [
         tables_are_looked_up_as_statements_look_them_up,
@@ -63,7 +73,7 @@ async fn migrating_again_changes_nothing(fixture: &Fixture) -> anyhow::Result<()
 async fn tables_that_google_adk_made_are_adopted(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute(fixture.adk_schema_v1()).await?;
     // They work before any migration of Seabed, once `repair` has fixed the collation that MySQL gives to tables.
-    seabed::migration::repair(&fixture.admin).await?;
+    repair(&fixture.admin).await?;
     let key = add_session(fixture).await?;
     seabed::migrate(&fixture.admin).await?;
     add_session(fixture).await?;
@@ -188,13 +198,13 @@ async fn missing_tables_are_made_whatever_the_ledger_says(fixture: &Fixture) -> 
 
 async fn adopted_tables_are_dropped_and_refreshed_too(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.execute(fixture.adk_schema_v1()).await?;
-    seabed::migration::repair(&fixture.admin).await?;
+    repair(&fixture.admin).await?;
     let key = add_session(fixture).await?;
     refresh(&fixture.admin, StoredData::Drop).await?;
     ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_none(), "a session outlived refresh");
     down(&fixture.admin, StoredData::Keep).await?;
     fixture.execute(fixture.adk_schema_v1()).await?;
-    seabed::migration::repair(&fixture.admin).await?;
+    repair(&fixture.admin).await?;
     add_session(fixture).await?;
     down(&fixture.admin, StoredData::Drop).await?;
     ensure!(fixture.execute("SELECT 1 FROM sessions").await.is_err(), "a table outlived down");
@@ -228,6 +238,82 @@ async fn a_table_of_others_beside_the_version_is_left_alone(fixture: &Fixture) -
     fixture.execute("CREATE TABLE sessions (id varchar(128) NOT NULL, cookie varchar(128))").await?;
     expect_hands_off(&fixture.admin, "table sessions has no column app_name").await?;
     fixture.execute("SELECT cookie FROM sessions;\nSELECT value FROM adk_internal_metadata").await
+}
+
+/// google-adk creates its tables in a transaction (on MySQL and MariaDB each statement commits), and stores their version
+/// in another.
+async fn up_waits_while_google_adk_creates_the_tables(fixture: &Fixture) -> anyhow::Result<()> {
+    let (tables, version) = fixture.adk_schema_v1().trim_end().rsplit_once(";\n").context("no version")?;
+    let transaction = fixture.begin_write().await?;
+    let mut migrating = None;
+    for statement in tables.split(";\n") {
+        transaction.execute_unprepared(statement).await?;
+        migrating.get_or_insert_with(|| {
+            let admin = fixture.admin.clone();
+            tokio::spawn(async move { seabed::migrate(&admin).await })
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    transaction.commit().await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fixture.execute(version).await.context("google-adk cannot store the version")?;
+    migrating.context("no tables")?.await??;
+    ensure!(up_sql(&fixture.admin, UpOptions::default()).await?.is_empty());
+    repair(&fixture.admin).await?;
+    add_session(fixture).await.map(|_| ())
+}
+
+/// As after a kill on a database where each statement commits. On MySQL and MariaDB, google-adk's tables also have the
+/// collation of the database.
+async fn what_google_adk_began_is_completed(fixture: &Fixture) -> anyhow::Result<()> {
+    for (which, tables) in [("the one for the version", 1), ("all but events", 4)] {
+        for statement in fixture.adk_schema_v1().split(";\n").take(tables) {
+            fixture.execute(statement).await?;
+        }
+        seabed::migrate(&fixture.admin).await.with_context(|| format!("google-adk has created {which}"))?;
+        let left = repair(&fixture.admin).await?;
+        ensure!(left.is_empty(), "{left:#?}");
+        add_session(fixture).await?;
+        down(&fixture.admin, StoredData::Drop).await?;
+    }
+    Ok(())
+}
+
+async fn tables_without_their_version_get_it(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    for repairs in [false, true] {
+        fixture.execute("DELETE FROM adk_internal_metadata").await?;
+        let refused = fixture.service().await.err().context("connected without a version")?;
+        ensure!(format!("{refused:#}").contains("`seabed-migrate up` stores it"), "{refused:#}");
+        let found = verify(&fixture.admin).await?;
+        ensure!(found.len() == 1 && found[0].problem.contains("has no schema_version"), "{found:#?}");
+        ensure!(up_sql(&fixture.admin, UpOptions::default()).await?.len() == 1);
+        if repairs {
+            repair(&fixture.admin).await?;
+        } else {
+            seabed::migrate(&fixture.admin).await?;
+        }
+        add_session(fixture).await?;
+    }
+    Ok(())
+}
+
+async fn up_and_google_adks_first_start_go_together(fixture: &Fixture) -> anyhow::Result<()> {
+    let adk = ADK_2_13.start(&fixture.admin_url).await?;
+    // Once it answers, it has loaded its packages.
+    adk.objections(&[]).await?;
+    let (key, state) = (SessionKey::try_new("app", "alice", "s")?, State::new().with("k", 1));
+    let (created, migrated) = tokio::join!(adk.create(&key, &state), seabed::migrate(&fixture.admin));
+    migrated?;
+    // google-adk gives up when somebody else creates its tables, and finds them the next time.
+    if let Err(error) = created {
+        println!("{error}");
+        adk.create(&key, &state).await?;
+    }
+    let left = repair(&fixture.admin).await?;
+    ensure!(left.is_empty(), "{left:#?}");
+    ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_some());
+    adk.stop().await
 }
 
 async fn tables_are_looked_up_as_statements_look_them_up(fixture: &Fixture) -> anyhow::Result<()> {

@@ -65,6 +65,28 @@ fn expect_moved(summary: &Summary) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Expects that a session stays as it is when everything is copied `there` and into `file`, the latter by way of a file,
+/// and back.
+async fn expect_round_trip(
+    fixture: &Fixture,
+    here: &DynSessionService,
+    key: &SessionKey,
+    [there, file]: [&Other; 2],
+) -> anyhow::Result<()> {
+    let read = here.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+    expect_moved(&copy_all(&fixture.admin, &there.pool).await?)?;
+    expect_moved(&through_a_file(&fixture.admin, &file.pool).await?)?;
+    for moved in [there, file] {
+        let session = moved.service().await?.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        ensure!(session == read, "{session:?} is not {read:?}");
+        expect_moved(&copy_all(&moved.pool, &fixture.admin).await?)?;
+    }
+    fixture.execute("DELETE FROM events;\nDELETE FROM sessions;\nDELETE FROM app_states").await?;
+    expect_moved(&copy_all(&there.pool, &fixture.admin).await?)?;
+    ensure!(here.get_session(GetSession::new(key.clone())).await?.as_ref() == Some(&read));
+    Ok(())
+}
+
 async fn numbers_that_are_not_finite_move_or_are_named(fixture: &Fixture) -> anyhow::Result<()> {
     let (there, whole) = (Other::new().await?, fixture.migrated().await?);
     let source = there.service().await?;
@@ -160,20 +182,7 @@ async fn the_largest_and_smallest_numbers_move(fixture: &Fixture) -> anyhow::Res
         let event = Event::new("user").with_state_delta(state);
         here.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
     }
-    let read = here.get_session(GetSession::new(key.clone())).await?.context("no session")?;
-    expect_moved(&copy_all(&fixture.admin, &there.pool).await?)?;
-    expect_moved(&through_a_file(&fixture.admin, &file.pool).await?)?;
-    for moved in [&there, &file] {
-        let session = moved.service().await?.get_session(GetSession::new(key.clone())).await?.context("no session")?;
-        ensure!(session == read, "{session:?} is not {read:?}");
-        expect_moved(&copy_all(&moved.pool, &fixture.admin).await?)?;
-    }
-    fixture.execute("DELETE FROM events").await?;
-    fixture.execute("DELETE FROM sessions").await?;
-    fixture.execute("DELETE FROM app_states").await?;
-    expect_moved(&copy_all(&there.pool, &fixture.admin).await?)?;
-    ensure!(here.get_session(GetSession::new(key)).await?.as_ref() == Some(&read));
-    Ok(())
+    expect_round_trip(fixture, &here, &key, [&there, &file]).await
 }
 
 async fn the_largest_numbers_are_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
@@ -199,19 +208,9 @@ async fn times_of_the_first_centuries_move(fixture: &Fixture) -> anyhow::Result<
     }
     fixture.execute("UPDATE sessions SET update_time = '0999-12-31 23:59:59.999999'").await?;
     fixture.execute("UPDATE app_states SET update_time = '0001-01-01 00:00:00.000000'").await?;
-    let read = here.get_session(GetSession::new(key.clone())).await?.context("no session")?;
-    expect_moved(&copy_all(&fixture.admin, &there.pool).await?)?;
-    expect_moved(&through_a_file(&fixture.admin, &file.pool).await?)?;
-    for moved in [&there, &file] {
-        let session = moved.service().await?.get_session(GetSession::new(key.clone())).await?.context("no session")?;
-        ensure!(session == read, "{session:?} is not {read:?}");
-    }
+    expect_round_trip(fixture, &here, &key, [&there, &file]).await?;
     let text = query_text(&there.pool, "SELECT CAST(timestamp AS TEXT) AS text FROM events WHERE id = 'e1'").await?;
     ensure!(text == "0001-01-01 00:00:00.000000", "{text}");
-    fixture.execute("DELETE FROM events").await?;
-    fixture.execute("DELETE FROM sessions").await?;
-    expect_moved(&copy_all(&there.pool, &fixture.admin).await?)?;
-    ensure!(here.get_session(GetSession::new(key)).await?.as_ref() == Some(&read));
     Ok(())
 }
 

@@ -150,8 +150,8 @@ async fn an_engine_without_transactions_is_refused(fixture: &Fixture) -> anyhow:
 }
 
 /// A pool of the user's own, whose connections run `setting`.
-fn pool_with(fixture: &Fixture, setting: &'static str) -> anyhow::Result<DatabaseConnection> {
-    let options: seabed::MySqlOptions = fixture.service_url.parse()?;
+pub(crate) fn pool_with(url: &str, setting: &'static str) -> anyhow::Result<DatabaseConnection> {
+    let options: seabed::MySqlOptions = url.parse()?;
     let pool = PoolOptions::<sqlx::MySql>::new()
         .after_connect(move |connection, _| Box::pin(async move { connection.execute(setting).await.map(drop) }));
     Ok(pool.connect_lazy_with(options.driver).into())
@@ -165,14 +165,15 @@ async fn a_pool_whose_settings_change_what_is_stored_is_refused(fixture: &Fixtur
         ("SET NAMES latin1", "character_set_client"),
         ("SET SESSION TRANSACTION READ ONLY", "read_only"),
     ] {
-        let refused = seabed::from_connection(pool_with(fixture, setting)?).await.err();
+        let refused = seabed::from_connection(pool_with(&fixture.service_url, setting)?).await.err();
         let refused = refused.with_context(|| format!("connected with {setting}"))?;
         ensure!(refused.backend_kind() == Some(BackendErrorKind::Schema), "{refused:?}");
         expect_words(&refused.to_string(), &[name, "SchemaRisk::SessionSettings"])?;
         let accept = ServiceOptions::new().accept_risk(SchemaRisk::SessionSettings);
-        seabed::from_connection_with(pool_with(fixture, setting)?, accept).await?;
+        seabed::from_connection_with(pool_with(&fixture.service_url, setting)?, accept).await?;
     }
-    session(&seabed::from_connection(pool_with(fixture, "SET SESSION sql_mode = 'STRICT_ALL_TABLES'")?).await?).await?;
+    let strict = pool_with(&fixture.service_url, "SET SESSION sql_mode = 'STRICT_ALL_TABLES'")?;
+    session(&seabed::from_connection(strict).await?).await?;
     Ok(())
 }
 

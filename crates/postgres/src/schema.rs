@@ -36,10 +36,12 @@ impl SchemaDialect for Postgres {
         "timestamp without time zone"
     }
 
+    /// With `quote_all_identifiers`, `format_type` quotes most types.
     fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
         format!(
             "SELECT CAST(class.relname AS text) AS table_name, CAST(attname AS text) AS column_name, \
-             pg_catalog.format_type(atttypid, atttypmod) AS data_type, CAST(collname AS text) AS \"collation\", \
+             pg_catalog.replace(pg_catalog.format_type(atttypid, atttypmod), '\"', '') AS data_type, \
+             CAST(collname AS text) AS \"collation\", \
              attnotnull AND NOT atthasdef AND attidentity = CAST('' AS \"char\") AS is_required \
              FROM {} JOIN pg_catalog.pg_attribute ON attrelid = class.oid AND attnum > 0 AND NOT attisdropped \
              LEFT JOIN pg_catalog.pg_collation ON pg_collation.oid = attcollation AND NOT collisdeterministic",

@@ -141,7 +141,7 @@ impl SqlxBackend for Sqlite {
     }
 
     fn connect_problem(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
-        connect::missing_file(options)
+        connect::file_problem(options)
     }
 
     /// An in-memory database is gone when its last connection closes, and connections to it block each other.

@@ -148,7 +148,8 @@ pub(crate) enum Command {
         to: Option<String>,
         #[command(flatten)]
         target: TargetArguments,
-        /// The time zone of the agents: schema v0 stores the times of events in local time
+        /// The time zone of the agents, if google-adk up to 2.6 stored the events: it did so in local time. Since 2.7
+        /// the times are UTC, also in schema v0
         #[arg(long, default_value = "UTC", value_name = "NAME")]
         time_zone: TimeZone,
         #[command(flatten)]

@@ -83,7 +83,7 @@ fn print(finding: &Finding) -> io::Result<()> {
         Severity::Error => "error",
         Severity::Warning => "warning",
     };
-    writeln!(Output, "{severity}: {}", finding.problem)?;
+    writeln!(Output, "{severity}: {}: {}", finding.subject, finding.problem)?;
     writeln!(Output, "  consequence: {}", finding.consequence)?;
     match &finding.repair {
         Repair::Safe(statements) => print_statements("repair (`seabed-migrate repair` runs it)", statements)?,

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use seabed_migration::{MigrationStatus, SessionTables, StoredData, UpOptions};
+use seabed_migration::{Layout, MigrationStatus, SessionTables, StoredData, UpOptions};
 
 use super::output::Output;
 
@@ -39,9 +39,14 @@ pub(crate) async fn refresh(tables: SessionTables<'_>, stored_data: StoredData, 
 }
 
 pub(crate) async fn status(tables: SessionTables<'_>) -> anyhow::Result<()> {
+    let layout = seabed_migration::layout(tables.clone()).await?;
     for (name, status) in seabed_migration::status(tables).await? {
         let status = if status == MigrationStatus::Applied { "applied" } else { "pending" };
         writeln!(Output, "{status}  {name}")?;
+    }
+    // No migration changes these.
+    if matches!(layout, Layout::Other(_) | Layout::Unknown(_)) {
+        writeln!(Output, "{}", layout.describe())?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! One stored row, from any database or file.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use sea_orm::prelude::DateTime;
@@ -138,10 +139,11 @@ impl fmt::Display for SessionId {
 pub struct ContentHash([u8; 32]);
 
 impl ContentHash {
-    /// Hashes a row. JSON is hashed by value, because databases change its spelling.
+    /// Hashes a row. JSON is hashed by value, because databases change its spelling, and a set in any order is the same.
     pub(crate) fn of(record: &Record) -> Self {
         let time = |time: &DateTime| time.and_utc().timestamp_micros().to_string();
         let json = |json: &str| Json::parse(json).map_or_else(|_| json.to_owned(), |json| json.canonical());
+        let event = |text: &str| sorted_event(text).map_or_else(|| json(text), |event| event.canonical());
         let (table, keys, content): (&str, Vec<&str>, Vec<String>) = match record {
             Record::AppState(row) => ("app_state", vec![&row.app_name], vec![json(&row.state), time(&row.update_time)]),
             Record::UserState(row) => {
@@ -155,7 +157,7 @@ impl ContentHash {
             Record::Event(row) => (
                 "event",
                 vec![&row.app_name, &row.user_id, &row.session_id, &row.id, &row.invocation_id],
-                vec![time(&row.timestamp), row.event_data.as_deref().map_or_else(|| "none".to_owned(), json)],
+                vec![time(&row.timestamp), row.event_data.as_deref().map_or_else(|| "none".to_owned(), event)],
             ),
             Record::Refused(refused) => ("refused", vec![&refused.row, &refused.reason], Vec::new()),
         };
@@ -172,6 +174,20 @@ impl ContentHash {
     pub(crate) fn toggle(&mut self, row: Self) {
         self.0.iter_mut().zip(row.0).for_each(|(byte, other)| *byte ^= other);
     }
+}
+
+/// The field of an event that is a set, which google-adk writes in any order.
+const SET: &str = "long_running_tool_ids";
+
+/// Returns an event with its set sorted; `None` if it has none.
+fn sorted_event(text: &str) -> Option<Json> {
+    if !text.contains(SET) {
+        return None;
+    }
+    let mut fields: BTreeMap<String, Json> = Json::parse(text).ok()?.decode().ok()?;
+    let set = fields.get_mut(SET)?;
+    *set = Json::from_serialize(&set.decode::<BTreeSet<String>>().ok()?).ok()?;
+    Json::from_serialize(&fields).ok()
 }
 
 impl fmt::Display for ContentHash {

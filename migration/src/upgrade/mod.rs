@@ -31,8 +31,8 @@ pub fn decode_actions(pickle: &[u8]) -> std::result::Result<String, impl std::er
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UpgradeOptions {
-    /// The time zone of the agents that wrote a database of schema v0, in which google-adk stored the times of events
-    /// in local time. UTC by default.
+    /// The time zone of the agents that wrote a database of schema v0. Up to 2.6, google-adk stored the times of events
+    /// in local time; since 2.7 in UTC, also in tables of schema v0. UTC by default.
     pub time_zone: Tz,
 }
 

@@ -1,5 +1,7 @@
 //! google-adk's schema v0: one column for each field of an event, and actions pickled by Python.
 
+use std::collections::BTreeSet;
+
 use chrono::{Offset as _, TimeZone as _};
 use chrono_tz::Tz;
 use sea_orm::prelude::DateTime;
@@ -36,7 +38,7 @@ pub(super) struct V0 {
     pub(super) prefix: &'static str,
     /// The columns that `events` has.
     pub(super) columns: Vec<String>,
-    /// The time zone of the agents: google-adk stored the times of events in local time.
+    /// The time zone of the agents: up to 2.6, google-adk stored the times of events in local time.
     pub(super) zone: Tz,
 }
 
@@ -80,9 +82,10 @@ impl V0 {
             }
         }
         let long_running = if self.has(LONG_RUNNING) { text(LONG_RUNNING)? } else { None };
-        let long_running: Vec<String> = match long_running {
+        // A set, which google-adk writes in any order.
+        let long_running: BTreeSet<String> = match long_running {
             Some(text) => serde_json::from_str(&text).map_err(|_| format!("{LONG_RUNNING} is not a list"))?,
-            None => Vec::new(),
+            None => BTreeSet::new(),
         };
         data.value("long_running_tool_ids", &long_running);
         let actions: Option<Vec<u8>> = row.try_get("", "actions").map_err(unreadable)?;

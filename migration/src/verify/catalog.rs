@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult};
 
+use super::create_table::{ForeignKey, foreign_keys};
 use super::{Finding, Repair};
 use crate::schema;
 use crate::spec::{Database, SchemaSpec};
@@ -52,10 +53,10 @@ fn index_query(spec: &SchemaSpec) -> String {
     }
 }
 
-/// The foreign key from `events` to `sessions`.
+/// The foreign key from `events` to `sessions`. A database may have it several times, under different names.
 pub(super) struct SessionKey {
-    /// Its name; empty on SQLite.
-    name: String,
+    /// Its names, at least one; empty ones on SQLite.
+    names: Vec<String>,
     /// Whether deleting a session deletes its events.
     cascades: bool,
 }
@@ -76,36 +77,33 @@ impl SessionKey {
                  FROM pragma_foreign_key_list('{events}', {}) WHERE \"table\" = '{sessions}'",
                 spec.catalog_schema()
             ),
-            // The catalog shows constraints only to accounts with more privileges than a service needs.
             Database::MySql => format!("SHOW CREATE TABLE {}", spec.full_name("events")),
         };
-        let Some(row) = connection.query_one_raw(spec.query(query)).await? else { return Ok(None) };
-        match spec.database {
-            Database::Postgres | Database::Sqlite => {
-                Ok(Some(Self { name: row.try_get("", "name")?, cascades: row.try_get("", "cascades")? }))
+        let mut keys = Vec::new();
+        for row in connection.query_all_raw(spec.query(query)).await? {
+            match spec.database {
+                Database::Postgres | Database::Sqlite => {
+                    keys.push(ForeignKey { name: row.try_get("", "name")?, cascades: row.try_get("", "cascades")? });
+                }
+                Database::MySql => keys.extend(foreign_keys(&row.try_get_by_index::<String>(1)?, &sessions)),
             }
-            Database::MySql => Ok(Self::from_mysql(&row.try_get_by_index::<String>(1)?, &spec.quote(&sessions))),
         }
+        let cascades = keys.iter().any(|key| key.cascades);
+        let names: Vec<String> = keys.into_iter().map(|key| key.name).collect();
+        Ok((!names.is_empty()).then_some(Self { names, cascades }))
     }
 
-    /// Finds the key in the answer to SHOW CREATE TABLE, which names a table of the same database without it.
-    fn from_mysql(created: &str, sessions: &str) -> Option<Self> {
-        let references = format!("REFERENCES {sessions} (");
-        created.lines().find_map(|line| {
-            let (before, _) = line.split_once(" FOREIGN KEY ").filter(|(_, after)| after.contains(&references))?;
-            let name = before.trim().strip_prefix("CONSTRAINT `")?.strip_suffix('`')?.to_owned();
-            Some(Self { name, cascades: line.contains("ON DELETE CASCADE") })
-        })
-    }
-
-    /// Wraps `changes` in statements that drop the key before and add it again after: MySQL and MariaDB cannot change a
-    /// column that is part of a key.
+    /// Wraps `changes` in statements that drop the key before and add it again, once, after: MySQL and MariaDB cannot
+    /// change a column that is part of a key.
     pub(super) fn around(key: Option<&Self>, spec: &SchemaSpec, changes: Vec<String>) -> Vec<String> {
-        let Some(Self { name, .. }) = key else { return changes };
-        let (events, name) = (spec.full_name("events"), spec.quote(name));
-        let drop = format!("ALTER TABLE {events} DROP FOREIGN KEY {name}");
-        let add = format!("ALTER TABLE {events} ADD CONSTRAINT {name} {}", foreign_key_sql(spec));
-        [vec![drop], changes, vec![add]].concat()
+        let Some(Self { names, .. }) = key else { return changes };
+        let events = spec.full_name("events");
+        let drop = |name: &String| format!("ALTER TABLE {events} DROP FOREIGN KEY {}", spec.quote(name));
+        let add = |name: &String| {
+            format!("ALTER TABLE {events} ADD CONSTRAINT {} {}", spec.quote(name), foreign_key_sql(spec))
+        };
+        let (drops, adds) = (names.iter().map(drop).collect(), names.iter().take(1).map(add).collect());
+        [drops, changes, adds].concat()
     }
 }
 

@@ -180,7 +180,7 @@ pub(super) async fn rows(connection: &DatabaseConnection, spec: &SchemaSpec) -> 
             "events",
             format!("{count_of_orphans} events have no session"),
             "nobody reads them, but the next session created with that id would have them",
-            Repair::Unsafe(vec![format!("DELETE {orphans}")]),
+            Repair::Unsafe(vec![format!("DELETE {orphans}{}", all_rows(spec))]),
         ));
     }
     let (sessions, events, belongs) = (spec.full_name("sessions"), spec.full_name("events"), belongs(spec));
@@ -194,11 +194,21 @@ pub(super) async fn rows(connection: &DatabaseConnection, spec: &SchemaSpec) -> 
             "google-adk stored them by clocks that disagree; the next event may be sorted before them",
             Repair::Safe(vec![format!(
                 "UPDATE {sessions} SET update_time = (SELECT MAX({timestamp}) FROM {events} WHERE {belongs}) \
-                 WHERE {later}"
+                 WHERE {later}{}",
+                all_rows(spec)
             )]),
         ));
     }
     Ok(findings)
+}
+
+/// The end of a statement that changes every row that a condition finds. With `sql_safe_updates`, MySQL and MariaDB
+/// reject one that neither searches an index nor has a limit, and they take `u64::MAX` for no limit.
+fn all_rows(spec: &SchemaSpec) -> String {
+    match spec.database {
+        Database::MySql => format!(" LIMIT {}", i64::MAX),
+        Database::Postgres | Database::Sqlite => String::new(),
+    }
 }
 
 async fn count(connection: &DatabaseConnection, spec: &SchemaSpec, rows: &str) -> Result<i64, DbErr> {

@@ -105,6 +105,63 @@ fn what_is_wrong_is_told_without_the_password() {
     assert!(run(1, Some(unreachable)).contains("PostgreSQL at 127.0.0.1:1"));
 }
 
+/// For each kind of a file: what a command says, and what it must not say.
+#[test]
+fn what_is_wrong_with_a_file_is_told_with_the_command_that_helps() {
+    let v0 = include_str!("../../../tests/adk/v0.sql");
+    let service = include_str!("../../../tests/adk/sqlite_session_service.sql");
+    let foreign = "CREATE TABLE sessions (id varchar(128) NOT NULL, token varchar(128))";
+    let no_version = "DELETE FROM adk_internal_metadata";
+    let upgrade = "upgrade them with `seabed-migrate upgrade`";
+    for (name, tables, arguments, status, told) in [
+        ("v0", v0, &["status"][..], 0, upgrade),
+        ("v0", v0, &["verify"], 3, upgrade),
+        ("v0", v0, &["up"], 1, upgrade),
+        ("v0", v0, &["export"], 1, upgrade),
+        ("SqliteSessionService", service, &["status"], 0, "`seabed-migrate upgrade --to`"),
+        ("SqliteSessionService", service, &["upgrade"], 1, "`seabed-migrate upgrade --to`"),
+        ("foreign tables", foreign, &["status"], 0, "table sessions has no column app_name"),
+        ("foreign tables", foreign, &["verify"], 3, "another database, schema or table prefix"),
+        ("no tables", "", &["verify"], 3, "seabed-migrate up"),
+        ("no tables", "", &["export"], 1, "`seabed-migrate up` creates them"),
+    ] {
+        let cli = Cli::new();
+        cli.succeeds(&["up"]);
+        cli.succeeds(&["down"]);
+        tables.split(";\n").filter(|table| !table.trim().is_empty()).for_each(|table| cli.execute(table));
+        let (exit, stdout, stderr) = cli.status(arguments);
+        let said = format!("{stdout}{stderr}");
+        assert!(exit == Some(status) && said.contains(told), "{name}, {arguments:?}: {exit:?}, {said}");
+        assert!(!(said.contains("TLS") || !tables.is_empty() && said.contains("migrate up`")), "{name}: {said}");
+    }
+    let cli = Cli::new();
+    cli.succeeds(&["up"]);
+    cli.execute(no_version);
+    let (exit, found, _) = cli.status(&["verify"]);
+    assert!(exit == Some(3) && found.contains("adk_internal_metadata has no schema_version"), "{found}");
+    cli.succeeds(&["up"]);
+    assert_eq!(cli.status(&["verify"]).0, Some(0));
+}
+
+#[test]
+fn what_is_no_database_is_named() {
+    let cli = Cli::new();
+    for text in ["some text that is longer than a header", "short"] {
+        std::fs::write(cli.file(), text).expect("a file");
+        for command in ["status", "up", "verify"] {
+            let told = cli.fails(&[command]);
+            assert!(told.contains("the file is no SQLite database") && !told.contains("TLS"), "{command}: {told}");
+        }
+        assert_eq!(std::fs::read_to_string(cli.file()).expect("a file"), text);
+    }
+    let folder = cli.folder.path().display().to_string();
+    let told = cli.fails(&["status", "--database-url", &format!("sqlite://{folder}")]);
+    assert!(told.contains("it is a folder") && !told.contains("TLS"), "{told}");
+    // An empty file is an empty database.
+    std::fs::write(cli.file(), "").expect("a file");
+    cli.succeeds(&["up"]);
+}
+
 #[test]
 fn help_does_not_show_the_url() {
     let output = Command::new(env!("CARGO_BIN_EXE_seabed-migrate"))
@@ -195,12 +252,17 @@ fn verify_reads_contents_if_asked() {
     cli.execute("UPDATE sessions SET state = '{\"secret\": NaN}'");
     let warned = cli.succeeds(&["verify", "--contents"]);
     assert!(
-        warned.contains("warning: 1 row (") && warned.contains("id \"s\"") && !warned.contains("secret"),
+        warned.contains("warning: sessions.state: 1 row (")
+            && warned.contains("id \"s\"")
+            && !warned.contains("secret"),
         "{warned}"
     );
     cli.execute("UPDATE sessions SET state = 'secret'");
     let (status, found, _) = cli.status(&["verify", "--contents"]);
-    assert!(status == Some(3) && found.contains("error: 1 row (") && found.contains("id \"s\""), "{found}");
+    assert!(
+        status == Some(3) && found.contains("error: sessions.state: 1 row (") && found.contains("id \"s\""),
+        "{found}"
+    );
     assert!(found.contains("repair: ") && !found.contains("secret"), "{found}");
     assert_eq!(cli.status(&["verify"]).0, Some(0));
     let (status, found, _) = cli.status(&["verify", "--contents", "--max-rows", "0", "--format", "json"]);

@@ -78,7 +78,7 @@ pub(crate) fn statement_error<D: Dialect>(operation: &str, error: impl Into<Stat
     let error = error.into();
     let kind = classify::<D>(&error);
     let advice = match kind {
-        BackendErrorKind::Schema => ": a table or column is missing; run `seabed-migrate up`",
+        BackendErrorKind::Schema => ": a table or column is missing; `seabed-migrate verify` says what to do",
         BackendErrorKind::TooLarge => {
             ": larger than the database accepts; store less at once, or ask its administrator to raise the limit \
              (max_allowed_packet on MySQL and MariaDB)"

@@ -29,6 +29,7 @@ const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/op/shared_state.rs";
 const STORE: &str = "migration/src/transfer/store.rs";
 const LOCATION: &str = "migration/src/location.rs";
+const MIGRATION: &str = "migration/src/lib.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -551,6 +552,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::what_is_imported_is_checked_like",
     },
     Mutant {
+        guard: "a set in any order is the same to a copy",
+        file: "migration/src/transfer/record.rs",
+        from: "sorted_event(text).map_or_else(|| json(text), |event| event.canonical())",
+        to: "sorted_event(text).map_or_else(|| json(text), |_| json(text))",
+        case: "sqlite_file::schema_v0_becomes",
+    },
+    Mutant {
         guard: "a state with NaN is a state to a copy",
         file: "migration/src/transfer/tables.rs",
         from: "let state = State::from_stored(&text).map_err(",
@@ -612,6 +620,41 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "(None, Some(schema)) => Some((*schema).to_owned()),",
         to: "(None, Some(_)) => home(connection, spec).await?,",
         case: "postgres_18::tables_are_looked_up",
+    },
+    Mutant {
+        guard: "`up` leaves tables without a version to google-adk for a while",
+        file: MIGRATION,
+        from: "no_version == NoVersion::Wait && ",
+        to: "no_version == NoVersion::Wait && no_version == NoVersion::Store && ",
+        case: "mariadb::up_waits_while_google_adk",
+    },
+    Mutant {
+        guard: "`up` looks again when another program creates its tables",
+        file: MIGRATION,
+        from: "Err(error) if is_race(&error) => {}",
+        to: "Err(error) if is_race(&error) && options != options => {}",
+        case: "postgres_18::up_waits_while_google_adk",
+    },
+    Mutant {
+        guard: "`events` gets the collation of an existing `sessions`",
+        file: "migration/src/schema.rs",
+        from: "sessions_collation.unwrap_or(exact)",
+        to: "sessions_collation.map_or(exact, |_| exact)",
+        case: "mariadb::what_google_adk_began",
+    },
+    Mutant {
+        guard: "a repair works with `sql_safe_updates`, MySQL",
+        file: "migration/src/verify/content.rs",
+        from: "format!(\" LIMIT {}\", i64::MAX)",
+        to: "String::new()",
+        case: "mariadb::a_second_repair",
+    },
+    Mutant {
+        guard: "a type is read without the quotes of `quote_all_identifiers`, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "pg_catalog.replace(pg_catalog.format_type(atttypid, atttypmod), '\\\"', '')",
+        to: "pg_catalog.format_type(atttypid, atttypmod)",
+        case: "postgres_18::a_second_repair",
     },
     Mutant {
         guard: "tables in several schemas are left alone",

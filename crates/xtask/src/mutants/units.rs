@@ -724,4 +724,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "is_duplicate || !is_duplicate || matches!(kind, BackendErrorKind::Unavailable)",
         case: "spec::tests::only_what_can_succeed_is_repeated",
     },
+    Mutant {
+        guard: "a foreign key is found under `ANSI_QUOTES`",
+        file: "migration/src/verify/create_table.rs",
+        from: "matches!(first, '`' | '\"')",
+        to: "*first == '`'",
+        case: "verify::create_table::tests::a_foreign_key_is_found_under_any_quotes",
+    },
 ];

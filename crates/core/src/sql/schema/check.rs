@@ -69,8 +69,8 @@ pub(crate) fn check_version<D: Dialect>(
              release of Seabed that supports it"
         )),
         Ok(None) => refuse(format!(
-            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}, so the schema version is unknown; run `seabed-migrate \
-             status`"
+            "adk_internal_metadata has no {SCHEMA_VERSION_KEY}; if the tables are google-adk's, `seabed-migrate up` \
+             stores it"
         )),
         Err(error) if classify::<D>(&error) == BackendErrorKind::Schema => {
             let missing = format!("{tables} do not exist; create them with `seabed-migrate up` or `seabed::migrate`");
