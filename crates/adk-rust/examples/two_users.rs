@@ -70,7 +70,7 @@ fn turn(city: &str) -> [Event; 3] {
     let run = format!("to-{city}");
     let event = |author: &str, content: Content| {
         let mut event = Event::new(run.as_str());
-        event.author = author.to_owned();
+        author.clone_into(&mut event.author);
         event.set_content(content);
         event
     };

@@ -1,5 +1,5 @@
-//! Seabed as the session service of [adk-rust](https://docs.rs/adk-session): durable, race-free, and on google-adk's own
-//! tables, so that Rust and Python agents share their sessions.
+//! Seabed as the session service of [adk-rust](https://docs.rs/adk-session): durable, race-free, and on google-adk's
+//! own tables, so that Rust and Python agents share their sessions.
 //!
 //! ```toml
 //! seabed-adk-rust = { version = "0.1", features = ["migrate", "sqlite"] } # or "postgres", "mysql" (also for MariaDB)

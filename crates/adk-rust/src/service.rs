@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adk_core::identity::AdkIdentity;
-use adk_core::{Event, Result};
+use adk_core::{AdkError, Event, Result};
 use adk_session::{AppendEventRequest, CreateRequest, DeleteRequest, GetRequest, ListRequest, Session, SessionService};
 use async_trait::async_trait;
 use seabed::{
@@ -43,16 +43,19 @@ use crate::session::StoredSession;
 /// ```
 ///
 /// # What is stored
-/// Events in google-adk's shape, so that Python agents read them; what that shape has no place for is stored beside them
-/// and comes back equal. A NUL character becomes U+FFFD. `temp:` keys and partial events are not stored, and neither are
-/// the copies of the request to the model that `LlmAgent` adds to each event, unless
+/// Events in google-adk's shape, so that Python agents read them; what that shape has no place for is stored beside
+/// them and comes back equal. A NUL character becomes U+FFFD. `temp:` keys and partial events are not stored, and
+/// neither are the copies of the request to the model that `LlmAgent` adds to each event, unless
 /// [`with_requests`](Self::with_requests) keeps them.
 ///
+/// Appending an event again is safe: it is stored once. It must be the same event, down to the nanoseconds of its time.
+///
 /// # Bare session ids
-/// [`append_event`](SessionService::append_event) names no user. Unless this service chose the id, it lists the sessions
-/// of its apps, once for each id: those apps of which it has created or read a session, and those of
+/// [`append_event`](SessionService::append_event) names no user. Unless this service chose the id, it lists the
+/// sessions of its apps, once for each id: those apps of which it has created or read a session, and those of
 /// [`with_app_name`](Self::with_app_name). An id that two users have is an error. Where ids may repeat, or an app has
-/// many sessions, call [`append_event_for_identity`](SessionService::append_event_for_identity), which looks nothing up.
+/// many sessions, call [`append_event_for_identity`](SessionService::append_event_for_identity), which looks nothing
+/// up.
 ///
 /// # Errors
 /// Errors have adk-rust's codes where it has one: `session.not_found`, `session.already_exists`, and for an id that
@@ -85,8 +88,8 @@ impl SeabedSessionService {
         }
     }
 
-    /// Connects to a database that has its tables; see [`seabed::connect`] for the URLs, and [`seabed::migrate`] for the
-    /// tables.
+    /// Connects to a database that has its tables; see [`seabed::connect`] for the URLs, and [`seabed::migrate`] for
+    /// the tables.
     ///
     /// # Errors
     /// Those of [`seabed::connect`].
@@ -102,8 +105,8 @@ impl SeabedSessionService {
     }
 
     /// Makes a run fail with `session.revision_conflict` if anything else was appended to its session since the run's
-    /// first event. The events of a run have one invocation id, and are appended through one service. The first of them,
-    /// the user's message, is stored at any revision.
+    /// first event. The events of a run have one invocation id, and are appended through one service. The first of
+    /// them, the user's message, is stored at any revision.
     pub fn with_exclusive_runs(mut self) -> Self {
         self.runs = Some(Recent::new());
         self
@@ -226,7 +229,9 @@ impl SessionService for SeabedSessionService {
         let user = UserKey::try_new(req.app_name, req.user_id).map_err(to_adk)?;
         let (offset, limit) = (req.offset.unwrap_or(0), req.limit.unwrap_or(usize::MAX));
         let sessions = self.sessions(SessionScope::User(user), offset.saturating_add(limit)).await?;
-        sessions.iter().for_each(|session| self.saw(&session.key));
+        for session in &sessions {
+            self.saw(&session.key);
+        }
         let listed = sessions.iter().skip(offset);
         Ok(listed.map(|session| Box::new(StoredSession::new(session)) as Box<dyn Session>).collect())
     }
@@ -241,7 +246,7 @@ impl SessionService for SeabedSessionService {
         let session_id = SessionId::try_new(session_id).map_err(to_adk)?;
         let key = self.owner(&session_id).await?;
         let appended = self.append(key.clone(), event).await;
-        if appended.as_ref().is_err_and(|error| error.is_not_found()) {
+        if appended.as_ref().is_err_and(AdkError::is_not_found) {
             self.owners.remove_if(&session_id, |owner| *owner == key);
         }
         appended

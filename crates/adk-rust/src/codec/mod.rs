@@ -1,7 +1,7 @@
 //! adk-rust's events in google-adk's shape, and back.
 //!
-//! An event is written in google-adk's shape as well as that shape allows, and read back at once. What did not come back
-//! equal is stored beside it, in `custom_metadata.adk_rust`, where google-adk does not look for anything.
+//! An event is written in google-adk's shape as well as that shape allows, and read back at once. What did not come
+//! back equal is stored beside it, in `custom_metadata.adk_rust`, where google-adk does not look for anything.
 
 mod content;
 mod fields;
@@ -229,14 +229,15 @@ fn read_route(route: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// Converts state. A value that `serde_json` cannot read, such as one nested more than 127 levels deep, is left out with
-/// a warning: other programs may have written it.
+/// Converts state. A value that `serde_json` cannot read, such as one nested more than 127 levels deep, is left out
+/// with a warning: other programs may have written it.
 pub(crate) fn read_state(state: &State) -> HashMap<String, Value> {
     let mut read = HashMap::with_capacity(state.len());
     for (key, value) in state {
-        match value.decode() {
-            Ok(value) => drop(read.insert(key.clone(), value)),
-            Err(_) => tracing::warn!(target: "seabed", key, "a value of the state cannot be read"),
+        if let Ok(value) = value.decode() {
+            read.insert(key.clone(), value);
+        } else {
+            tracing::warn!(target: "seabed", key, "a value of the state cannot be read");
         }
     }
     read

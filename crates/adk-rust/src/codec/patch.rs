@@ -13,34 +13,29 @@ pub(super) fn difference(mut wanted: Event, mut found: Event) -> serde_json::Res
     take_bytes(&mut wanted);
     take_bytes(&mut found);
     let mut patch = Patch::new();
-    compare(&serde_json::to_value(wanted)?, &serde_json::to_value(found)?, &mut String::new(), &mut patch);
+    compare(&serde_json::to_value(wanted)?, &serde_json::to_value(found)?, "", &mut patch);
     Ok(patch)
 }
 
-fn compare(wanted: &Value, found: &Value, place: &mut String, patch: &mut Patch) {
-    let length = place.len();
+fn compare(wanted: &Value, found: &Value, place: &str, patch: &mut Patch) {
     match (wanted, found) {
         // A patch takes no keys away: an object that has one too many is replaced.
         (Value::Object(wanted), Value::Object(found)) if found.keys().all(|key| wanted.contains_key(key)) => {
             for (key, wanted) in wanted {
-                place.push('/');
-                place.push_str(&key.replace('~', "~0").replace('/', "~1"));
+                let place = format!("{place}/{}", key.replace('~', "~0").replace('/', "~1"));
                 match found.get(key) {
-                    Some(found) => compare(wanted, found, place, patch),
-                    None => drop(patch.insert(place.clone(), wanted.clone())),
+                    Some(found) => compare(wanted, found, &place, patch),
+                    None => drop(patch.insert(place, wanted.clone())),
                 }
-                place.truncate(length);
             }
         }
         (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
             for (index, (wanted, found)) in wanted.iter().zip(found).enumerate() {
-                place.push_str(&format!("/{index}"));
-                compare(wanted, found, place, patch);
-                place.truncate(length);
+                compare(wanted, found, &format!("{place}/{index}"), patch);
             }
         }
         _ if wanted == found => {}
-        _ => drop(patch.insert(place.clone(), wanted.clone())),
+        _ => drop(patch.insert(place.to_owned(), wanted.clone())),
     }
 }
 

@@ -104,10 +104,9 @@ fn read_citation(citation: &Object) -> CitationSource {
 
 /// Reads a date, whose month and day may be missing.
 fn read_date(date: &Object) -> Option<String> {
-    let mut read = format!("{:04}", integer(date, "year")?);
-    for name in ["month", "day"] {
-        let Some(number) = integer(date, name) else { break };
-        read.push_str(&format!("-{number:02}"));
-    }
-    Some(read)
+    let part = |name| integer(date, name).map(|number| format!("-{number:02}"));
+    let year = format!("{:04}", integer(date, "year")?);
+    let month = part("month");
+    let day = month.as_ref().and_then(|_| part("day"));
+    Some([year, month.unwrap_or_default(), day.unwrap_or_default()].concat())
 }
