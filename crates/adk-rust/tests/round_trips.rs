@@ -269,6 +269,9 @@ fn temporary_state_requests_and_partial_events_are_not_stored() {
     let service = SeabedSessionService::new(MemorySessionService::default());
     let mut event = Event::new("run");
     event.actions.state_delta.insert("temp:secret".to_owned(), 1.into());
+    // Too deep to be read back.
+    let deep = (0..200).fold(Value::from(1), |value, _| vec![value].into());
+    event.actions.state_delta.insert("temp:deep".to_owned(), deep);
     event.llm_request = Some("{}".to_owned());
     event.provider_metadata.insert("gcp.vertex.agent.llm_request".to_owned(), "{}".to_owned());
     event.provider_metadata.insert("other".to_owned(), "kept".to_owned());

@@ -39,6 +39,7 @@ pub(crate) fn leave_out_requests(event: &mut Event) {
 /// # Errors
 /// Those of serde, for an event that adk-rust itself cannot write.
 pub(crate) fn encode(mut event: Event) -> serde_json::Result<seabed::Event> {
+    // Before the comparison, which stores what cannot be read back.
     event.actions.state_delta.retain(|key, _| Scope::of(key).0 != Scope::Temp);
     let mut stored = write(&event);
     let found = read(&stored);
