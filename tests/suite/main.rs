@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
+mod adk_rust;
 mod cancellation;
 mod connections;
 mod contents;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
             }
         }
         let cases = [
+            adk_rust::CASES,
             cancellation::CASES,
             connections::CASES,
             contents::CASES,

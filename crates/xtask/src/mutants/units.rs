@@ -1,5 +1,5 @@
-//! The guards whose cases need no database: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), and
-//! the write path under shuttle (`shuttle::`).
+//! The guards whose cases need no database: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), the
+//! write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust (`adk_rust::`).
 
 use super::list::Mutant;
 
@@ -730,5 +730,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "matches!(first, '`' | '\"')",
         to: "*first == '`'",
         case: "verify::create_table::tests::a_foreign_key_is_found_under_any_quotes",
+    },
+    Mutant {
+        guard: "what google-adk has no place for comes back",
+        file: "crates/adk-rust/src/codec/mod.rs",
+        from: "    if !patch.is_empty() {\n        stored",
+        to: "    if patch.len() == usize::MAX {\n        stored",
+        case: "adk_rust::every_event_comes_back_equal",
+    },
+    Mutant {
+        guard: "temporary state stays out of what is stored beside an event",
+        file: "crates/adk-rust/src/codec/mod.rs",
+        from: "    event.actions.state_delta.retain(|key, _| Scope::of(key).0 != Scope::Temp);\n",
+        to: "    event.actions.state_delta.retain(|key, _| Scope::of(key).0 != Scope::Temp || !key.is_empty());\n",
+        case: "adk_rust::temporary_state_requests_and_partial_events_are_not_stored",
+    },
+    Mutant {
+        guard: "a session id of two users is an error",
+        file: "crates/adk-rust/src/service.rs",
+        from: "        self.owners.remove_if(&key.session_id, |owner| owner != key);\n",
+        to: "",
+        case: "adk_rust::an_id_of_two_users_is_never_guessed",
+    },
+    Mutant {
+        guard: "a run goes on only at its own revision",
+        file: "crates/adk-rust/src/service.rs",
+        from: "begun.map_or(ExpectedRevision::Any, ExpectedRevision::Exact)",
+        to: "begun.map_or(ExpectedRevision::Any, |_| ExpectedRevision::Any)",
+        case: "adk_rust::exclusive_runs_do_not_interleave",
     },
 ];
