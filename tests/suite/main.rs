@@ -19,6 +19,7 @@ mod model;
 mod odd_rows;
 mod pools;
 mod processes;
+mod python;
 mod risks;
 mod round_trips;
 mod rows;
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::{ADK_1_26, ADK_2_13, Adk, Family, Report, Unavailable};
+use seabed_tests::{ADK_1_26, ADK_2_13, Adk, BINDING, Family, Report, Unavailable};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -75,6 +76,8 @@ enum Where {
     BesideAdk,
     /// Everywhere, together with google-adk 1.26.
     BesideAdk126,
+    /// Everywhere, with the Python package.
+    InPython,
 }
 
 impl Where {
@@ -99,7 +102,8 @@ impl Where {
             | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
-            | Self::ExceptMySql => None,
+            | Self::ExceptMySql
+            | Self::InPython => None,
         }
     }
 }
@@ -152,6 +156,7 @@ fn main() -> ExitCode {
             model::CASES,
             odd_rows::CASES,
             processes::CASES,
+            python::CASES,
             risks::CASES,
             round_trips::CASES,
             rows::CASES,
@@ -194,10 +199,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs before the case's timeout begins, since google-adk may have to be installed.
+/// Runs before the case's timeout begins, since google-adk may have to be installed, and the Python package built.
 async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fixture, Unavailable> {
     if let Some(adk) = case.on.adk() {
         adk.python().await?;
+    }
+    if case.on == Where::InPython {
+        BINDING.python().await?;
     }
     stores.fixture(store).await
 }

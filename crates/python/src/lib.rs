@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use seabed::{DynSessionService, Result};
 
 use self::connect::{Connector, Options};
-use self::operations::{Copy, EventPage, Key, Read, SessionRow};
+use self::operations::{EventPage, Key, Read, SessionCopy, SessionRow};
 
 /// A store, which connects when it is first used.
 #[pyclass(frozen, module = "seabed_adk._native")]
@@ -115,7 +115,7 @@ impl Store {
 
     /// Appends if the session is still what `copy` was read from; at any revision without `copy`. Replies with the
     /// new time and revision, and whether the event was there before.
-    fn append_event(&self, reply: Py<PyAny>, key: Key, event: String, copy: Option<Copy>) -> PyResult<()> {
+    fn append_event(&self, reply: Py<PyAny>, key: Key, event: String, copy: Option<SessionCopy>) -> PyResult<()> {
         self.start::<(f64, String, bool), _>(reply, async move |service| {
             operations::append(&service, key, &event, copy).await
         })

@@ -61,7 +61,7 @@ impl Read {
 /// What a caller's copy of a session says about when it was read.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-pub(crate) struct Copy {
+pub(crate) struct SessionCopy {
     /// The revision, in a copy that Seabed made.
     revision: Option<String>,
     /// The stored time of the last update, in microseconds since 1970, in a copy of `DatabaseSessionService`.
@@ -71,7 +71,7 @@ pub(crate) struct Copy {
     last_event_id: Option<String>,
 }
 
-impl Copy {
+impl SessionCopy {
     /// The revision that the copy is of.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ pub(crate) async fn append(
     service: &DynSessionService,
     key: Key,
     event: &str,
-    copy: Option<Copy>,
+    copy: Option<SessionCopy>,
 ) -> Result<(f64, String, bool)> {
     let key = session_key(key)?;
     let event: Event = serde_json::from_str(event).map_err(|error| unreadable("event", &error))?;

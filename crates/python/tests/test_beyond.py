@@ -35,9 +35,8 @@ async def test_a_hundred_creates_at_once_keep_a_hundred_app_keys(url: str, app: 
 
 
 async def test_of_creates_with_one_id_one_succeeds(seabed: SeabedSessionService, app: str) -> None:
-    creates = [
-        seabed.create_session(app_name=app, user_id="u", session_id="s", state={"app:k": number}) for number in range(20)
-    ]
+    key = {"app_name": app, "user_id": "u", "session_id": "s"}
+    creates = (seabed.create_session(**key, state={"app:k": number}) for number in range(20))
     outcomes = await asyncio.gather(*creates, return_exceptions=True)
     created = [outcome for outcome in outcomes if isinstance(outcome, Session)]
     assert len(created) == 1
@@ -123,7 +122,8 @@ async def test_events_come_in_pages(seabed: SeabedSessionService, app: str) -> N
 async def test_a_cancelled_append_is_stored_entirely_or_not_at_all(seabed: SeabedSessionService, app: str) -> None:
     session = await seabed.create_session(app_name=app, user_id="u")
     for number in range(40):
-        append = asyncio.ensure_future(seabed.append_latest(session, setting(**{f"k{number}": 1, f"app__k{number}": 1})))
+        both_scopes = setting(**{f"k{number}": 1, f"app__k{number}": 1})
+        append = asyncio.ensure_future(seabed.append_latest(session, both_scopes))
         await asyncio.sleep(number / 10_000)
         append.cancel()
         await asyncio.gather(append, return_exceptions=True)

@@ -280,7 +280,7 @@ class SeabedSessionService(BaseSessionService):
         return _object(await _call(self._store.get_app_state, app_name))
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
-        """Returns the state that all sessions of a user share, without the prefix `user:`; empty for an unknown user."""
+        """Returns the state that all sessions of a user share, without the prefix `user:`."""
         return _object(await _call(self._store.get_user_state, app_name, user_id))
 
     async def close(self) -> None:
