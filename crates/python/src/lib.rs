@@ -1,6 +1,6 @@
 //! The native half of the Python package `seabed_adk`: Seabed's services behind a border of JSON text.
 //!
-//! Each method of [`Store`] returns at once. The operation runs on threads of its own, where it holds no lock of
+//! Each method of `Store` returns at once. The operation runs on threads of its own, where it holds no lock of
 //! Python's, and ends in a call of `reply(error, value)`: `error` is JSON text, or `None` if there is a value.
 
 mod connect;
