@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use seabed::{Json, SessionKey, State};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +20,7 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::Unavailable;
+use crate::python::{environment, interop};
 use crate::server::is_required;
 
 /// The newest google-adk, whose schema Seabed uses.
@@ -48,37 +48,16 @@ impl Adk {
         let python = self.python.get_or_init(|| async {
             // Runs on a blocking thread, since it waits for other processes, and finishes the installation even if the
             // caller is dropped.
-            let installed = tokio::task::spawn_blocking(|| self.install()).await.map_err(Into::into).flatten();
+            let (name, requirements) =
+                (format!("google-adk-{}", self.version), format!("requirements-{}.txt", self.version));
+            let install = move || environment(&name, &[&requirements]);
+            let installed = tokio::task::spawn_blocking(install).await.map_err(Into::into).flatten();
             installed.map_err(|error| Unavailable {
                 reason: format!("no google-adk {} (install python3-venv?): {error:#}", self.version),
                 required: is_required("google-adk"),
             })
         });
         python.await.clone()
-    }
-
-    /// Creates the environment, unless it exists. A copy of the requirements file marks a complete one.
-    fn install(&self) -> anyhow::Result<PathBuf> {
-        let requirements = interop(&format!("requirements-{}.txt", self.version));
-        let wanted = fs::read_to_string(&requirements)?;
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
-        let folder = target.join(format!("google-adk-{}", self.version));
-        let (marker, python) = (folder.join("requirements.txt"), folder.join("bin/python"));
-        fs::create_dir_all(&target)?;
-        // Keeps other test processes out until it is dropped.
-        let lock = fs::File::create(folder.with_extension("lock"))?;
-        lock.lock()?;
-        if fs::read_to_string(&marker).is_ok_and(|found| found == wanted) && python.exists() {
-            return Ok(python);
-        }
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        run(std::process::Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-        run(std::process::Command::new(&python).args(install).arg(&requirements))?;
-        fs::write(&marker, wanted)?;
-        Ok(python)
     }
 
     /// Starts google-adk on the database at a Seabed URL.
@@ -110,27 +89,14 @@ impl Adk {
     }
 }
 
-/// Returns the path of a file next to the program.
-fn interop(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("interop").join(name)
-}
-
 /// Converts a Seabed URL to the URL with which google-adk connects to the same database.
-fn sqlalchemy_url(url: &str) -> String {
+pub fn sqlalchemy_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or_default();
     match scheme {
         "sqlite" => format!("sqlite+aiosqlite:///{}", rest.split('?').next().unwrap_or_default()),
         "mysql" => format!("mysql+aiomysql://{rest}"),
         _ => format!("postgresql+asyncpg://{rest}"),
     }
-}
-
-fn run(command: &mut std::process::Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    // venv prints its errors to standard output.
-    let told = || [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told()).trim());
-    Ok(())
 }
 
 /// A running google-adk process.

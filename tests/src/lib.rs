@@ -25,15 +25,17 @@ mod installed;
 mod kind;
 mod program;
 mod proxy;
+mod python;
 mod report;
 mod server;
 mod source;
 pub mod torture;
 
-pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer};
+pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer, sqlalchemy_url};
 pub use database::Database;
 pub use kind::{Family, Kind};
 pub use proxy::{Cut, Proxy, Traffic};
+pub use python::{BINDING, Binding};
 pub use report::Report;
 pub use server::{Server, Servers, Unavailable};
 pub use source::Source;

@@ -20,6 +20,7 @@ mod model;
 mod odd_rows;
 mod pools;
 mod processes;
+mod python;
 mod repairs;
 mod risks;
 mod round_trips;
@@ -42,7 +43,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::{ADK_1_26, ADK_2_13, Adk, Family, Report, Unavailable};
+use seabed_tests::{ADK_1_26, ADK_2_13, Adk, BINDING, Family, Report, Unavailable};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -77,6 +78,8 @@ enum Where {
     BesideAdk,
     /// Everywhere, together with google-adk 1.26.
     BesideAdk126,
+    /// Everywhere, with the Python package.
+    InPython,
 }
 
 impl Where {
@@ -101,7 +104,8 @@ impl Where {
             | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
-            | Self::ExceptMySql => None,
+            | Self::ExceptMySql
+            | Self::InPython => None,
         }
     }
 }
@@ -155,6 +159,7 @@ fn main() -> ExitCode {
             model::CASES,
             odd_rows::CASES,
             processes::CASES,
+            python::CASES,
             repairs::CASES,
             risks::CASES,
             round_trips::CASES,
@@ -198,10 +203,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs before the case's timeout begins, since google-adk may have to be installed.
+/// Runs before the case's timeout begins, since google-adk may have to be installed, and the Python package built.
 async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fixture, Unavailable> {
     if let Some(adk) = case.on.adk() {
         adk.python().await?;
+    }
+    if case.on == Where::InPython {
+        BINDING.python().await?;
     }
     stores.fixture(store).await
 }

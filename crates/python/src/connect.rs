@@ -1,0 +1,214 @@
+//! How a store connects, and when it does so again.
+
+use std::mem;
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::FromPyObject;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use seabed::migration::{SessionTables, UpOptions, up};
+use seabed::{
+    BackendErrorKind, DynSessionService, Error, MySqlOptions, PostgresOptions, Result, SchemaRisk, ServiceOptions,
+    SqliteOptions, Tables,
+};
+use seabed_core::sql::{ConnectOptions, Dialect};
+use tokio::sync::OnceCell;
+
+use crate::url::to_seabed_url;
+
+/// The options of the Python class. Times are in seconds.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Options {
+    create_tables: bool,
+    schema: Option<String>,
+    table_prefix: Option<String>,
+    accept_risks: Vec<String>,
+    max_connections: Option<u32>,
+    acquire_timeout: Option<f64>,
+    max_lifetime: Option<f64>,
+    statement_timeout: Option<f64>,
+}
+
+/// What a URL names, with the options for it.
+#[derive(Clone)]
+enum Target {
+    Postgres(PostgresOptions),
+    MySql(MySqlOptions),
+    Sqlite(SqliteOptions),
+}
+
+/// Connects to a database: once in a process, and again after a close.
+pub(crate) struct Connector {
+    target: Target,
+    tables: Tables,
+    create_tables: bool,
+    /// A database in memory exists only in the process that created it.
+    in_memory: bool,
+    /// Locked only by threads that hold the GIL; see `runtime`.
+    opened: Mutex<Arc<Opened>>,
+}
+
+/// The service of one process, until it is closed.
+pub(crate) struct Opened {
+    process: u32,
+    service: OnceCell<DynSessionService>,
+}
+
+impl Opened {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { process: process::id(), service: OnceCell::new() })
+    }
+
+    /// Closes the connections, once the operations that run have ended.
+    pub(crate) async fn close(&self) -> Result<()> {
+        match self.service.get() {
+            Some(service) => service.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Connector {
+    pub(crate) fn try_new(url: &str, options: &Options) -> Result<Self> {
+        let url = to_seabed_url(url);
+        let tables = tables(options)?;
+        let service = service_options(options, tables.clone())?;
+        let target = if PostgresOptions::is_url(&url) {
+            Target::Postgres(configured(url.parse()?, options, service)?)
+        } else if MySqlOptions::is_url(&url) {
+            Target::MySql(configured(url.parse()?, options, service)?)
+        } else if SqliteOptions::is_url(&url) {
+            let sqlite: SqliteOptions = configured(url.parse()?, options, service)?;
+            let creates_file = options.create_tables;
+            Target::Sqlite(sqlite.with_driver(|driver| driver.create_if_missing(creates_file)))
+        } else {
+            let schemes = "postgresql, mysql, mariadb or sqlite, with or without a driver such as +asyncpg";
+            return Err(Error::Invalid { field: "url", reason: format!("its scheme is none of {schemes}") });
+        };
+        let in_memory = matches!(&target, Target::Sqlite(_)) && is_in_memory(&url);
+        let create_tables = options.create_tables;
+        Ok(Self { target, tables, create_tables, in_memory, opened: Mutex::new(Opened::new()) })
+    }
+
+    /// The connections of this process.
+    ///
+    /// # Errors
+    /// `RuntimeError` for a database in memory that belongs to another process.
+    pub(crate) fn opened(&self) -> PyResult<Arc<Opened>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.process != process::id() {
+            if self.in_memory {
+                let message = "a database in memory belongs to the process that created it, and this is a fork of it";
+                return Err(PyRuntimeError::new_err(message));
+            }
+            // The parent uses these connections; ending them here would disturb it.
+            mem::forget(mem::replace(&mut *opened, Opened::new()));
+        }
+        Ok(opened.clone())
+    }
+
+    /// Takes the connections of this process, so that the next call opens others.
+    ///
+    /// # Errors
+    /// Those of [`opened`](Self::opened).
+    pub(crate) fn replace_opened(&self) -> PyResult<Arc<Opened>> {
+        self.opened()?;
+        Ok(mem::replace(&mut *self.opened.lock().unwrap_or_else(PoisonError::into_inner), Opened::new()))
+    }
+
+    /// The service on these connections, connected by the first caller.
+    pub(crate) async fn service(&self, opened: &Opened) -> Result<DynSessionService> {
+        opened.service.get_or_try_init(|| self.connect()).await.cloned()
+    }
+
+    async fn connect(&self) -> Result<DynSessionService> {
+        let (pool, service) = match self.target.clone() {
+            Target::Postgres(options) => (options.clone().open().await?, options.service),
+            Target::MySql(options) => (options.clone().open().await?, options.service),
+            Target::Sqlite(options) => (options.clone().open().await?, options.service),
+        };
+        match seabed::from_connection_with(pool.clone(), service.clone()).await {
+            // Complete tables need no right to create any.
+            Err(error) if self.create_tables && error.backend_kind() == Some(BackendErrorKind::Schema) => {
+                up(SessionTables::new(&pool).with_tables(self.tables.clone()), UpOptions::default()).await?;
+                seabed::from_connection_with(pool, service).await
+            }
+            connected => connected,
+        }
+    }
+}
+
+/// Whether a URL of Seabed's names a database in memory, as Python or Seabed writes it.
+fn is_in_memory(url: &str) -> bool {
+    let path = url.split_once(':').map_or("", |(_, path)| path);
+    matches!(path.trim_start_matches('/'), "" | ":memory:")
+}
+
+fn tables(options: &Options) -> Result<Tables> {
+    let mut tables = Tables::new();
+    if let Some(schema) = &options.schema {
+        tables = tables.with_schema(schema);
+    }
+    if let Some(prefix) = &options.table_prefix {
+        tables = tables.with_prefix(prefix);
+    }
+    tables.check()?;
+    Ok(tables)
+}
+
+fn service_options(options: &Options, tables: Tables) -> Result<ServiceOptions> {
+    // What writes an event is the installed google-adk, which may be newer than the one that Seabed knows.
+    let mut service = ServiceOptions::new().with_tables(tables).without_adk_check();
+    if let Some(timeout) = seconds("statement_timeout", options.statement_timeout)? {
+        service = service.with_statement_timeout(timeout);
+    }
+    for risk in &options.accept_risks {
+        service = service.accept_risk(schema_risk(risk)?);
+    }
+    Ok(service)
+}
+
+fn configured<D: Dialect>(
+    mut connect: ConnectOptions<D>,
+    options: &Options,
+    service: ServiceOptions,
+) -> Result<ConnectOptions<D>> {
+    if let Some(count) = options.max_connections {
+        connect = connect.with_max_connections(count);
+    }
+    if let Some(timeout) = seconds("pool_timeout", options.acquire_timeout)? {
+        connect = connect.with_acquire_timeout(timeout);
+    }
+    if let Some(lifetime) = seconds("pool_recycle", options.max_lifetime)? {
+        connect.pool.max_lifetime(lifetime);
+    }
+    Ok(connect.with_service(|_| service))
+}
+
+fn seconds(field: &'static str, seconds: Option<f64>) -> Result<Option<Duration>> {
+    let duration = seconds.map(Duration::try_from_secs_f64).transpose();
+    duration.map_err(|_| Error::Invalid { field, reason: "is not a number of seconds".to_owned() })
+}
+
+fn schema_risk(name: &str) -> Result<SchemaRisk> {
+    Ok(match name {
+        "inexact_ids" => SchemaRisk::InexactIds,
+        "coarse_times" => SchemaRisk::CoarseTimes,
+        "short_text" => SchemaRisk::ShortText,
+        "lossy_text" => SchemaRisk::LossyText,
+        "no_transactions" => SchemaRisk::NoTransactions,
+        "unlogged" => SchemaRisk::Unlogged,
+        "row_security" => SchemaRisk::RowSecurity,
+        "session_settings" => SchemaRisk::SessionSettings,
+        "open_schema" => SchemaRisk::OpenSchema,
+        _ => {
+            return Err(Error::Invalid {
+                field: "accept_risks",
+                reason: "names a risk that does not exist".to_owned(),
+            });
+        }
+    })
+}
