@@ -8,7 +8,9 @@
 mod cancellation;
 mod connections;
 mod contents;
+mod durability;
 mod faults;
+mod files;
 mod fixture;
 mod groups;
 mod interop;
@@ -40,7 +42,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::{ADK_1_26, ADK_2_13, Adk, Family, Report, Unavailable};
+use seabed_tests::{ADK_1_26, ADK_2_13, Adk, Family, PgBouncer, Report, Unavailable};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -75,16 +77,18 @@ enum Where {
     BesideAdk,
     /// Everywhere, together with google-adk 1.26.
     BesideAdk126,
+    /// PostgreSQL, through a PgBouncer.
+    BehindPgBouncer,
 }
 
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
             Store::Server(kind) if kind.family() == Family::MySql => {
-                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
+                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql | Self::BehindPgBouncer)
             }
             Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres | Self::MySql),
-            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql),
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql | Self::BehindPgBouncer),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -99,7 +103,8 @@ impl Where {
             | Self::MySql
             | Self::ExceptPostgres
             | Self::Sqlite
-            | Self::ExceptMySql => None,
+            | Self::ExceptMySql
+            | Self::BehindPgBouncer => None,
         }
     }
 }
@@ -142,9 +147,11 @@ fn main() -> ExitCode {
             cancellation::CASES,
             connections::CASES,
             contents::CASES,
+            durability::CASES,
             late::CASES,
             pools::CASES,
             faults::CASES,
+            files::CASES,
             groups::CASES,
             interop::CASES,
             limits::CASES,
@@ -198,6 +205,9 @@ fn main() -> ExitCode {
 async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fixture, Unavailable> {
     if let Some(adk) = case.on.adk() {
         adk.python().await?;
+    }
+    if case.on == Where::BehindPgBouncer {
+        PgBouncer::find()?;
     }
     stores.fixture(store).await
 }
