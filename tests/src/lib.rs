@@ -10,7 +10,7 @@
 //! `SEABED_SERVERS=docker` leaves out the third source, `SEABED_SERVERS=installed` the second.
 //!
 //! google-adk, which shares the tables, is installed with pip if there is Python. Otherwise its cases are ignored or
-//! fail in the same way.
+//! fail in the same way, and so do those that need PgBouncer, where it is not installed.
 //!
 //! One server of each kind serves a whole run. Each test process creates its own database on it, and an account that
 //! may only SELECT, INSERT, UPDATE and DELETE. The service under test uses that account.
@@ -23,6 +23,7 @@ mod container;
 mod database;
 mod installed;
 mod kind;
+mod pgbouncer;
 mod program;
 mod proxy;
 mod python;
@@ -34,6 +35,7 @@ pub mod torture;
 pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer, sqlalchemy_url};
 pub use database::Database;
 pub use kind::{Family, Kind};
+pub use pgbouncer::PgBouncer;
 pub use proxy::{Cut, Proxy, Traffic};
 pub use python::{BINDING, Binding};
 pub use report::Report;

@@ -120,10 +120,10 @@ impl Program {
 }
 
 /// The account that runs the server. PostgreSQL refuses to run as root, so root uses another account.
-struct Account(Option<&'static str>);
+pub(crate) struct Account(Option<&'static str>);
 
 impl Account {
-    fn of(preferred: &[&'static str]) -> Self {
+    pub(crate) fn of(preferred: &[&'static str]) -> Self {
         let root = std::fs::read_to_string("/proc/self/status")
             .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
         let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -143,7 +143,7 @@ impl Account {
     }
 
     /// Creates a folder owned by the account.
-    fn folder(&self) -> anyhow::Result<TempDir> {
+    pub(crate) fn folder(&self) -> anyhow::Result<TempDir> {
         let folder = tempfile::Builder::new().prefix("seabed-server-").tempdir()?;
         if let Some(account) = self.0 {
             let owned = std::process::Command::new("chown").arg(account).arg(folder.path()).status()?;
@@ -152,7 +152,7 @@ impl Account {
         Ok(folder)
     }
 
-    fn supervise(
+    pub(crate) fn supervise(
         &self,
         signal: &str,
         folder: TempDir,

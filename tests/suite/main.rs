@@ -9,7 +9,9 @@ mod adk_rust;
 mod cancellation;
 mod connections;
 mod contents;
+mod durability;
 mod faults;
+mod files;
 mod fixture;
 mod groups;
 mod interop;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use seabed_tests::{ADK_1_26, ADK_2_13, Adk, BINDING, Family, Report, Unavailable};
+use seabed_tests::{ADK_1_26, ADK_2_13, Adk, BINDING, Family, PgBouncer, Report, Unavailable};
 use tokio::runtime::Runtime;
 
 use fixture::Fixture;
@@ -80,16 +82,18 @@ enum Where {
     BesideAdk126,
     /// Everywhere, with the Python package.
     InPython,
+    /// PostgreSQL, through a PgBouncer.
+    BehindPgBouncer,
 }
 
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
             Store::Server(kind) if kind.family() == Family::MySql => {
-                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql)
+                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql | Self::BehindPgBouncer)
             }
             Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres | Self::MySql),
-            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql),
+            Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql | Self::BehindPgBouncer),
             Store::Memory | Store::SqliteMemory => false,
         }
     }
@@ -105,7 +109,8 @@ impl Where {
             | Self::ExceptPostgres
             | Self::Sqlite
             | Self::ExceptMySql
-            | Self::InPython => None,
+            | Self::InPython
+            | Self::BehindPgBouncer => None,
         }
     }
 }
@@ -149,9 +154,11 @@ fn main() -> ExitCode {
             cancellation::CASES,
             connections::CASES,
             contents::CASES,
+            durability::CASES,
             late::CASES,
             pools::CASES,
             faults::CASES,
+            files::CASES,
             groups::CASES,
             interop::CASES,
             limits::CASES,
@@ -210,6 +217,9 @@ async fn needed(stores: &Stores, store: Store, case: &DatabaseCase) -> Result<Fi
     }
     if case.on == Where::InPython {
         BINDING.python().await?;
+    }
+    if case.on == Where::BehindPgBouncer {
+        PgBouncer::find()?;
     }
     stores.fixture(store).await
 }

@@ -42,7 +42,7 @@ async fn expect_refusal(fixture: &Fixture, words: &[&str]) -> anyhow::Result<()>
     expect_words(&format!("{refused:#}"), words)
 }
 
-fn expect_words(told: &str, words: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn expect_words(told: &str, words: &[&str]) -> anyhow::Result<()> {
     let missing: Vec<_> = words.iter().filter(|word| !told.contains(**word)).collect();
     ensure!(missing.is_empty(), "{told:?} does not name {missing:?}");
     Ok(())
@@ -54,17 +54,17 @@ async fn accepting(fixture: &Fixture, risk: SchemaRisk) -> anyhow::Result<DynSes
     Ok(seabed::from_connection_with(pool, ServiceOptions::new().accept_risk(risk)).await?)
 }
 
-async fn expect_finding(pool: &DatabaseConnection, word: &str) -> anyhow::Result<Finding> {
+pub(crate) async fn expect_finding(pool: &DatabaseConnection, word: &str) -> anyhow::Result<Finding> {
     let findings = verify(pool).await?;
     let found = findings.iter().find(|finding| finding.problem.contains(word)).cloned();
     found.with_context(|| format!("verify does not find {word:?}: {findings:#?}"))
 }
 
-async fn session(service: &DynSessionService) -> anyhow::Result<SessionKey> {
+pub(crate) async fn session(service: &DynSessionService) -> anyhow::Result<SessionKey> {
     Ok(service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key)
 }
 
-fn saying(key: SessionKey, text: &str) -> AppendEvent {
+pub(crate) fn saying(key: SessionKey, text: &str) -> AppendEvent {
     let event = Event::new("user").with_text(text);
     AppendEvent::new(key, event, ExpectedRevision::Any)
 }

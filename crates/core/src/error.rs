@@ -175,7 +175,8 @@ pub enum BackendErrorKind {
     /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or
     /// ask the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
     TooLarge,
-    /// Anything else: missing privileges, a full disk, a misconfigured server, a bug.
+    /// Anything else: missing privileges, a full disk, a misconfigured server, a SQLite file that was deleted or
+    /// replaced under the service, a bug.
     Unexpected,
 }
 

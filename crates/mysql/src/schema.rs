@@ -9,6 +9,9 @@ use crate::MySql;
 /// Whether a session's transactions are read-only: a variable with two names, each for one of the servers.
 const READ_ONLY: &str = "/*M! @@tx_read_only */ /*!80000 @@transaction_read_only */";
 
+/// The status of the server, which MariaDB and MySQL list in different schemas.
+const GLOBAL_STATUS: &str = "/*M! information_schema.global_status */ /*!80000 performance_schema.global_status */";
+
 impl SchemaDialect for MySql {
     fn backend(&self) -> DbBackend {
         DbBackend::MySql
@@ -66,11 +69,32 @@ impl SchemaDialect for MySql {
             ("character_set_results", "@@character_set_results", "@@character_set_results <> 'utf8mb4'"),
             ("transaction_read_only", READ_ONLY, &format!("{READ_ONLY} = 1")),
         ];
+        // With a binary log, MariaDB and MySQL recover by it, and roll back what it lacks. 3 is MariaDB's: the commit is
+        // synced in InnoDB too. MariaDB reports switches as numbers or words, by its version.
+        let settings_of_server = [
+            (SchemaRisk::UnsafeCommits, "innodb_flush_log_at_trx_commit", "IN (0, 2)"),
+            (
+                SchemaRisk::ReducedDurability,
+                "sync_binlog",
+                "<> 1 AND @@innodb_flush_log_at_trx_commit <> 3 AND CAST(@@log_bin AS CHAR) NOT IN ('0', 'OFF')",
+            ),
+            (SchemaRisk::ReducedDurability, "innodb_doublewrite", "IN ('0', 'OFF', 'DETECT_ONLY')"),
+            (SchemaRisk::ReadOnlyServer, "read_only", "NOT IN ('0', 'OFF')"),
+        ];
+        let cluster = format!(
+            "SELECT 'cluster' AS subject, CAST(variable_value AS CHAR) AS found FROM {GLOBAL_STATUS} \
+             WHERE variable_name = 'wsrep_cluster_size' AND CAST(variable_value AS SIGNED) > 1"
+        );
         let bent = |(name, found, condition): (&str, &str, &str)| {
             format!("SELECT '{name}' AS subject, CAST({found} AS CHAR) AS found FROM DUAL WHERE {condition}")
         };
         let of_settings = settings.map(|setting| (SchemaRisk::SessionSettings, bent(setting)));
-        [(SchemaRisk::NoTransactions, without_transactions)].into_iter().chain(of_settings).collect()
+        let of_server = settings_of_server.map(|(risk, name, bad)| {
+            let (found, condition) = (format!("@@{name}"), format!("CAST(@@{name} AS CHAR) {bad}"));
+            (risk, bent((name, &found, &condition)))
+        });
+        let first = [(SchemaRisk::NoTransactions, without_transactions)].into_iter();
+        first.chain(of_settings).chain(of_server).chain([(SchemaRisk::MultiPrimary, cluster)]).collect()
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {

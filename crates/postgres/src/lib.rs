@@ -33,11 +33,15 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 pub struct Postgres;
 
 /// Each statement sees what was committed before it, also where the database's default is another level. A wait for a
-/// lock ends after 10 seconds, as on MySQL. A backslash in a literal is a backslash. These are no startup parameters,
-/// because PgBouncer rejects those it does not know. `default_transaction_read_only` is left alone: administrators set
-/// it to keep writers out, during a switchover or before a disk is full. A service refuses it by name instead.
+/// lock ends after 10 seconds, as on MySQL. A backslash in a literal is a backslash. A commit is on disk before it is
+/// acknowledged, also where the account, the database or the server has asynchronous commit; levels that wait for
+/// standbys stay as they are. These are no startup parameters, because PgBouncer rejects those it does not know.
+/// `default_transaction_read_only` is left alone: administrators set it to keep writers out, during a switchover or
+/// before a disk is full. A service refuses it by name instead.
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'; \
-                                SET standard_conforming_strings TO on";
+                                SET standard_conforming_strings TO on; \
+                                SELECT pg_catalog.set_config(CAST('synchronous_commit' AS text), CAST('on' AS text), false) \
+                                WHERE pg_catalog.current_setting(CAST('synchronous_commit' AS text)) = CAST('off' AS text)";
 
 /// The parameters of a URL that the driver knows.
 const URL_PARAMETERS: [&str; 18] = [
@@ -88,6 +92,7 @@ impl SqlxBackend for Postgres {
 
     const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const SESSION_SETTINGS: Option<&'static str> = Some(SESSION_SETTINGS);
+    const NAMES_STATEMENTS: bool = true;
 
     fn owns(pool: &DatabaseConnection) -> bool {
         matches!(pool.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_))
@@ -141,6 +146,14 @@ impl SqlxBackend for Postgres {
             "54000" => BackendErrorKind::TooLarge,
             _ => BackendErrorKind::Unexpected,
         }
+    }
+
+    /// `invalid_sql_statement_name`, `duplicate_prepared_statement`: others use the same connection of the server.
+    fn advice(error: &dyn DatabaseError) -> Option<&'static str> {
+        matches!(error.code().as_deref(), Some("26000" | "42P05")).then_some(
+            "the connection has other prepared statements than the service gave it, as behind a transaction pooler that \
+             does not keep them apart; set max_prepared_statements of PgBouncer (1.21 or later), or pool sessions",
+        )
     }
 
     /// `admin_shutdown`, `crash_shutdown` and the connection exceptions are no such errors: the statement may have run.

@@ -57,10 +57,21 @@ impl SchemaDialect for Postgres {
                 "SELECT CAST(class.relname AS text) AS subject, '{found}' AS found FROM {classes} WHERE {condition}"
             )
         };
-        let of_setting = |subject: &str, setting: &str, wanted: &str| {
-            let found = format!("pg_catalog.current_setting(CAST('{setting}' AS text))");
-            format!("SELECT '{subject}' AS subject, {found} AS found WHERE {found} <> CAST('{wanted}' AS text)")
+        let of_setting = |subject: &str, setting: &str, condition: &str| {
+            let found = current(setting);
+            format!("SELECT '{subject}' AS subject, {found} AS found WHERE {found} {condition}")
         };
+        let other_than = |subject: &str, setting: &str, wanted: &str| of_setting(subject, setting, &other(wanted));
+        // Of those who wait for a standby, each commit is on another machine. Neon runs this way, without fsync.
+        let standbys = current("synchronous_standby_names");
+        let alone = format!("AND {standbys} = CAST('' AS text)");
+        let beside_standby = format!("AND {standbys} {}", other(""));
+        let of_commits = |value: &str, and: &str| {
+            let condition = format!("= CAST('{value}' AS text) {and}");
+            of_setting("synchronous_commit", "synchronous_commit", &condition)
+        };
+        let without_fsync = |and: &str| of_setting("fsync", "fsync", &format!("{} {and}", other("on")));
+        let standby = "SELECT 'server' AS subject, 'in recovery' AS found WHERE pg_catalog.pg_is_in_recovery()";
         let open_schemas = format!(
             "SELECT CAST(nspname AS text) AS subject, 'CREATE' AS found FROM pg_catalog.pg_namespace \
              WHERE (nspname = ANY (pg_catalog.current_schemas(false)) \
@@ -70,12 +81,18 @@ impl SchemaDialect for Postgres {
         vec![
             (SchemaRisk::Unlogged, of_tables("unlogged", "relpersistence = CAST('u' AS \"char\")")),
             (SchemaRisk::RowSecurity, of_tables("active", "pg_catalog.row_security_active(class.oid)")),
-            (SchemaRisk::LossyText, of_setting("database", "server_encoding", "UTF8")),
+            (SchemaRisk::LossyText, other_than("database", "server_encoding", "UTF8")),
             (
                 SchemaRisk::SessionSettings,
-                of_setting("default_transaction_read_only", "default_transaction_read_only", "off"),
+                other_than("default_transaction_read_only", "default_transaction_read_only", "off"),
             ),
             (SchemaRisk::OpenSchema, open_schemas),
+            (SchemaRisk::UnsafeCommits, without_fsync(&alone)),
+            (SchemaRisk::UnsafeCommits, of_commits("off", "")),
+            (SchemaRisk::ReducedDurability, without_fsync(&beside_standby)),
+            (SchemaRisk::ReducedDurability, of_commits("local", &beside_standby)),
+            (SchemaRisk::ReducedDurability, other_than("full_page_writes", "full_page_writes", "on")),
+            (SchemaRisk::ReadOnlyServer, standby.to_owned()),
         ]
     }
 
@@ -99,6 +116,16 @@ impl SchemaDialect for Postgres {
             },
         }
     }
+}
+
+/// A setting as text.
+fn current(setting: &str) -> String {
+    format!("pg_catalog.current_setting(CAST('{setting}' AS text))")
+}
+
+/// The condition that a text is another than `wanted`.
+fn other(wanted: &str) -> String {
+    format!("<> CAST('{wanted}' AS text)")
 }
 
 /// The tables in the catalog, as `class`. `to_regclass` looks a name up as a statement would.

@@ -22,10 +22,11 @@
 //! its tables, and go on with [`from_connection`](SqlSessionService::from_connection).
 
 mod connect;
+mod files;
 mod prefetch;
 mod schema;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use chrono::format::{Item, Parsed, StrftimeItems, parse};
@@ -40,7 +41,7 @@ use sea_orm::{
     ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
     TransactionOptions,
 };
-use seabed_core::sql::{ConnectOptions, Dialect, Driver, SchemaDialect, SqlSessionService, in_range};
+use seabed_core::sql::{ConnectOptions, DatabaseFiles, Dialect, Driver, SchemaDialect, SqlSessionService, in_range};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
 
@@ -142,6 +143,12 @@ impl SqlxBackend for Sqlite {
 
     fn connect_problem(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
         connect::file_problem(options)
+    }
+
+    fn files(options: &SqliteConnectOptions) -> Option<Arc<dyn DatabaseFiles>> {
+        let is_file = !connect::ends_with_pool(options);
+        let files = is_file.then(|| files::Files::of(options.get_filename())).flatten();
+        files.map(|files| Arc::new(files) as _)
     }
 
     /// An in-memory database is gone when its last connection closes, and connections to it block each other.

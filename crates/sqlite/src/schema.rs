@@ -46,6 +46,31 @@ impl SchemaDialect for Sqlite {
         )
     }
 
+    /// A database in memory has no file to lose.
+    fn risk_queries(&self, schema: Option<&str>, _names: &[String]) -> Vec<(SchemaRisk, String)> {
+        let schema = schema.unwrap_or("main");
+        let of_file = |subject: &str, found: &str, condition: &str| {
+            format!(
+                "SELECT '{subject}' AS subject, {found} AS found FROM pragma_journal_mode('{schema}') AS journal, \
+                 pragma_synchronous('{schema}') AS sync, pragma_database_list AS databases \
+                 WHERE databases.name = '{schema}' AND databases.file <> '' AND {condition}"
+            )
+        };
+        vec![
+            (SchemaRisk::WalResetBug, of_file("SQLite", "sqlite_version()", "journal.journal_mode = 'wal'")),
+            (SchemaRisk::UnsafeCommits, of_file("synchronous", "'OFF'", "sync.synchronous = 0")),
+            (
+                SchemaRisk::UnsafeCommits,
+                of_file("journal_mode", "journal.journal_mode", "journal.journal_mode IN ('memory', 'off')"),
+            ),
+            (SchemaRisk::ReducedDurability, of_file("synchronous", "'NORMAL'", "sync.synchronous = 1")),
+        ]
+    }
+
+    fn confirms_risk(&self, risk: SchemaRisk, found: &str) -> bool {
+        risk != SchemaRisk::WalResetBug || has_wal_reset_bug(found)
+    }
+
     /// SQLite stores any text in any column but a numeric one, whatever its type says.
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
         let is_number = ["real", "floa", "doub", "int"].iter().any(|name| found.data_type.contains(name));
@@ -61,9 +86,32 @@ impl SchemaDialect for Sqlite {
     }
 }
 
+/// Whether a version of SQLite has the bug that 3.51.3 fixed. The fix is in two older releases too. A version that
+/// cannot be read is taken for an old one.
+fn has_wal_reset_bug(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or_default());
+    let mut next = || numbers.next().unwrap_or_default();
+    match (next(), next(), next()) {
+        (3, 50, patch) => patch < 7,
+        (3, 44, patch) => patch < 6,
+        version => version < (3, 51, 3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_with_the_wal_reset_bug_are_known() {
+        for affected in ["3.7.17", "3.44.5", "3.45.0", "3.46.0", "3.50.6", "3.51", "3.51.2", "unknown"] {
+            assert!(Sqlite.confirms_risk(SchemaRisk::WalResetBug, affected), "{affected}");
+        }
+        for sound in ["3.44.6", "3.50.7", "3.51.3", "3.53.0", "4.0.0"] {
+            assert!(!Sqlite.confirms_risk(SchemaRisk::WalResetBug, sound), "{sound}");
+        }
+        assert!(Sqlite.confirms_risk(SchemaRisk::UnsafeCommits, "OFF"));
+    }
 
     fn problem(data_type: &str, collation: Option<&str>, role: ColumnRole) -> Option<ColumnProblem> {
         let (data_type, collation) = (data_type.to_owned(), collation.map(str::to_owned));

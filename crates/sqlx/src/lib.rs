@@ -21,7 +21,9 @@ use sea_orm::sqlx::{
 };
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement, Values};
 use sea_query_sqlx::SqlxValues;
-use seabed_core::sql::{Driver, DriverConnection, PoolLimits, answers, in_range, in_task, is_broken_connection};
+use seabed_core::sql::{
+    DatabaseFiles, Driver, DriverConnection, PoolLimits, answers, in_range, in_task, is_broken_connection,
+};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 
 pub use self::url::{bare_host, parse_server_url, parse_url};
@@ -42,6 +44,9 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
 
     #[allow(missing_docs, reason = "documented in Driver")]
     const CANCEL_SAFE: bool = false;
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    const NAMES_STATEMENTS: bool = false;
 
     /// The statements that set up each connection of a server. `None` for a database in this process, whose connections
     /// need no set-up and no test.
@@ -83,6 +88,16 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
         pool
     }
 
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn files(_options: &ConnectOptionsOf<Self::Database>) -> Option<Arc<dyn DatabaseFiles>> {
+        None
+    }
+
+    /// What to do about an error that the database reported, where more is known than its kind says.
+    fn advice(_error: &dyn DatabaseError) -> Option<&'static str> {
+        None
+    }
+
     /// What an error that the database reported means.
     fn classify(error: &dyn DatabaseError) -> BackendErrorKind;
 
@@ -115,6 +130,7 @@ where
     const URL_SCHEMES: &'static [&'static str] = B::URL_SCHEMES;
     const STATEMENT_TIMEOUT: Duration = B::STATEMENT_TIMEOUT;
     const CANCEL_SAFE: bool = B::CANCEL_SAFE;
+    const NAMES_STATEMENTS: bool = B::NAMES_STATEMENTS;
 
     fn classify(error: &RuntimeErr) -> BackendErrorKind {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };
@@ -130,6 +146,11 @@ where
     fn was_rejected(error: &RuntimeErr) -> bool {
         let RuntimeErr::SqlxError(error) = error else { return false };
         error.as_database_error().is_some_and(B::was_rejected)
+    }
+
+    fn advice(error: &RuntimeErr) -> Option<&'static str> {
+        let RuntimeErr::SqlxError(error) = error else { return None };
+        error.as_database_error().and_then(B::advice)
     }
 
     fn options(url: &str) -> Result<Self::Options> {
@@ -184,6 +205,10 @@ where
     fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
         let options = B::pool(pool).options();
         PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
+    }
+
+    fn files(pool: &DatabaseConnection) -> Option<Arc<dyn DatabaseFiles>> {
+        B::files(&B::pool(pool).connect_options())
     }
 
     async fn acquire(pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {

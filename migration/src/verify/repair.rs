@@ -46,6 +46,19 @@ pub(super) fn risk(spec: &SchemaSpec, found: &FoundRisk) -> Finding {
         SchemaRisk::SessionSettings => {
             Repair::Advice("correct the setting, for this account, this database or the server".to_owned())
         }
+        SchemaRisk::UnsafeCommits | SchemaRisk::ReducedDurability => Repair::Advice(format!(
+            "set {subject} so that a commit is on disk before it is acknowledged, for this account, this database or the \
+             server"
+        )),
+        SchemaRisk::ReadOnlyServer => Repair::Advice("connect to the primary, which takes writes".to_owned()),
+        SchemaRisk::MultiPrimary => {
+            Repair::Advice("let all writers use the same node, and accept the risk in the service".to_owned())
+        }
+        SchemaRisk::WalResetBug => Repair::Advice(
+            "link SQLite 3.51.3 or later (3.50.7 and 3.44.6 have the fix too), and find out which SQLite other programs \
+             use on this file"
+                .to_owned(),
+        ),
         _ => Repair::Advice(
             "create a database in UTF-8 with `seabed-migrate up`, and copy into it with `seabed-migrate copy`"
                 .to_owned(),

@@ -1,11 +1,13 @@
 //! The database below the operations: connections, the statement timeout, transactions.
 
+use std::sync::Arc;
+
 use sea_orm::{DatabaseConnection, QueryResult, Statement, Value};
 use tokio::time::{Instant, sleep_until};
 
 use super::deadline::{self, DatabaseClock};
 use super::dialect::Dialect;
-use super::driver::Driver;
+use super::driver::{DatabaseFiles, Driver};
 use super::error::{StatementError, autocommit_error, commit_error, statement_error};
 use super::executor::{Executor, TransactionBody};
 use super::pool::Pool;
@@ -22,9 +24,18 @@ pub(crate) struct Database<D: Dialect> {
 }
 
 impl<D: Dialect> Database<D> {
-    pub(crate) fn new(driver_pool: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
-        let pool = Pool::new(driver_pool.clone(), statement_timeout);
+    pub(crate) fn new(
+        driver_pool: DatabaseConnection,
+        files: Option<Arc<dyn DatabaseFiles>>,
+        statement_timeout: StatementTimeout,
+    ) -> Self {
+        let pool = Pool::new(driver_pool.clone(), files, statement_timeout);
         Self { pool, driver_pool, statement_timeout, clock: DatabaseClock::new() }
+    }
+
+    /// The same database, with another timeout.
+    pub(crate) fn with_statement_timeout(&self, statement_timeout: StatementTimeout) -> Self {
+        Self::new(self.driver_pool.clone(), self.pool.files().cloned(), statement_timeout)
     }
 
     /// sea-orm's pool.
@@ -53,13 +64,14 @@ impl<D: Dialect> Database<D> {
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64> {
         let failed = |error| statement_error::<D>(operation, error);
+        self.pool.check_files().map_err(failed)?;
         let clock = self.clock.reading(&self.pool).await.map_err(failed)?;
         let mut sent = Instant::now();
         let statement = || {
             sent = Instant::now();
             statement(D::SCHEMA.timestamp(clock.deadline(sent)))
         };
-        match unless_duplicate::<D>(self.pool.run(statement, on_row).await) {
+        match unless_duplicate::<D>(self.pool.run_checked(statement, on_row).await) {
             Ok(changed) => {
                 if changed == 0 {
                     self.clock.suspect(clock);
@@ -81,13 +93,22 @@ impl<D: Dialect> Database<D> {
         &self.pool
     }
 
+    /// Reads a row, and checks the database's files.
+    pub(crate) async fn query_one_checked(&self, statement: Statement) -> Result<Option<QueryResult>, StatementError> {
+        let mut first = None;
+        self.pool.run_checked(|| statement, &mut |row| _ = first.get_or_insert(row)).await?;
+        Ok(first)
+    }
+
     /// Runs `body` in a transaction. After an error nothing of it is stored, unless the error is
     /// [`CommitUnknown`](BackendErrorKind::CommitUnknown).
     pub(crate) async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()> {
         let failed = |error| statement_error::<D>(operation, error);
         let mut transaction = self.pool.begin().await.map_err(failed)?;
         let ran = self.statement_timeout.limit(async { Ok(body.run(&mut transaction).await) });
-        match ran.await.map_err(failed).flatten() {
+        let ran = ran.await.map_err(failed).flatten();
+        let checked = self.pool.check_open_files().map_err(failed);
+        match ran.and_then(|commits| checked.map(|()| commits)) {
             Ok(true) => {
                 let committed = self.statement_timeout.limit(transaction.end("COMMIT")).await;
                 committed.map_err(|error| commit_error::<D>(operation, error))
@@ -102,6 +123,11 @@ impl<D: Dialect> Database<D> {
                 outcome.map(drop)
             }
         }
+    }
+
+    /// Rejects files that were deleted or replaced since the service connected.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.pool.check_open_files().map_err(|error| statement_error::<D>("connect", error))
     }
 
     /// Closes the pool.

@@ -1,6 +1,8 @@
 //! The seam to a database driver: connecting, classifying errors, reading rows.
 
+use std::fmt;
 use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +21,17 @@ pub struct PoolLimits {
     pub acquire_timeout: Duration,
 }
 
+/// The files of a database in this process, as they were when a service connected.
+pub trait DatabaseFiles: fmt::Debug + Send + Sync {
+    /// What has happened to the database file, if nobody will find what is written through the open connections: it was
+    /// deleted or replaced. Once there was a problem, it stays, because the pool may hold connections to both files.
+    fn problem(&self) -> Option<String>;
+
+    /// Like [`problem`](Self::problem), also with those files that exist just while a connection is open. To be called
+    /// while one is that has read or written.
+    fn problem_while_open(&self) -> Option<String>;
+}
+
 /// A database driver, and a pool of its connections. `seabed-sqlx` implements it for every database of sqlx.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
@@ -35,6 +48,10 @@ pub trait Driver: Send + Sync + 'static {
     /// back and keeps it. It closes the connections of other drivers.
     const CANCEL_SAFE: bool = false;
 
+    /// Whether prepared statements have names, the same on each connection. A pooler that gives one connection of the
+    /// server's to several clients in turn must then keep their statements apart.
+    const NAMES_STATEMENTS: bool = false;
+
     /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES), also with the name of a driver of Python's behind it,
     /// as in `postgresql+asyncpg`.
     fn is_url(url: &str) -> bool {
@@ -45,6 +62,11 @@ pub trait Driver: Send + Sync + 'static {
     /// What a driver's error means; [`BackendErrorKind::Unexpected`] for everything that needs no handling of its own.
     /// sea-orm detects unique violations.
     fn classify(error: &RuntimeErr) -> BackendErrorKind;
+
+    /// What to do about an error, where more is known than its kind says.
+    fn advice(_error: &RuntimeErr) -> Option<&'static str> {
+        None
+    }
 
     /// Whether the server answered that it did not carry out the statement. Not so when the server is shutting down,
     /// when somebody ended the connection, or when it broke: the statement may have run.
@@ -83,6 +105,11 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The limits of a pool.
     fn pool_limits(pool: &DatabaseConnection) -> PoolLimits;
+
+    /// The files of the pool's database, if it is one that can lose them under a running service.
+    fn files(_pool: &DatabaseConnection) -> Option<Arc<dyn DatabaseFiles>> {
+        None
+    }
 
     /// Takes a connection out of a pool.
     ///

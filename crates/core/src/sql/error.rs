@@ -23,6 +23,9 @@ pub(crate) enum StatementError {
         /// The server's limit, in bytes.
         limit: u64,
     },
+    /// The database's files were deleted or replaced: this is what happened.
+    #[error("{0}; what the service stores since then is lost, so restore the file and connect again")]
+    LostFiles(String),
 }
 
 impl StatementError {
@@ -35,7 +38,7 @@ impl StatementError {
     pub(crate) fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {
             Self::Database(error) => error.into(),
-            Self::Timeout | Self::TooLarge { .. } => self.into(),
+            Self::Timeout | Self::TooLarge { .. } | Self::LostFiles(_) => self.into(),
         }
     }
 
@@ -58,7 +61,7 @@ pub(crate) fn classify<D: Dialect>(error: &StatementError) -> BackendErrorKind {
         StatementError::Database(DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) => {
             D::Driver::classify(error)
         }
-        StatementError::Database(_) => BackendErrorKind::Unexpected,
+        StatementError::LostFiles(_) | StatementError::Database(_) => BackendErrorKind::Unexpected,
     }
 }
 
@@ -77,15 +80,25 @@ pub fn is_broken_connection(error: &std::io::Error) -> bool {
 pub(crate) fn statement_error<D: Dialect>(operation: &str, error: impl Into<StatementError>) -> Error {
     let error = error.into();
     let kind = classify::<D>(&error);
-    let advice = match kind {
-        BackendErrorKind::Schema => ": a table or column is missing; `seabed-migrate verify` says what to do",
-        BackendErrorKind::TooLarge => {
-            ": larger than the database accepts; store less at once, or ask its administrator to raise the limit \
-             (max_allowed_packet on MySQL and MariaDB)"
-        }
-        _ => "",
-    };
+    let advice = advice::<D>(&error, kind).map_or_else(String::new, |advice| format!(": {advice}"));
     BackendError::new(kind, format!("{operation} on {:?}{advice}", D::BACKEND)).with_source(error.into_source()).into()
+}
+
+/// What to do about an error.
+fn advice<D: Dialect>(error: &StatementError, kind: BackendErrorKind) -> Option<String> {
+    let of_driver = error.of_driver().and_then(D::Driver::advice);
+    match (error, kind) {
+        (StatementError::LostFiles(_), _) => Some(error.to_string()),
+        (_, BackendErrorKind::Schema) => {
+            Some("a table or column is missing; `seabed-migrate verify` says what to do".to_owned())
+        }
+        (_, BackendErrorKind::TooLarge) => Some(
+            "larger than the database accepts; store less at once, or ask its administrator to raise the limit \
+             (max_allowed_packet on MySQL and MariaDB)"
+                .to_owned(),
+        ),
+        _ => of_driver.map(str::to_owned),
+    }
 }
 
 /// The error of a COMMIT of `operation`. A conflict means that the transaction was rolled back; after any other error
@@ -107,7 +120,7 @@ pub(crate) fn commit_error<D: Dialect>(operation: &str, error: impl Into<Stateme
 /// unknown. A statement that never got a connection stored nothing.
 pub(crate) fn autocommit_error<D: Dialect>(operation: &str, error: impl Into<StatementError>) -> Error {
     let error = error.into();
-    let may_have_run = matches!(error, StatementError::Timeout)
+    let may_have_run = matches!(error, StatementError::Timeout | StatementError::LostFiles(_))
         || error.of_driver().is_some_and(|error| !D::Driver::was_rejected(error));
     if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::dialect::Dialect;
-use super::driver::{Driver, DriverConnection};
+use super::driver::{DatabaseFiles, Driver, DriverConnection};
 use super::error::{StatementError, leaves_connection_usable};
 use super::executor::{Executor, check_size};
 use super::timeout::{StatementTimeout, answers};
@@ -37,6 +37,7 @@ pub(crate) struct Pool<D: Dialect> {
     /// False for a pool of one connection, for which all other users of the pool would have to wait.
     caches: bool,
     statement_timeout: StatementTimeout,
+    files: Option<Arc<dyn DatabaseFiles>>,
 }
 
 /// The connections that are kept and not in use.
@@ -96,7 +97,11 @@ fn lock<D: Dialect>(cache: &Mutex<Cache<D>>) -> MutexGuard<'_, Cache<D>> {
 }
 
 impl<D: Dialect> Pool<D> {
-    pub(crate) fn new(connections: DatabaseConnection, statement_timeout: StatementTimeout) -> Self {
+    pub(crate) fn new(
+        connections: DatabaseConnection,
+        files: Option<Arc<dyn DatabaseFiles>>,
+        statement_timeout: StatementTimeout,
+    ) -> Self {
         let limits = D::Driver::pool_limits(&connections);
         let most = usize::try_from(limits.max_connections).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
@@ -106,7 +111,22 @@ impl<D: Dialect> Pool<D> {
             acquire_timeout: limits.acquire_timeout,
             caches: most > 1,
             statement_timeout,
+            files,
         }
+    }
+
+    pub(crate) fn files(&self) -> Option<&Arc<dyn DatabaseFiles>> {
+        self.files.as_ref()
+    }
+
+    /// Rejects what would be written to a file that nobody opens again.
+    pub(crate) fn check_files(&self) -> Result<(), StatementError> {
+        lost(self.files.as_ref().and_then(|files| files.problem()))
+    }
+
+    /// The same, while a connection is open that has read or written.
+    pub(crate) fn check_open_files(&self) -> Result<(), StatementError> {
+        lost(self.files.as_ref().and_then(|files| files.problem_while_open()))
     }
 
     /// Begins a transaction on a connection.
@@ -134,9 +154,29 @@ impl<D: Dialect> Pool<D> {
         statement: impl FnOnce() -> Statement + Send,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
+        self.run_then(statement, on_row, |_| Ok(())).await
+    }
+
+    /// Like [`run`](Self::run), but an error where the database's files were lost meanwhile.
+    pub(crate) async fn run_checked(
+        &self,
+        statement: impl FnOnce() -> Statement + Send,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+    ) -> Result<u64, StatementError> {
+        self.run_then(statement, on_row, Self::check_open_files).await
+    }
+
+    /// `check` runs after the statement, while the connection is open.
+    async fn run_then(
+        &self,
+        statement: impl FnOnce() -> Statement + Send,
+        on_row: &mut (dyn FnMut(QueryResult) + Send),
+        check: impl FnOnce(&Self) -> Result<(), StatementError> + Send,
+    ) -> Result<u64, StatementError> {
         let mut guard = self.acquire().await?;
         guard.cached.is_clean = D::Driver::CANCEL_SAFE;
         let ran = self.statement_timeout.limit(guard.run(statement(), on_row)).await;
+        let ran = ran.and_then(|changed| check(self).map(|()| changed));
         guard.release();
         ran
     }
@@ -157,6 +197,10 @@ impl<D: Dialect> Pool<D> {
     }
 }
 
+fn lost(problem: Option<String>) -> Result<(), StatementError> {
+    problem.map_or(Ok(()), |problem| Err(StatementError::LostFiles(problem)))
+}
+
 impl<D: Dialect> CachedConnection<D> {
     fn new(connection: Box<dyn DriverConnection>) -> Self {
         let now = Instant::now();
@@ -175,11 +219,12 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         Ok(self.cached.connection()?.simple_query(sql).await?)
     }
 
-    /// Ends the transaction with `sql`, and lets others use the connection.
+    /// Ends the transaction with `sql`, and lets others use the connection. Files that were lost meanwhile are an error.
     pub(crate) async fn end(mut self, sql: &'static str) -> Result<(), StatementError> {
         self.simple_query(sql).await?;
+        let checked = self.pool.check_open_files();
         self.release();
-        Ok(())
+        checked
     }
 
     /// Lets others use the connection: no transaction is open on it.

@@ -3,6 +3,7 @@
 #[path = "pool_fakes.rs"]
 mod fakes;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -11,13 +12,13 @@ use tokio::time::Instant;
 
 use self::fakes::{Embedded, Networked, events, server};
 use super::{ConnectionGuard, Pool};
-use crate::sql::Dialect;
 use crate::sql::error::StatementError;
 use crate::sql::executor::Executor as _;
 use crate::sql::timeout::StatementTimeout;
+use crate::sql::{DatabaseFiles, Dialect};
 
 fn pool<D: Dialect>() -> Pool<D> {
-    Pool::new(DatabaseConnection::default(), StatementTimeout(Duration::from_secs(5)))
+    Pool::new(DatabaseConnection::default(), None, StatementTimeout(Duration::from_secs(5)))
 }
 
 fn statement(sql: &str) -> Statement {
@@ -232,6 +233,33 @@ async fn a_caller_waits_for_a_connection_for_as_long_as_the_pool_says() {
     server(|server| server.is_exhausted = true);
     assert!(timed_out(run(&pool, "a").await), "other users of the driver's pool have its connection");
     assert_eq!(begun.elapsed(), Duration::from_secs(16));
+}
+
+/// The files of a database that are gone.
+#[derive(Debug)]
+struct Gone;
+
+impl DatabaseFiles for Gone {
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    fn problem_while_open(&self) -> Option<String> {
+        Some("the file is gone".to_owned())
+    }
+}
+
+/// They may be lost at any moment before the acknowledgement, also during the commit.
+#[tokio::test(start_paused = true)]
+async fn a_commit_to_lost_files_is_an_error() {
+    let is_lost = |ran| matches!(ran, Err(StatementError::LostFiles(_)));
+    let (connections, timeout) = (DatabaseConnection::default(), StatementTimeout(Duration::from_secs(5)));
+    let pool = Pool::<Embedded>::new(connections, Some(Arc::new(Gone)), timeout);
+    let guard = pool.begin().await.expect("a connection");
+    assert!(is_lost(guard.end("COMMIT").await.map(|()| 0)));
+    assert!(is_lost(pool.run_checked(|| statement("a"), &mut |_| ()).await));
+    assert_eq!(run(&pool, "b").await.ok(), Some(1));
+    assert_eq!(events(), ["1 BEGIN", "1 COMMIT", "1 a", "1 b"]);
 }
 
 /// Uses a connection in a runtime that ends before the pool does.

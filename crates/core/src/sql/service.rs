@@ -102,7 +102,7 @@ impl<D: Dialect> SqlSessionService<D> {
     pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
         let service = options.service.clone();
         service.tables.check()?;
-        Self::on_pool(options.open().await?, service).await
+        Self::on_pool(options.open().await?, service, false).await
     }
 
     /// Opens a pool like yours: to the same database, with the same options and hooks, and up to as many connections
@@ -138,17 +138,22 @@ impl<D: Dialect> SqlSessionService<D> {
             return Err(Error::invalid("connection", format!("is not a pool of this driver for {:?}", D::BACKEND)));
         }
         let sibling = if options.shares_pool { None } else { D::Driver::sibling_pool(&connection) };
-        Self::on_pool(sibling.unwrap_or(connection), options).await
+        let is_sibling = sibling.is_some();
+        Self::on_pool(sibling.unwrap_or(connection), options, is_sibling).await
     }
 
-    async fn on_pool(connection: DatabaseConnection, options: ServiceOptions) -> Result<Self> {
+    async fn on_pool(connection: DatabaseConnection, options: ServiceOptions, is_sibling: bool) -> Result<Self> {
         let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, adk_check, shares_pool: _ } =
             options;
         let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
-        check_schema::<D>(&connection, &tables, &accepted_risks, timeout).await?;
+        // Before the first connection, so that a file that is replaced meanwhile is noticed.
+        let files = D::Driver::files(&connection);
+        let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
+        check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
         let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
-        let database = Database::new(connection, timeout);
+        let database = Database::new(connection, files, timeout);
+        database.check_files()?;
         Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), database, tables, settings))
     }
 
@@ -174,7 +179,7 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     fn reassemble(self, timeout: StatementTimeout, settings: Settings) -> Self {
-        let database = Database::new(self.pool().clone(), timeout);
+        let database = self.context.database.with_statement_timeout(timeout);
         Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), settings)
     }
 
@@ -316,8 +321,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn check_health(&self) -> Result<()> {
         traced::<D, _>("check_health", async {
             let Context { database, tables, .. } = &*self.context;
-            let mut on = database.autocommit();
-            let row = on.query_one(version_query::<D>(tables));
+            let row = database.query_one_checked(version_query::<D>(tables));
             let row: Result<_, StatementError> = StatementTimeout(HEALTH_CHECK_TIMEOUT).limit(row).await;
             check_version::<D>(tables, row)
         })

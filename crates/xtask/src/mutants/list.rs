@@ -17,6 +17,7 @@ const POSTGRES_SCHEMA: &str = "crates/postgres/src/schema.rs";
 const MYSQL: &str = "crates/mysql/src/lib.rs";
 const MYSQL_SCHEMA: &str = "crates/mysql/src/schema.rs";
 const SQLITE: &str = "crates/sqlite/src/lib.rs";
+const SQLITE_FILES: &str = "crates/sqlite/src/files.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
 const CREATE: &str = "crates/core/src/sql/op/create.rs";
@@ -774,5 +775,96 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "AND pg_catalog.has_schema_privilege(",
         to: "AND false AND pg_catalog.has_schema_privilege(",
         case: "postgres_18::a_schema_in_which_everybody",
+    },
+    Mutant {
+        guard: "a server without fsync is refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "of_setting(\"fsync\", \"fsync\",",
+        to: "of_setting(\"fsync\", \"row_security\",",
+        case: "postgres_18::a_server_that_does_not",
+    },
+    Mutant {
+        guard: "asynchronous commit is switched off, PostgreSQL",
+        file: POSTGRES,
+        from: "= CAST('off' AS text)\"",
+        to: "= CAST('never' AS text)\"",
+        case: "postgres_18::commits_are_on_disk",
+    },
+    Mutant {
+        guard: "asynchronous commit on a pool of the user's is refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "of_commits(\"off\", \"\")",
+        to: "of_commits(\"never\", \"\")",
+        case: "postgres_18::commits_are_on_disk",
+    },
+    Mutant {
+        guard: "a hot standby is refused, PostgreSQL",
+        file: POSTGRES_SCHEMA,
+        from: "WHERE pg_catalog.pg_is_in_recovery()",
+        to: "WHERE false",
+        case: "postgres_18::a_hot_standby",
+    },
+    Mutant {
+        guard: "a server that flushes its log later is refused, MySQL",
+        file: MYSQL_SCHEMA,
+        from: "\"IN (0, 2)\"",
+        to: "\"IN (-1)\"",
+        case: "mariadb::a_server_that_may_lose",
+    },
+    Mutant {
+        guard: "a read-only server is refused, MySQL",
+        file: MYSQL_SCHEMA,
+        from: "\"read_only\", \"NOT IN ('0', 'OFF')\"",
+        to: "\"read_only\", \"IN ('never')\"",
+        case: "mariadb::a_server_that_may_lose",
+    },
+    Mutant {
+        guard: "a file that is not synced is refused, SQLite",
+        file: "crates/sqlite/src/schema.rs",
+        from: "sync.synchronous = 0",
+        to: "sync.synchronous = 9",
+        case: "sqlite_file::a_file_that_may_lose",
+    },
+    Mutant {
+        guard: "files are checked before a commit, SQLite",
+        file: DATABASE,
+        from: "let checked = self.pool.check_open_files().map_err(failed);",
+        to: "let checked: Result<()> = Ok(());",
+        case: "sqlite_file::nothing_is_acknowledged_after_the_file_was_deleted",
+    },
+    Mutant {
+        guard: "a replaced file is told from the first, SQLite",
+        file: SQLITE_FILES,
+        from: "Ok(file) if identity(&file) == self.identity => None,",
+        to: "Ok(file) if identity(&file) == identity(&file) => None,",
+        case: "sqlite_file::nothing_is_acknowledged_after_the_file_was_replaced",
+    },
+    Mutant {
+        guard: "a deleted log is noticed, SQLite",
+        file: SQLITE_FILES,
+        from: "self.first(|| self.lost_file().or_else(|| self.lost_companion()))",
+        to: "self.first(|| self.lost_file().or_else(|| self.lost_companion().filter(|_| false)))",
+        case: "sqlite_file::nothing_is_acknowledged_after_the_log",
+    },
+    Mutant {
+        guard: "a lost file stays lost, SQLite",
+        file: SQLITE_FILES,
+        from: "Some(lost) => Some(lost.clone()),",
+        to: "Some(_) => find(),",
+        case: "sqlite_file::nothing_is_acknowledged_after_the_file_was_replaced",
+    },
+    Mutant {
+        guard: "only a log that was there is missed, SQLite",
+        file: SQLITE_FILES,
+        from: "Ok(false) => self.seen.load(Ordering::Relaxed),",
+        to: "Ok(false) => true,",
+        case: "sqlite_file::a_log_that_sqlite_itself",
+    },
+    Mutant {
+        guard: "a pooler that mixes up statements is refused, PostgreSQL",
+        file: POSTGRES,
+        from: "const NAMES_STATEMENTS: bool = true;",
+        to: "const NAMES_STATEMENTS: bool = false;",
+        case: "postgres_18::a_pooler_that_mixes_up",
     },
 ];

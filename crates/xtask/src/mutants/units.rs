@@ -759,4 +759,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "begun.map_or(ExpectedRevision::Any, |_| ExpectedRevision::Any)",
         case: "adk_rust::exclusive_runs_do_not_interleave",
     },
+    Mutant {
+        guard: "files are checked before a commit is acknowledged",
+        file: POOL,
+        from: "let checked = self.pool.check_open_files();",
+        to: "let checked = Ok(());",
+        case: "sql::pool::tests::a_commit_to_lost_files_is_an_error",
+    },
+    Mutant {
+        guard: "files are checked before a statement that commits by itself is acknowledged",
+        file: POOL,
+        from: "self.run_then(statement, on_row, Self::check_open_files).await",
+        to: "self.run_then(statement, on_row, |_| Ok(())).await",
+        case: "sql::pool::tests::a_commit_to_lost_files_is_an_error",
+    },
 ];

@@ -1,6 +1,7 @@
 //! Checks the schema before anything is stored in it.
 
 use std::fmt;
+use std::time::Duration;
 
 use sea_orm::sea_query::{ExprTrait, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
@@ -11,12 +12,15 @@ use super::layout::OtherLayout;
 use super::risks::{FoundRisk, risks};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use crate::sql::dialect::Dialect;
-use crate::sql::driver::in_task;
+use crate::sql::driver::{Driver, in_task};
 use crate::sql::error::{StatementError, classify, statement_error};
 use crate::sql::statement::name;
 use crate::sql::tables::Tables;
 use crate::sql::timeout::StatementTimeout;
 use crate::{BackendError, BackendErrorKind, Result};
+
+/// How long the check for a pooler waits for a second connection.
+const SECOND_CONNECTION_WITHIN: Duration = Duration::from_secs(2);
 
 /// Reads the version of the schema.
 pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
@@ -30,12 +34,13 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
 }
 
 /// Refuses tables that are missing, that are another program's, or that cannot keep the guarantees, except for the
-/// risks that the user has accepted.
+/// risks that the user has accepted, and those that a lone connection, the only one to the database, does not have.
 pub(crate) async fn check_schema<D: Dialect>(
     connection: &DatabaseConnection,
     tables: &Tables,
     accepted: &[SchemaRisk],
     timeout: StatementTimeout,
+    is_lone: bool,
 ) -> Result<()> {
     let (pool, query) = (connection.clone(), version_query::<D>(tables));
     let version = in_task(async move { pool.query_one_raw(query).await });
@@ -53,7 +58,26 @@ pub(crate) async fn check_schema<D: Dialect>(
     check_columns::<D>(&columns, accepted)?;
     let (pool, of) = (connection.clone(), tables.clone());
     let found = in_task(async move { risks(&pool, D::SCHEMA, &of).await });
-    check_risks(&timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?, accepted)
+    let mut found = timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?;
+    found.retain(|found| !(is_lone && found.risk == SchemaRisk::WalResetBug));
+    check_risks(&found, accepted)?;
+    let checked = timeout.limit(check_pooler::<D>(connection)).await;
+    checked.map_err(|error| statement_error::<D>("preparing a statement on a second connection", error))
+}
+
+/// Finds a pooler that gives the connections of a pool one of the server's in turn, and mixes up their statements: what
+/// the first connection has prepared is in the way of the second.
+async fn check_pooler<D: Dialect>(pool: &DatabaseConnection) -> Result<(), StatementError> {
+    if !D::Driver::NAMES_STATEMENTS || D::Driver::pool_limits(pool).max_connections < 2 {
+        return Ok(());
+    }
+    let _first = D::Driver::acquire(pool).await?;
+    // A service may start where no other connection is free now.
+    let Ok(Ok(mut second)) = tokio::time::timeout(SECOND_CONNECTION_WITHIN, D::Driver::acquire(pool)).await else {
+        return Ok(());
+    };
+    second.run(Statement::from_string(D::BACKEND, "SELECT 1"), &mut |_| ()).await?;
+    Ok(())
 }
 
 /// Refuses a database whose schema, by the answer to [`version_query`], is missing or not google-adk's v1.

@@ -72,10 +72,17 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     fn risk_queries(&self, _schema: Option<&str>, _names: &[String]) -> Vec<(SchemaRisk, String)> {
         Vec::new()
     }
+
+    /// Whether what a query of [`risk_queries`](Self::risk_queries) `found` is the risk, where SQL cannot decide it: for
+    /// a version, say.
+    fn confirms_risk(&self, _risk: SchemaRisk, _found: &str) -> bool {
+        true
+    }
 }
 
-/// A property of the tables, the database or the connections that endangers a guarantee, and that a user may accept. A
-/// service starts despite [`OpenSchema`](Self::OpenSchema).
+/// A property of the tables, the database, the server or the connections that endangers a guarantee, and that a user
+/// may accept. A service starts despite [`OpenSchema`](Self::OpenSchema) and
+/// [`ReducedDurability`](Self::ReducedDurability), after a warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SchemaRisk {
@@ -102,6 +109,24 @@ pub enum SchemaRisk {
     /// Every account may create functions, operators and tables where the connections look names up. A service starts
     /// nevertheless, with a warning: its own statements call nothing there.
     OpenSchema,
+    /// A commit is acknowledged before it is on disk: on PostgreSQL `fsync = off` without a synchronous standby, and
+    /// `synchronous_commit = off`; on MySQL and MariaDB `innodb_flush_log_at_trx_commit` of 0 or 2; on SQLite
+    /// `synchronous = OFF`, and a journal that is kept in memory or not at all.
+    UnsafeCommits,
+    /// A second failure, or one of the machine rather than the server, may take acknowledged commits with it: on
+    /// PostgreSQL `full_page_writes = off`, and with a synchronous standby `fsync = off` and `synchronous_commit =
+    /// local`; on MySQL and MariaDB `sync_binlog` other than 1 with a binary log, and no doublewrite buffer; on SQLite
+    /// `synchronous = NORMAL`. A service starts nevertheless, with a warning.
+    ReducedDurability,
+    /// The server accepts no writes: a hot standby of PostgreSQL, or `read_only` on MySQL and MariaDB.
+    ReadOnlyServer,
+    /// The server is a node of a Galera cluster of several. Lost updates are known of clusters in which more than one
+    /// node is written to. Accept it where all writers, Python's included, use the same node.
+    MultiPrimary,
+    /// SQLite is a version (before 3.51.3, except for 3.50.7 and 3.44.6) in which two connections that write or
+    /// checkpoint at the same time may corrupt a database in WAL mode. A service whose pool has one connection, the only
+    /// one to the file, does not have the risk.
+    WalResetBug,
 }
 
 impl SchemaRisk {
@@ -132,12 +157,23 @@ impl SchemaRisk {
                 "functions, operators and tables that somebody makes there can be used in place of those that a statement means, \
                  with the rights of who runs it"
             }
+            Self::UnsafeCommits => "a crash of the server or its machine loses writes that were acknowledged",
+            Self::ReducedDurability => {
+                "a crash of the server's machine, or one of a standby next to it, may lose writes that were acknowledged"
+            }
+            Self::ReadOnlyServer => "the service can read, and every write fails",
+            Self::MultiPrimary => {
+                "where more than one node is written to, updates of state and acknowledged writes may be lost"
+            }
+            Self::WalResetBug => {
+                "connections that write or checkpoint at the same time may corrupt the database, or lose what was committed"
+            }
         }
     }
 
     /// Whether a service refuses to start unless the risk is accepted. For other risks it logs a warning.
     pub fn is_refused(self) -> bool {
-        self != Self::OpenSchema
+        !matches!(self, Self::OpenSchema | Self::ReducedDurability)
     }
 }
 

@@ -32,6 +32,15 @@ impl fmt::Display for FoundRisk {
             SchemaRisk::OpenSchema => {
                 write!(f, "every account may create functions and tables in the schema {subject}")
             }
+            SchemaRisk::UnsafeCommits => {
+                write!(f, "commits are acknowledged before they are on disk, by the setting {subject}: {found}")
+            }
+            SchemaRisk::ReducedDurability => {
+                write!(f, "commits are not safe in every crash, by the setting {subject}: {found}")
+            }
+            SchemaRisk::ReadOnlyServer => write!(f, "the server is read-only ({subject}: {found})"),
+            SchemaRisk::MultiPrimary => write!(f, "the server is one of {found} nodes of a Galera cluster"),
+            SchemaRisk::WalResetBug => write!(f, "{subject} {found} has the WAL-reset bug"),
             // Risks of columns.
             SchemaRisk::InexactIds | SchemaRisk::CoarseTimes | SchemaRisk::ShortText => write!(f, "{subject}: {found}"),
         }
@@ -67,9 +76,13 @@ pub async fn risks(
         let number = usize::try_from(row.try_get_by_index::<i32>(0)?).unwrap_or(usize::MAX);
         let Some(&risk) = risks.get(number) else { continue };
         let subject: String = row.try_get_by_index(1)?;
+        let what: String = row.try_get_by_index(2)?;
+        if !dialect.confirms_risk(risk, &what) {
+            continue;
+        }
         let table = subject.strip_prefix(tables.prefix()).filter(|name| table_names().contains(name));
         let subject = table.map_or(subject.clone(), str::to_owned);
-        found.push(FoundRisk { risk, subject, found: row.try_get_by_index(2)? });
+        found.push(FoundRisk { risk, subject, found: what });
     }
     // Tables in an order in which a repair may change them.
     found.sort_by_key(|found| table_names().iter().position(|name| *name == found.subject));
