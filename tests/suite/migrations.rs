@@ -240,8 +240,8 @@ async fn a_table_of_others_beside_the_version_is_left_alone(fixture: &Fixture) -
     fixture.execute("SELECT cookie FROM sessions;\nSELECT value FROM adk_internal_metadata").await
 }
 
-/// google-adk creates its tables in a transaction (on MySQL and MariaDB each statement commits), and stores their version
-/// in another.
+/// google-adk creates its tables in a transaction (on MySQL and MariaDB each statement commits), and stores their
+/// version in another.
 async fn up_waits_while_google_adk_creates_the_tables(fixture: &Fixture) -> anyhow::Result<()> {
     let (tables, version) = fixture.adk_schema_v1().trim_end().rsplit_once(";\n").context("no version")?;
     let transaction = fixture.begin_write().await?;

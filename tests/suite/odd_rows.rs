@@ -65,8 +65,8 @@ fn expect_moved(summary: &Summary) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Expects that a session stays as it is when everything is copied `there` and into `file`, the latter by way of a file,
-/// and back.
+/// Expects that a session stays as it is when everything is copied `there` and into `file`, the latter by way of a
+/// file, and back.
 async fn expect_round_trip(
     fixture: &Fixture,
     here: &DynSessionService,

@@ -121,8 +121,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a clock at its end takes no more events, PostgreSQL's statement",
         file: BULK,
-        from: "\n        .and_where(of_row(Column::UpdateTime).lt(Expr::cust(END_OF_TIME)))",
-        to: "",
+        from: "created.and(of_row(sessions::Column::UpdateTime).lt(Expr::cust(END_OF_TIME)))",
+        to: "created",
         case: "postgres_18::a_clock_at_its_end",
     },
     Mutant {
