@@ -19,7 +19,9 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool, Row};
 use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult};
-use seabed_core::sql::{BulkStatements, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
+use seabed_core::sql::{
+    BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
+};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
 
@@ -42,6 +44,14 @@ const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read commi
                                 SET standard_conforming_strings TO on; \
                                 SELECT pg_catalog.set_config(CAST('synchronous_commit' AS text), CAST('on' AS text), false) \
                                 WHERE pg_catalog.current_setting(CAST('synchronous_commit' AS text)) = CAST('off' AS text)";
+
+/// The driver's statements are `sqlx_s_1` and so on, on each connection. A pooler that knows them renames them.
+const POOLER_PROBE: PoolerProbe = PoolerProbe {
+    query: "SELECT CAST(pg_catalog.pg_backend_pid() AS text) WHERE EXISTS (SELECT 1 \
+            FROM pg_catalog.pg_prepared_statements WHERE pg_catalog.starts_with(name, CAST('sqlx' AS text)))",
+    advice: "a transaction pooler gives clients each other's prepared statements; set max_prepared_statements of \
+             PgBouncer (1.21 or later), or pool sessions",
+};
 
 /// The parameters of a URL that the driver knows.
 const URL_PARAMETERS: [&str; 18] = [
@@ -92,7 +102,7 @@ impl SqlxBackend for Postgres {
 
     const URL_SCHEMES: &'static [&'static str] = &["postgres", "postgresql"];
     const SESSION_SETTINGS: Option<&'static str> = Some(SESSION_SETTINGS);
-    const NAMES_STATEMENTS: bool = true;
+    const POOLER_PROBE: Option<PoolerProbe> = Some(POOLER_PROBE);
 
     fn owns(pool: &DatabaseConnection) -> bool {
         matches!(pool.inner, DatabaseConnectionType::SqlxPostgresPoolConnection(_))
@@ -150,10 +160,7 @@ impl SqlxBackend for Postgres {
 
     /// `invalid_sql_statement_name`, `duplicate_prepared_statement`: others use the same connection of the server.
     fn advice(error: &dyn DatabaseError) -> Option<&'static str> {
-        matches!(error.code().as_deref(), Some("26000" | "42P05")).then_some(
-            "the connection has other prepared statements than the service gave it, as behind a transaction pooler that \
-             does not keep them apart; set max_prepared_statements of PgBouncer (1.21 or later), or pool sessions",
-        )
+        matches!(error.code().as_deref(), Some("26000" | "42P05")).then_some(POOLER_PROBE.advice)
     }
 
     /// `admin_shutdown`, `crash_shutdown` and the connection exceptions are no such errors: the statement may have run.

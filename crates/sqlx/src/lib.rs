@@ -22,7 +22,7 @@ use sea_orm::sqlx::{
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement, Values};
 use sea_query_sqlx::SqlxValues;
 use seabed_core::sql::{
-    DatabaseFiles, Driver, DriverConnection, PoolLimits, answers, in_range, in_task, is_broken_connection,
+    DatabaseFiles, Driver, DriverConnection, PoolLimits, PoolerProbe, answers, in_range, in_task, is_broken_connection,
 };
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 
@@ -46,7 +46,7 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     const CANCEL_SAFE: bool = false;
 
     #[allow(missing_docs, reason = "documented in Driver")]
-    const NAMES_STATEMENTS: bool = false;
+    const POOLER_PROBE: Option<PoolerProbe> = None;
 
     /// The statements that set up each connection of a server. `None` for a database in this process, whose connections
     /// need no set-up and no test.
@@ -130,7 +130,7 @@ where
     const URL_SCHEMES: &'static [&'static str] = B::URL_SCHEMES;
     const STATEMENT_TIMEOUT: Duration = B::STATEMENT_TIMEOUT;
     const CANCEL_SAFE: bool = B::CANCEL_SAFE;
-    const NAMES_STATEMENTS: bool = B::NAMES_STATEMENTS;
+    const POOLER_PROBE: Option<PoolerProbe> = B::POOLER_PROBE;
 
     fn classify(error: &RuntimeErr) -> BackendErrorKind {
         let RuntimeErr::SqlxError(error) = error else { return BackendErrorKind::Unexpected };

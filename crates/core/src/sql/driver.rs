@@ -32,6 +32,17 @@ pub trait DatabaseFiles: fmt::Debug + Send + Sync {
     fn problem_while_open(&self) -> Option<String>;
 }
 
+/// How to find a pooler that gives one connection of the server's to several clients in turn, and does not keep their
+/// prepared statements apart.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolerProbe {
+    /// A query for a text that names the connection of the server's; no row where a pooler keeps statements apart. The
+    /// same text on two connections at once gives such a pooler away.
+    pub query: &'static str,
+    /// What to say of it.
+    pub advice: &'static str,
+}
+
 /// A database driver, and a pool of its connections. `seabed-sqlx` implements it for every database of sqlx.
 #[async_trait]
 pub trait Driver: Send + Sync + 'static {
@@ -48,9 +59,8 @@ pub trait Driver: Send + Sync + 'static {
     /// back and keeps it. It closes the connections of other drivers.
     const CANCEL_SAFE: bool = false;
 
-    /// Whether prepared statements have names, the same on each connection. A pooler that gives one connection of the
-    /// server's to several clients in turn must then keep their statements apart.
-    const NAMES_STATEMENTS: bool = false;
+    /// How to find a pooler that mixes up prepared statements, where there are such.
+    const POOLER_PROBE: Option<PoolerProbe> = None;
 
     /// Whether `url` has one of [`URL_SCHEMES`](Self::URL_SCHEMES), also with the name of a driver of Python's behind it,
     /// as in `postgresql+asyncpg`.

@@ -31,7 +31,7 @@ mod timeout;
 mod write;
 
 pub use dialect::{BulkStatements, Dialect};
-pub use driver::{DatabaseFiles, Driver, DriverConnection, PoolLimits, in_range, in_task};
+pub use driver::{DatabaseFiles, Driver, DriverConnection, PoolLimits, PoolerProbe, in_range, in_task};
 pub use error::{error_kind, is_broken_connection};
 pub use op::statements;
 pub use options::{ConnectOptions, ServiceOptions};

@@ -863,8 +863,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a pooler that mixes up statements is refused, PostgreSQL",
         file: POSTGRES,
-        from: "const NAMES_STATEMENTS: bool = true;",
-        to: "const NAMES_STATEMENTS: bool = false;",
+        from: "const POOLER_PROBE: Option<PoolerProbe> = Some(POOLER_PROBE);",
+        to: "const POOLER_PROBE: Option<PoolerProbe> = { let _ = POOLER_PROBE; None };",
         case: "postgres_18::a_pooler_that_mixes_up",
     },
 ];

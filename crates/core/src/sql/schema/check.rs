@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use sea_orm::sea_query::{ExprTrait, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, QueryResult, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Statement};
 
 use super::columns::{UnsuitableColumn, columns, unsuitable_columns};
 use super::dialect::{Column, ColumnProblem, SchemaRisk};
@@ -12,7 +12,7 @@ use super::layout::OtherLayout;
 use super::risks::{FoundRisk, risks};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
 use crate::sql::dialect::Dialect;
-use crate::sql::driver::{Driver, in_task};
+use crate::sql::driver::{Driver, PoolerProbe, in_task};
 use crate::sql::error::{StatementError, classify, statement_error};
 use crate::sql::statement::name;
 use crate::sql::tables::Tables;
@@ -61,23 +61,40 @@ pub(crate) async fn check_schema<D: Dialect>(
     let mut found = timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?;
     found.retain(|found| !(is_lone && found.risk == SchemaRisk::WalResetBug));
     check_risks(&found, accepted)?;
-    let checked = timeout.limit(check_pooler::<D>(connection)).await;
-    checked.map_err(|error| statement_error::<D>("preparing a statement on a second connection", error))
+    check_pooler::<D>(connection, timeout).await
 }
 
-/// Finds a pooler that gives the connections of a pool one of the server's in turn, and mixes up their statements: what
-/// the first connection has prepared is in the way of the second.
-async fn check_pooler<D: Dialect>(pool: &DatabaseConnection) -> Result<(), StatementError> {
-    if !D::Driver::NAMES_STATEMENTS || D::Driver::pool_limits(pool).max_connections < 2 {
-        return Ok(());
+/// Refuses a pooler that mixes up the prepared statements of its clients, as far as two connections find it.
+async fn check_pooler<D: Dialect>(pool: &DatabaseConnection, timeout: StatementTimeout) -> Result<()> {
+    let Some(PoolerProbe { query, advice }) = D::Driver::POOLER_PROBE else { return Ok(()) };
+    let probes = timeout.limit(async { Ok(probe_two_connections::<D>(pool, query).await?) }).await;
+    match probes.map_err(|error: StatementError| statement_error::<D>("preparing statements", error))? {
+        Some([Some(first), Some(second)]) if first == second => {
+            Err(BackendError::new(BackendErrorKind::Unexpected, advice).into())
+        }
+        _ => Ok(()),
     }
-    let _first = D::Driver::acquire(pool).await?;
-    // A service may start where no other connection is free now.
-    let Ok(Ok(mut second)) = tokio::time::timeout(SECOND_CONNECTION_WITHIN, D::Driver::acquire(pool)).await else {
-        return Ok(());
-    };
-    second.run(Statement::from_string(D::BACKEND, "SELECT 1"), &mut |_| ()).await?;
-    Ok(())
+}
+
+/// The answers to `query` on two connections at once; `None` where no second one is free now, which does not keep a
+/// service from starting.
+async fn probe_two_connections<D: Dialect>(
+    pool: &DatabaseConnection,
+    query: &str,
+) -> Result<Option<[Option<String>; 2]>, DbErr> {
+    if D::Driver::pool_limits(pool).max_connections < 2 {
+        return Ok(None);
+    }
+    let first = D::Driver::acquire(pool).await?;
+    let second = tokio::time::timeout(SECOND_CONNECTION_WITHIN, D::Driver::acquire(pool)).await;
+    let Ok(Ok(second)) = second else { return Ok(None) };
+    let mut connections = [first, second];
+    let mut answers = [None, None];
+    for (connection, answer) in connections.iter_mut().zip(&mut answers) {
+        let mut read = |row: QueryResult| *answer = D::Driver::text(&row, 0).ok().flatten().map(str::to_owned);
+        connection.run(Statement::from_string(D::BACKEND, query), &mut read).await?;
+    }
+    Ok(Some(answers))
 }
 
 /// Refuses a database whose schema, by the answer to [`version_query`], is missing or not google-adk's v1.
