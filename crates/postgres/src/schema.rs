@@ -62,7 +62,7 @@ impl SchemaDialect for Postgres {
             format!("SELECT '{subject}' AS subject, {found} AS found WHERE {found} {condition}")
         };
         let other_than = |subject: &str, setting: &str, wanted: &str| of_setting(subject, setting, &other(wanted));
-        // Of those who wait for a standby, each commit is on another machine. Neon runs this way, without fsync.
+        // Of those who wait for a standby, each commit is on another machine.
         let standbys = current("synchronous_standby_names");
         let alone = format!("AND {standbys} = CAST('' AS text)");
         let beside_standby = format!("AND {standbys} {}", other(""));
