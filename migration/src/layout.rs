@@ -49,7 +49,7 @@ impl Layout {
                 "the tables have schema version {version:?}, and this release supports only version {SCHEMA_VERSION:?}"
             )),
             None if columns.is_empty() => Self::Empty,
-            // Who created the tables was interrupted, or has not finished.
+            // Whatever created the tables was interrupted, or has not finished.
             None => Self::by_columns(spec, &columns),
         })
     }

@@ -55,8 +55,8 @@ impl Database {
     }
 }
 
-/// Whether a statement failed because another program was creating the same table, index or row. That one waits for the
-/// other's commit, and then finds a duplicate in the catalog (or in a table); or each waits for the other.
+/// Whether a statement failed because another program was creating the same table, index or row. Either the statement
+/// waited for the other program's commit and then found a duplicate, or the two waited for each other.
 pub(crate) fn is_race(error: &DbErr) -> bool {
     let is_duplicate_key = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
     // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock.

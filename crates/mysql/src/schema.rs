@@ -69,8 +69,9 @@ impl SchemaDialect for MySql {
             ("character_set_results", "@@character_set_results", "@@character_set_results <> 'utf8mb4'"),
             ("transaction_read_only", READ_ONLY, &format!("{READ_ONLY} = 1")),
         ];
-        // With a binary log, MariaDB and MySQL recover by it, and roll back what it lacks. 3 is MariaDB's: the commit is
-        // synced in InnoDB too. MariaDB reports switches as numbers or words, by its version.
+        // With a binary log, MariaDB and MySQL recover from the log, and roll back what it lacks. Only MariaDB has the
+        // value 3, which also syncs the commit in InnoDB. It reports switches as numbers or words, depending on its
+        // version.
         let settings_of_server = [
             (SchemaRisk::UnsafeCommits, "innodb_flush_log_at_trx_commit", "IN (0, 2)"),
             (
@@ -80,6 +81,8 @@ impl SchemaDialect for MySql {
             ),
             (SchemaRisk::ReducedDurability, "innodb_doublewrite", "IN ('0', 'OFF', 'DETECT_ONLY')"),
             (SchemaRisk::ReadOnlyServer, "read_only", "NOT IN ('0', 'OFF')"),
+            // A reader of Amazon Aurora.
+            (SchemaRisk::ReadOnlyServer, "innodb_read_only", "NOT IN ('0', 'OFF')"),
         ];
         let cluster = format!(
             "SELECT 'cluster' AS subject, CAST(variable_value AS CHAR) AS found FROM {GLOBAL_STATUS} \

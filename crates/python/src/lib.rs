@@ -1,4 +1,4 @@
-//! The native half of the Python package `seabed_adk`: Seabed's services behind a border of JSON text.
+//! The native half of the Python package `seabed_adk`. Sessions and events cross between Python and Rust as JSON text.
 //!
 //! Each method of `Store` returns at once. The operation runs on threads of its own, where it holds no lock of
 //! Python's, and ends in a call of `reply(error, value)`: `error` is JSON text, or `None` if there is a value.

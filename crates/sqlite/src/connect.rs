@@ -1,11 +1,10 @@
 //! Which file a URL names, and how it is opened.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::parse_url;
@@ -25,18 +24,30 @@ pub(super) fn ends_with_pool(options: &SqliteConnectOptions) -> bool {
     name.is_empty() || name == ":memory:" || name.starts_with("file:")
 }
 
-/// How each file of SQLite's begins, unless it is empty.
-const HEADER: &[u8] = b"SQLite format 3\0";
+/// `SQLITE_NOTADB`: the file begins otherwise than a database.
+const NOT_A_DATABASE: &str = "26";
 
 /// What is wrong with a file that cannot be opened. A file without its tables needs the migrator, and so does no file.
-pub(super) fn file_problem(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
+///
+/// It does not open the file: a process that closes a database file loses SQLite's locks on it, also those of its other
+/// connections.
+pub(super) fn file_problem(
+    options: &SqliteConnectOptions,
+    error: Option<&dyn DatabaseError>,
+) -> Option<(BackendErrorKind, String)> {
     let is_missing = |path: &Path| matches!(path.try_exists(), Ok(false));
     let file = options.get_filename();
     if in_memory(options) {
         return None;
     }
     if !is_missing(file) {
-        return other_file(file).map(|problem| (BackendErrorKind::Unexpected, problem.to_owned()));
+        let is_other = error.and_then(DatabaseError::code).as_deref() == Some(NOT_A_DATABASE);
+        let problem = match (file.is_dir(), is_other) {
+            (true, _) => "it is a folder; the URL must name a file",
+            (_, true) => "the file is no SQLite database, or an encrypted one; the URL must name another file",
+            _ => return None,
+        };
+        return Some((BackendErrorKind::Unexpected, problem.to_owned()));
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     if folder.is_some_and(is_missing) {
@@ -49,17 +60,6 @@ pub(super) fn file_problem(options: &SqliteConnectOptions) -> Option<(BackendErr
         advice += " (three slashes begin an absolute path: in the current folder, the file is sqlite://NAME)";
     }
     Some((BackendErrorKind::Schema, advice))
-}
-
-/// What an existing file is, if it is no database.
-fn other_file(file: &Path) -> Option<&'static str> {
-    if file.is_dir() {
-        return Some("it is a folder; the URL must name a file");
-    }
-    let mut beginning = Vec::new();
-    File::open(file).ok()?.take(HEADER.len() as u64).read_to_end(&mut beginning).ok()?;
-    let is_other = !beginning.is_empty() && beginning != HEADER;
-    is_other.then_some("the file is no SQLite database, or an encrypted one; the URL must name another file")
 }
 
 pub(super) fn options(url: &str) -> Result<SqliteConnectOptions> {

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +68,11 @@ impl Files {
         match fs::metadata(&self.path) {
             Ok(file) if identity(&file) == self.identity => None,
             Ok(_) => Some(format!("the database file {path} was replaced")),
-            Err(_) => Some(format!("the database file {path} was deleted or moved")),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Some(format!("the database file {path} was deleted or moved"))
+            }
+            // The folder cannot be searched now, say. That says nothing of the file.
+            Err(_) => None,
         }
     }
 

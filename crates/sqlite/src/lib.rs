@@ -141,8 +141,11 @@ impl SqlxBackend for Sqlite {
         format!("the SQLite database {}", options.get_filename().display())
     }
 
-    fn connect_problem(options: &SqliteConnectOptions) -> Option<(BackendErrorKind, String)> {
-        connect::file_problem(options)
+    fn connect_problem(
+        options: &SqliteConnectOptions,
+        error: Option<&dyn DatabaseError>,
+    ) -> Option<(BackendErrorKind, String)> {
+        connect::file_problem(options, error)
     }
 
     fn files(options: &SqliteConnectOptions) -> Option<Arc<dyn DatabaseFiles>> {

@@ -76,7 +76,10 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     fn address(options: &ConnectOptionsOf<Self::Database>) -> String;
 
     #[allow(missing_docs, reason = "documented in Driver")]
-    fn connect_problem(_options: &ConnectOptionsOf<Self::Database>) -> Option<(BackendErrorKind, String)> {
+    fn connect_problem(
+        _options: &ConnectOptionsOf<Self::Database>,
+        _error: Option<&dyn DatabaseError>,
+    ) -> Option<(BackendErrorKind, String)> {
         None
     }
 
@@ -161,8 +164,12 @@ where
         B::address(options)
     }
 
-    fn connect_problem(options: &Self::Options) -> Option<(BackendErrorKind, String)> {
-        B::connect_problem(options)
+    fn connect_problem(options: &Self::Options, error: &DbErr) -> Option<(BackendErrorKind, String)> {
+        let of_driver = match error {
+            DbErr::Conn(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+            _ => None,
+        };
+        B::connect_problem(options, of_driver.and_then(|error| error.as_database_error()))
     }
 
     async fn try_connect(options: &Self::Options) -> Result<(), DbErr> {

@@ -12,7 +12,7 @@ use sea_orm::ConnectionTrait as _;
 use sea_orm::sea_query::{Expr, Query};
 use seabed_core::entity::sessions;
 use seabed_migration::{Selection, SessionTables, Summary, Tables, UpgradeOptions};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, PersistError};
 
 use super::open::{MissingFile, open};
 use super::output::{Output, message};
@@ -66,7 +66,7 @@ pub(crate) async fn export(
             output.flush().with_context(cannot)?;
             drop(output);
             file.as_file().sync_all().with_context(cannot)?;
-            file.persist_noclobber(path).map_err(|failed| failed.error).with_context(cannot)?;
+            file.persist_noclobber(path).map_err(kept).with_context(cannot)?;
             summary
         }
     };
@@ -88,6 +88,14 @@ fn partial_file(path: &Path) -> io::Result<NamedTempFile> {
     let mut prefix = path.file_name().unwrap_or_default().to_owned();
     prefix.push(".");
     tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempfile_in(folder)
+}
+
+/// The error of a complete file that did not get its name. The file stays, and the error says where.
+fn kept(PersistError { error, file }: PersistError) -> anyhow::Error {
+    match file.keep() {
+        Ok((_, path)) => anyhow::Error::new(error).context(format!("the complete export is in {}", path.display())),
+        Err(failed) => failed.error.into(),
+    }
 }
 
 pub(crate) async fn import(file: Option<PathBuf>, tables: SessionTables<'_>, resume: bool) -> anyhow::Result<ExitCode> {

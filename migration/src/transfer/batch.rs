@@ -1,6 +1,8 @@
 //! What one transaction of a transfer writes, and how it is divided to find a row that the database rejects.
 
+use chrono::TimeDelta;
 use sea_orm::prelude::DateTime;
+
 use seabed_core::entity::{app_states, events, sessions, user_states};
 
 use super::record::{Record, SessionId};
@@ -119,7 +121,10 @@ impl Part {
         if self.is_last {
             return row;
         }
-        let update_time = self.newest.unwrap_or(self.session.create_time);
+        // Earlier than that of the last part, in any case: of two states of one time, a target keeps its own.
+        let last = self.session.update_time;
+        let before_the_last = last.checked_sub_signed(TimeDelta::microseconds(1)).unwrap_or(last);
+        let update_time = self.newest.unwrap_or(self.session.create_time).min(before_the_last);
         StateRow { state: "{}".to_owned(), update_time, ..row }
     }
 
@@ -185,5 +190,17 @@ mod tests {
         assert_eq!(rows(batch(&["1", "2", "3"], false)), ["app", "1", "2", "3"]);
         assert_eq!(rows(batch(&[], false)), ["app", "session"]);
         assert!(rows(Batch::default()).is_empty());
+    }
+
+    /// Of two states of one time, a target keeps its own, and that of a session which it holds from an earlier copy has
+    /// to give way.
+    #[test]
+    fn only_the_last_part_of_a_divided_session_has_its_time() {
+        let mut whole = batch(&["1", "2"], true).parts.remove(0);
+        whole.newest = Some(whole.session.update_time);
+        let update_time = whole.session.update_time;
+        let (first, last) = whole.divide().expect("two events");
+        assert!(first.row().update_time < update_time && first.row().state == "{}");
+        assert_eq!(last.row().update_time, update_time);
     }
 }

@@ -139,7 +139,8 @@ impl fmt::Display for SessionId {
 pub struct ContentHash([u8; 32]);
 
 impl ContentHash {
-    /// Hashes a row. JSON is hashed by value, because databases change its spelling, and a set in any order is the same.
+    /// Hashes a row. JSON is hashed by value, because databases change its spelling. The order of a set does not
+    /// matter.
     pub(crate) fn of(record: &Record) -> Self {
         let time = |time: &DateTime| time.and_utc().timestamp_micros().to_string();
         let json = |json: &str| Json::parse(json).map_or_else(|_| json.to_owned(), |json| json.canonical());

@@ -23,12 +23,12 @@ pub struct PoolLimits {
 
 /// The files of a database in this process, as they were when a service connected.
 pub trait DatabaseFiles: fmt::Debug + Send + Sync {
-    /// What has happened to the database file, if nobody will find what is written through the open connections: it was
-    /// deleted or replaced. Once there was a problem, it stays, because the pool may hold connections to both files.
+    /// Says what happened to the database file, if it was deleted or replaced, so that the writes of open connections
+    /// are lost. A problem, once found, stays: the pool may hold connections to both files.
     fn problem(&self) -> Option<String>;
 
-    /// Like [`problem`](Self::problem), also with those files that exist just while a connection is open. To be called
-    /// while one is that has read or written.
+    /// Like [`problem`](Self::problem), but also checks the files that exist only while a connection is open. Call it
+    /// while a connection that has read or written is open.
     fn problem_while_open(&self) -> Option<String>;
 }
 
@@ -91,9 +91,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Where `options` connect to, in words and without a password.
     fn address(options: &Self::Options) -> String;
 
-    /// Why a connection to `options` failed and what to do about it, where this can be seen without the database's
-    /// answer.
-    fn connect_problem(_options: &Self::Options) -> Option<(BackendErrorKind, String)> {
+    /// Why a connection to `options` failed and what to do about it, where more is known than the driver's `error` says.
+    fn connect_problem(_options: &Self::Options, _error: &DbErr) -> Option<(BackendErrorKind, String)> {
         None
     }
 

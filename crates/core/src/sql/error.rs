@@ -24,7 +24,7 @@ pub(crate) enum StatementError {
         limit: u64,
     },
     /// The database's files were deleted or replaced: this is what happened.
-    #[error("{0}; what the service stores since then is lost, so restore the file and connect again")]
+    #[error("{0}; anything written since then is lost: restore the file and connect again")]
     LostFiles(String),
 }
 

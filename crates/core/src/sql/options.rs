@@ -244,7 +244,7 @@ impl<D: Dialect> ConnectOptions<D> {
 
 /// What the failure of a connection means, and what to do about it.
 fn connect_problem<D: Dialect>(options: &<D::Driver as Driver>::Options, error: &DbErr) -> (BackendErrorKind, String) {
-    if let Some(problem) = D::Driver::connect_problem(options) {
+    if let Some(problem) = D::Driver::connect_problem(options, error) {
         return problem;
     }
     let (kind, advice) = if classify::<D>(&error.clone().into()) == BackendErrorKind::Unavailable {

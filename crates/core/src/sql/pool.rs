@@ -219,7 +219,8 @@ impl<D: Dialect> ConnectionGuard<'_, D> {
         Ok(self.cached.connection()?.simple_query(sql).await?)
     }
 
-    /// Ends the transaction with `sql`, and lets others use the connection. Files that were lost meanwhile are an error.
+    /// Ends the transaction with `sql`, and lets others use the connection. Returns an error if the database's files
+    /// were lost meanwhile.
     pub(crate) async fn end(mut self, sql: &'static str) -> Result<(), StatementError> {
         self.simple_query(sql).await?;
         let checked = self.pool.check_open_files();

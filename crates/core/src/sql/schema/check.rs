@@ -67,8 +67,10 @@ pub(crate) async fn check_schema<D: Dialect>(
 /// Refuses a pooler that mixes up the prepared statements of its clients, as far as two connections find it.
 async fn check_pooler<D: Dialect>(pool: &DatabaseConnection, timeout: StatementTimeout) -> Result<()> {
     let Some(PoolerProbe { query, advice }) = D::Driver::POOLER_PROBE else { return Ok(()) };
-    let probes = timeout.limit(async { Ok(probe_two_connections::<D>(pool, query).await?) }).await;
-    match probes.map_err(|error: StatementError| statement_error::<D>("preparing statements", error))? {
+    // The wait for a second connection is in it too, so a timeout is no reason to refuse the database.
+    let probes = timeout.limit(async { Ok::<_, StatementError>(probe_two_connections::<D>(pool, query).await) }).await;
+    let probes = probes.unwrap_or(Ok(None));
+    match probes.map_err(|error| statement_error::<D>("preparing statements", error))? {
         Some([Some(first), Some(second)]) if first == second => {
             Err(BackendError::new(BackendErrorKind::Unexpected, advice).into())
         }

@@ -73,8 +73,8 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether what a query of [`risk_queries`](Self::risk_queries) `found` is the risk, where SQL cannot decide it: for
-    /// a version, say.
+    /// Whether a value that [`risk_queries`](Self::risk_queries) `found` really is the risk. Some values, such as a
+    /// version, cannot be judged in SQL.
     fn confirms_risk(&self, _risk: SchemaRisk, _found: &str) -> bool {
         true
     }
@@ -123,9 +123,9 @@ pub enum SchemaRisk {
     /// The server is a node of a Galera cluster of several. Lost updates are known of clusters in which more than one
     /// node is written to. Accept it where all writers, Python's included, use the same node.
     MultiPrimary,
-    /// SQLite is a version (before 3.51.3, except for 3.50.7 and 3.44.6) in which two connections that write or
-    /// checkpoint at the same time may corrupt a database in WAL mode. A service whose pool has one connection, the only
-    /// one to the file, does not have the risk.
+    /// The version of SQLite (before 3.51.3, except for 3.50.7 and 3.44.6) has a bug: two connections that write or
+    /// checkpoint at the same time may corrupt a database in WAL mode. A service is not at risk if its pool has one
+    /// connection, and no other connection uses the file.
     WalResetBug,
 }
 
@@ -157,16 +157,18 @@ impl SchemaRisk {
                 "functions, operators and tables that somebody makes there can be used in place of those that a statement means, \
                  with the rights of who runs it"
             }
-            Self::UnsafeCommits => "a crash of the server or its machine loses writes that were acknowledged",
+            Self::UnsafeCommits => "a crash of the server or its machine can lose acknowledged writes",
             Self::ReducedDurability => {
-                "a crash of the server's machine, or one of a standby next to it, may lose writes that were acknowledged"
+                "a crash of the server's machine, alone or together with a standby's, may lose acknowledged writes"
             }
-            Self::ReadOnlyServer => "the service can read, and every write fails",
+            Self::ReadOnlyServer => {
+                "the service can read, and writes fail, except those of an account that the server exempts"
+            }
             Self::MultiPrimary => {
                 "where more than one node is written to, updates of state and acknowledged writes may be lost"
             }
             Self::WalResetBug => {
-                "connections that write or checkpoint at the same time may corrupt the database, or lose what was committed"
+                "connections that write or checkpoint at the same time may corrupt the database, or lose commits"
             }
         }
     }
