@@ -17,7 +17,7 @@ crate::database_cases! {
 async fn the_tests_of_the_python_package_pass(fixture: &Fixture) -> anyhow::Result<()> {
     let python = BINDING.python().await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
     let tests = Command::new(python)
-        .args(["-m", "pytest", "--quiet", "--show-capture=no", "-p", "no:cacheprovider"])
+        .args(["-X", "faulthandler", "-m", "pytest", "--quiet", "--show-capture=no", "-p", "no:cacheprovider"])
         .current_dir(Binding::folder())
         // It creates the tables, which takes an account that may do so.
         .env("SEABED_ADK_TEST_URL", sqlalchemy_url(&fixture.admin_url))
@@ -25,6 +25,7 @@ async fn the_tests_of_the_python_package_pass(fixture: &Fixture) -> anyhow::Resu
         .kill_on_drop(true)
         .output()
         .await?;
-    ensure!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stdout));
+    let told = |output| String::from_utf8_lossy(output).into_owned();
+    ensure!(tests.status.success(), "{}{}", told(&tests.stdout), told(&tests.stderr));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! adk-rust's trait over any of Seabed's services.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adk_core::identity::AdkIdentity;
@@ -70,6 +71,8 @@ pub struct SeabedSessionService {
     store: Arc<dyn seabed::SessionService>,
     keeps_requests: bool,
     app_names: Mutex<BTreeSet<AppName>>,
+    /// How many sessions were seen to exist.
+    sightings: AtomicU64,
     /// The only session with an id, where that is known.
     owners: Recent<SessionId, SessionKey>,
     /// The revision after the last event of a run, if runs are exclusive.
@@ -83,6 +86,7 @@ impl SeabedSessionService {
             store: Arc::new(store),
             keeps_requests: false,
             app_names: Mutex::default(),
+            sightings: AtomicU64::new(0),
             owners: Recent::new(),
             runs: None,
         }
@@ -125,6 +129,7 @@ impl SeabedSessionService {
     /// Takes note of a session that exists.
     fn saw(&self, key: &SessionKey) {
         self.add_app(key.app_name.clone());
+        self.sightings.fetch_add(1, Ordering::SeqCst);
         // Two users have this id: the next lookup finds both.
         self.owners.remove_if(&key.session_id, |owner| owner != key);
     }
@@ -142,7 +147,10 @@ impl SeabedSessionService {
         let expected = begun.map_or(ExpectedRevision::Any, ExpectedRevision::Exact);
         let request = AppendEvent::new(key, codec::encode(event).map_err(unwritable)?, expected);
         let appended = self.store.append_event(request.with_nul_policy(NulPolicy::Replace)).await.map_err(to_adk)?;
-        if let (Some(runs), Some(revision)) = (runs, appended.revision()) {
+        // A replay tells the revision of the time when its event was stored, which the run may have left since.
+        if let (Some(runs), Some(revision)) = (runs, appended.revision())
+            && !(appended.is_replayed() && runs.get(&run).is_some_and(|later| later.timestamp() > revision.timestamp()))
+        {
             runs.insert(run, revision);
         }
         Ok(())
@@ -153,6 +161,7 @@ impl SeabedSessionService {
         if let Some(owner) = self.owners.get(session_id) {
             return Ok(owner);
         }
+        let sightings = self.sightings.load(Ordering::SeqCst);
         let app_names = self.app_names.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = None;
         for app_name in app_names {
@@ -164,6 +173,10 @@ impl SeabedSessionService {
         }
         let owner = found.ok_or_else(|| unknown_id(session_id.as_str()))?;
         self.owners.insert(session_id.clone(), owner.clone());
+        // A session that this service saw since the lookup began may have this id, and is perhaps not in the listing.
+        if self.sightings.load(Ordering::SeqCst) != sightings {
+            self.owners.remove_if(session_id, |_| true);
+        }
         Ok(owner)
     }
 
@@ -243,6 +256,9 @@ impl SessionService for SeabedSessionService {
     }
 
     async fn append_event(&self, session_id: &str, event: Event) -> Result<()> {
+        if event.llm_response.partial {
+            return Ok(());
+        }
         let session_id = SessionId::try_new(session_id).map_err(to_adk)?;
         let key = self.owner(&session_id).await?;
         let appended = self.append(key.clone(), event).await;

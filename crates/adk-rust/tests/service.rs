@@ -71,10 +71,22 @@ async fn an_id_that_was_not_seen_is_looked_up() -> Result<()> {
     service.append_event("s", Event::new("run")).await?;
     assert_eq!(code(service.append_event("other", Event::new("run")).await), "session.not_found");
 
-    // A session that was deleted elsewhere and created anew by another user is found again.
+    // A session that was deleted is not remembered.
     let [app_name, user_id, session_id] = [APP, "alice", "s"].map(str::to_owned);
     service.delete(DeleteRequest { app_name, user_id, session_id }).await?;
     assert_eq!(code(service.append_event("s", Event::new("run")).await), "session.not_found");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_again_does_not_set_its_run_back() -> Result<()> {
+    let service = SeabedSessionService::new(MemorySessionService::default()).with_exclusive_runs();
+    create(&service, "alice", "s").await?;
+    let events = [(); 3].map(|()| Event::new("run"));
+    for sent in [0, 1, 0, 2] {
+        service.append_event("s", events[sent].clone()).await?;
+    }
+    assert_eq!(get(&service, "alice", "s").await?.events().len(), 3);
     Ok(())
 }
 

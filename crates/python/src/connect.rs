@@ -1,8 +1,9 @@
 //! How a store connects, and when it does so again.
 
 use std::mem;
+use std::path::{self, PathBuf};
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::FromPyObject;
@@ -47,9 +48,21 @@ pub(crate) struct Connector {
     create_tables: bool,
     /// A database in memory exists only in the process that created it.
     in_memory: bool,
+    /// The file of a SQLite database.
+    file: Option<PathBuf>,
     /// Locked only by threads that hold the GIL; see `runtime`.
     opened: Mutex<Arc<Opened>>,
 }
+
+/// A file that a process has open, or has inherited as open.
+struct OpenFile {
+    process: u32,
+    file: PathBuf,
+    by: Weak<Opened>,
+}
+
+/// The SQLite files that are open. Locked only by threads that hold the GIL; see `runtime`.
+static OPEN_FILES: Mutex<Vec<OpenFile>> = Mutex::new(Vec::new());
 
 /// The service of one process, until it is closed.
 pub(crate) struct Opened {
@@ -89,14 +102,19 @@ impl Connector {
             return Err(Error::Invalid { field: "url", reason: format!("its scheme is none of {schemes}") });
         };
         let in_memory = matches!(&target, Target::Sqlite(_)) && is_in_memory(&url);
+        let file = match &target {
+            Target::Sqlite(sqlite) if !in_memory => path::absolute(sqlite.driver.get_filename()).ok(),
+            _ => None,
+        };
         let create_tables = options.create_tables;
-        Ok(Self { target, tables, create_tables, in_memory, opened: Mutex::new(Opened::new()) })
+        Ok(Self { target, tables, create_tables, in_memory, file, opened: Mutex::new(Opened::new()) })
     }
 
     /// The connections of this process.
     ///
     /// # Errors
-    /// `RuntimeError` for a database in memory that belongs to another process.
+    /// `RuntimeError` for a database in memory that belongs to another process, and for a file that was open when this
+    /// process was forked.
     pub(crate) fn opened(&self) -> PyResult<Arc<Opened>> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if opened.process != process::id() {
@@ -106,6 +124,9 @@ impl Connector {
             }
             // The parent uses these connections; ending them here would disturb it.
             mem::forget(mem::replace(&mut *opened, Opened::new()));
+        }
+        if let Some(file) = &self.file {
+            open_file(file, &opened)?;
         }
         Ok(opened.clone())
     }
@@ -141,9 +162,31 @@ impl Connector {
     }
 }
 
+/// Takes note that this process opens a file.
+///
+/// # Errors
+/// `RuntimeError` for a file that the process has inherited as open. SQLite keeps track of its locks in memory, and a
+/// fork copies the memory without the locks: a child that opens the file again has none, and what it writes is lost
+/// when its parent closes the file.
+fn open_file(file: &PathBuf, by: &Arc<Opened>) -> PyResult<()> {
+    let mut open = OPEN_FILES.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|open| open.by.strong_count() > 0);
+    let mut of_file = open.iter().filter(|open| open.file == *file);
+    if of_file.clone().any(|open| open.process != process::id()) {
+        let message = "this process was forked while the SQLite database was open, and would lose what it writes; \
+                       close the service before the fork, or start the process by spawning";
+        return Err(PyRuntimeError::new_err(message));
+    }
+    if !of_file.any(|open| open.by.as_ptr() == Arc::as_ptr(by)) {
+        open.push(OpenFile { process: process::id(), file: file.clone(), by: Arc::downgrade(by) });
+    }
+    Ok(())
+}
+
 /// Whether a URL of Seabed's names a database in memory, as Python or Seabed writes it.
 fn is_in_memory(url: &str) -> bool {
     let path = url.split_once(':').map_or("", |(_, path)| path);
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
     matches!(path.trim_start_matches('/'), "" | ":memory:")
 }
 
@@ -189,8 +232,18 @@ fn configured<D: Dialect>(
 }
 
 fn seconds(field: &'static str, seconds: Option<f64>) -> Result<Option<Duration>> {
-    let duration = seconds.map(Duration::try_from_secs_f64).transpose();
-    duration.map_err(|_| Error::Invalid { field, reason: "is not a number of seconds".to_owned() })
+    let duration = seconds.map(|seconds| Duration::try_from_secs_f64(seconds).ok().filter(|time| is_sensible(*time)));
+    match duration {
+        Some(None) => {
+            Err(Error::Invalid { field, reason: "is not a number of seconds above 0 and up to a year".to_owned() })
+        }
+        Some(duration) => Ok(duration),
+        None => Ok(None),
+    }
+}
+
+fn is_sensible(time: Duration) -> bool {
+    time > Duration::ZERO && time <= Duration::from_hours(365 * 24)
 }
 
 fn schema_risk(name: &str) -> Result<SchemaRisk> {
@@ -204,6 +257,11 @@ fn schema_risk(name: &str) -> Result<SchemaRisk> {
         "row_security" => SchemaRisk::RowSecurity,
         "session_settings" => SchemaRisk::SessionSettings,
         "open_schema" => SchemaRisk::OpenSchema,
+        "unsafe_commits" => SchemaRisk::UnsafeCommits,
+        "reduced_durability" => SchemaRisk::ReducedDurability,
+        "read_only_server" => SchemaRisk::ReadOnlyServer,
+        "multi_primary" => SchemaRisk::MultiPrimary,
+        "wal_reset_bug" => SchemaRisk::WalResetBug,
         _ => {
             return Err(Error::Invalid {
                 field: "accept_risks",

@@ -127,9 +127,11 @@ async def test_a_cancelled_append_is_stored_entirely_or_not_at_all(seabed: Seabe
         await asyncio.sleep(number / 10_000)
         append.cancel()
         await asyncio.gather(append, return_exceptions=True)
-    # An append that had begun goes on; this one comes after it.
     await seabed.append_latest(session, event("after all"))
+    # An append that had begun goes on, perhaps after this one: wait until nothing changes any more.
     found = await get(seabed, session)
+    while (later := (await asyncio.sleep(0.5), await get(seabed, session))[1]).events != found.events:
+        found = later
     by_event = {key for event in found.events for key in event.actions.state_delta}
     assert set(found.state) == by_event
     assert {key.removeprefix("app:") for key in by_event} == set(await seabed.get_app_state(app_name=app))

@@ -42,14 +42,31 @@ def test_a_forked_process_connects_anew(url: str, app: str) -> None:
         asyncio.run(service.create_session(app_name=app, user_id=user, state={f"app:{user}": 1}))
 
     create("before")
+    if "sqlite" in url:
+        asyncio.run(service.close())
     assert in_child(lambda: create("child")) == 0
     create("after")
     assert asyncio.run(service.get_app_state(app_name=app)) == {"before": 1, "child": 1, "after": 1}
     asyncio.run(service.close())
 
 
-def test_a_database_in_memory_stays_with_its_process() -> None:
-    service = SeabedSessionService("sqlite+aiosqlite:///:memory:")
+def test_an_open_file_is_refused_in_a_fork(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/agents.db"
+    service = SeabedSessionService(url)
+    asyncio.run(service.create_session(app_name="a", user_id="u"))
+
+    def use() -> None:
+        for used in (service, SeabedSessionService(url)):
+            with pytest.raises(RuntimeError, match="forked while"):
+                asyncio.run(used.create_session(app_name="a", user_id="child"))
+
+    assert in_child(use) == 0
+    asyncio.run(service.create_session(app_name="a", user_id="u"))
+
+
+@pytest.mark.parametrize("parameters", ["", "?cache=shared"])
+def test_a_database_in_memory_stays_with_its_process(parameters: str) -> None:
+    service = SeabedSessionService(f"sqlite+aiosqlite:///:memory:{parameters}")
     asyncio.run(service.create_session(app_name="a", user_id="u", state={"app:k": 1}))
 
     def use() -> None:

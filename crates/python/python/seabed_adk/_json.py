@@ -17,7 +17,7 @@ _EVENTS = TypeAdapter(list[Event])
 
 
 def state_json(state: dict[str, Any] | None) -> str:
-    """Returns a state as JSON. What is no JSON becomes its `repr`, with a warning, as in google-adk.
+    """Returns a state as JSON. What is no JSON becomes its text (`str`), with a warning, as in google-adk.
 
     Raises:
         ValueError: For NaN and infinities, for nesting without end, and for unpaired surrogates.
@@ -27,7 +27,7 @@ def state_json(state: dict[str, Any] | None) -> str:
     try:
         text = to_json(state, inf_nan_mode="constants")
     except Exception:  # What pydantic cannot write, in all its ways.
-        logger.warning("Some values of the state are no JSON; they are stored as their repr.", exc_info=True)
+        logger.warning("Some values of the state are no JSON; they are stored as text.", exc_info=True)
         text = to_json(state, inf_nan_mode="constants", serialize_unknown=True)
     if b"NaN" in text or b"Infinity" in text:
         json.loads(text, parse_constant=_refuse_constant)

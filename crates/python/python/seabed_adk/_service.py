@@ -52,7 +52,8 @@ class SeabedSessionService(BaseSessionService):
     """A session service on google-adk's own tables, in PostgreSQL, MySQL, MariaDB or SQLite.
 
     It takes the place of `DatabaseSessionService`: the same URLs, tables, exceptions and semantics. One service may be
-    used from several event loops and threads. In a forked process it connects anew.
+    used from several event loops and threads. In a forked process it connects anew, but for SQLite: a database that
+    was open then is refused there, because SQLite's locks do not survive a fork.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class SeabedSessionService(BaseSessionService):
             pool_size: With `max_overflow`, the largest number of connections; 10 in all by default.
             max_overflow: See `pool_size`.
             pool_timeout: How long a call waits for a connection, in seconds; 5 by default.
-            pool_recycle: How long a connection is used, in seconds; -1 for ever.
+            pool_recycle: How long a connection is used, in seconds; 30 minutes by default, and for -1.
             pool_pre_ping: Ignored: a connection that was idle for a second is always tested.
             statement_timeout: How long a statement may take, in seconds; 30 by default, and 60 on SQLite.
 
@@ -98,8 +99,8 @@ class SeabedSessionService(BaseSessionService):
         if pool_size is not None or max_overflow is not None:
             size = _POOL_SIZE if pool_size is None else pool_size
             max_connections = size + (_MAX_OVERFLOW if max_overflow is None else max_overflow)
-            if max_connections < 1:
-                raise ValueError("'pool_size' and 'max_overflow' leave no connection.")
+            if size < 1 or max_connections < size:
+                raise ValueError("'pool_size' must be 1 or more, and 'max_overflow' 0 or more; both are limits.")
         options: _native.Options = {
             "create_tables": create_tables,
             "schema": schema,
@@ -124,7 +125,7 @@ class SeabedSessionService(BaseSessionService):
         await _call(self._store.prepare)
 
     async def check_health(self) -> None:
-        """Checks that the database answers and has its tables, within 5 seconds.
+        """Checks that the database answers and has its tables, within 5 seconds. The first call connects, as any does.
 
         Raises:
             BackendError: If not.
@@ -188,7 +189,8 @@ class SeabedSessionService(BaseSessionService):
         """Appends an event, if the session has not changed since `session` was read.
 
         The event and its state delta are stored together or not at all, also when the call is cancelled. An event that
-        is stored already is not stored again, and `session` is then read anew.
+        is stored already is not stored again, and `session` is then read anew, with all of its events. After a
+        cancelled call, `refresh` the session: the event may be stored.
 
         Raises:
             StaleSessionError: If others have appended. Get the session again, and decide again.
@@ -203,7 +205,8 @@ class SeabedSessionService(BaseSessionService):
             return await self._apply(session, event, appended)
 
     async def append_latest(self, session: Session, event: Event) -> Event:
-        """Appends an event at any revision of the session, and brings `session` up to date if others have appended.
+        """Appends an event at any revision of the session. If others have appended, `session` is then read anew, with
+        all of its events.
 
         For events that do not depend on what was read, such as the message of a user.
 
@@ -233,7 +236,10 @@ class SeabedSessionService(BaseSessionService):
         if found is None:
             raise SessionNotFoundError(f"Session {session.id} not found.")
         found.state.update({key: value for key, value in session.state.items() if key.startswith(State.TEMP_PREFIX)})
-        session.state, session.events = found.state, found.events
+        # Tool contexts of google-adk's hold these objects themselves.
+        session.state.clear()
+        session.state.update(found.state)
+        session.events[:] = found.events
         session.last_update_time = found.last_update_time
         session._storage_update_marker = found._storage_update_marker
 
@@ -284,7 +290,10 @@ class SeabedSessionService(BaseSessionService):
         return _object(await _call(self._store.get_user_state, app_name, user_id))
 
     async def close(self) -> None:
-        """Waits for the calls that run, and closes the connections. A later call opens new ones."""
+        """Closes the connections. A later call opens new ones.
+
+        Wait for your calls first: one that has just begun may fail.
+        """
         await _call(self._store.close)
 
     async def __aenter__(self) -> SeabedSessionService:
