@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
 use seabed::{BackendErrorKind, CreateSession, Error, UserKey};
 use seabed_tests::{Family, Kind};
 use tokio::net::{TcpStream, UnixListener};
@@ -27,6 +28,7 @@ crate::database_cases! {
     ],
     Sqlite: [
         a_missing_file_is_told_with_what_creates_it,
+        a_new_file_is_opened_by_many_at_once,
     ],
 }
 
@@ -84,6 +86,23 @@ async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Resu
     ensure!(error.backend_kind() == Some(BackendErrorKind::Unavailable) && error.is_retryable(), "{error:?}");
     if let Some(database) = fixture.database() {
         ensure!(!told(&error).contains(database.service_password()));
+    }
+    Ok(())
+}
+
+async fn a_new_file_is_opened_by_many_at_once(_: &Fixture) -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    for number in 0..20 {
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join(format!("{number}.db")).display());
+        let opening = (0..8).map(|_| {
+            tokio::spawn({
+                let url = url.clone();
+                async move { seabed::open(&url).await }
+            })
+        });
+        for opened in try_join_all(opening).await? {
+            opened?.close().await?;
+        }
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 /// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn
 /// within seconds that a server is down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a connection is tried again while others are in the way.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
 const MAX_CONNECTIONS: u32 = 10;
 /// A connection that was idle for longer is tested before its next use. Testing each time would cost every operation a
@@ -231,13 +233,26 @@ impl<D: Dialect> ConnectOptions<D> {
         let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
         let address = D::Driver::address(&self.driver);
         let cannot = |kind, advice: &str| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
-        match tokio::time::timeout(timeout, D::Driver::try_connect(&self.driver)).await {
+        match tokio::time::timeout(timeout, connect_once::<D>(&self.driver)).await {
             Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
             Ok(Err(error)) => {
                 let (kind, advice) = connect_problem::<D>(&self.driver, &error);
                 Err(cannot(kind, &advice).with_source(error).into())
             }
             Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
+        }
+    }
+}
+
+/// Connects once, as soon as nobody is in the way. Of several that open a new SQLite file, one sets its journal mode, and
+/// SQLite tells the others at once that it is locked.
+async fn connect_once<D: Dialect>(options: &<D::Driver as Driver>::Options) -> Result<(), DbErr> {
+    loop {
+        match D::Driver::try_connect(options).await {
+            Err(error) if classify::<D>(&error.clone().into()) == BackendErrorKind::Contention => {
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+            ended => return ended,
         }
     }
 }
