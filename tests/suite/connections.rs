@@ -92,7 +92,7 @@ async fn an_unreachable_server_is_unavailable(fixture: &Fixture) -> anyhow::Resu
 
 async fn a_new_file_is_opened_by_many_at_once(_: &Fixture) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    for number in 0..20 {
+    for number in 0..80 {
         let url = format!("sqlite://{}?mode=rwc", folder.path().join(format!("{number}.db")).display());
         let opening = (0..8).map(|_| {
             tokio::spawn({

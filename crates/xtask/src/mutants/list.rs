@@ -511,6 +511,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
     Mutant {
+        guard: "a file that others are opening is tried again, SQLite",
+        file: "crates/core/src/sql/options.rs",
+        from: "== BackendErrorKind::Contention => {",
+        to: "== BackendErrorKind::Contention && TRY_AGAIN_AFTER.is_zero() => {",
+        case: "sqlite_file::a_new_file_is_opened_by_many_at_once",
+    },
+    Mutant {
         guard: "a row that the target rejects is left out of a copy",
         file: "migration/src/transfer/rejection.rs",
         from: ".filter(|code| is_of_data(database, code))",
