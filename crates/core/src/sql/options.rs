@@ -244,8 +244,8 @@ impl<D: Dialect> ConnectOptions<D> {
     }
 }
 
-/// Connects once, as soon as nobody is in the way. Of several that open a new SQLite file, one sets its journal mode, and
-/// SQLite tells the others at once that it is locked.
+/// Connects once, as soon as nobody is in the way. Of several that open a new SQLite file, one sets its journal mode,
+/// and SQLite tells the others at once that it is locked.
 async fn connect_once<D: Dialect>(options: &<D::Driver as Driver>::Options) -> Result<(), DbErr> {
     loop {
         match D::Driver::try_connect(options).await {
