@@ -1,6 +1,8 @@
 //! One server of each kind for a whole run.
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,14 @@ pub struct Unavailable {
     /// Whether `SEABED_REQUIRE` names it, so that its cases fail.
     pub required: bool,
 }
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for Unavailable {}
 
 /// The servers, each started on first use.
 #[derive(Debug)]
@@ -108,6 +118,20 @@ impl Server {
     /// If none is available.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
         Self::find(kind, Source::from_environment()?).await
+    }
+
+    /// Starts a server whose settings may be changed, and which may be restarted.
+    ///
+    /// # Errors
+    /// If none is available. [`Unavailable`] where a URL in the environment names the server.
+    pub async fn start_own(kind: Kind) -> anyhow::Result<Self> {
+        let server = Self::start(kind).await?;
+        if server.is_ours() {
+            return Ok(server);
+        }
+        server.stop().await?;
+        let reason = "the server of the environment is not changed or restarted".to_owned();
+        Err(Unavailable { reason, required: false }.into())
     }
 
     /// Returns the database of this process.

@@ -99,10 +99,7 @@ async fn configure(admin: &DatabaseConnection, settings: &[(&str, &str)]) -> any
 
 /// On a server of its own, because others use the settings of the shared one.
 async fn a_server_that_does_not_write_to_disk_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
-    let server = Server::start(fixture.kind.context("a server")?).await?;
-    if !server.is_ours() {
-        return server.stop().await;
-    }
+    let server = Server::start_own(fixture.kind.context("a server")?).await?;
     server.database().migrate().await?;
     let admin = server.database().admin().await?;
     let pool = seabed::open(&server.database().service_url()?).await?;
@@ -124,10 +121,7 @@ async fn a_server_that_does_not_write_to_disk_is_refused(fixture: &Fixture) -> a
 }
 
 async fn a_hot_standby_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
-    let mut server = Server::start(fixture.kind.context("a server")?).await?;
-    if !server.is_ours() {
-        return server.stop().await;
-    }
+    let mut server = Server::start_own(fixture.kind.context("a server")?).await?;
     server.database().migrate().await?;
     let admin = server.database().admin().await?;
     let folder = query_text(&admin, "SELECT current_setting('data_directory') AS text").await?;
@@ -164,10 +158,7 @@ async fn a_pooler_that_mixes_up_statements_is_refused(fixture: &Fixture) -> anyh
 /// On a server of its own, because others use the settings of the shared one.
 async fn a_server_that_may_lose_commits_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
     let kind = fixture.kind.context("a server")?;
-    let server = Server::start(kind).await?;
-    if !server.is_ours() {
-        return server.stop().await;
-    }
+    let server = Server::start_own(kind).await?;
     server.database().migrate().await?;
     let admin = server.database().admin().await?;
     let set = async |setting: &str| admin.execute_unprepared(&format!("SET GLOBAL {setting}")).await;

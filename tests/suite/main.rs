@@ -235,6 +235,9 @@ async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> R
     let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the case hangs")));
     let removed = tokio::time::timeout(CASE_TIMEOUT, fixture.remove()).await;
     let removed = removed.unwrap_or_else(|_| Err(anyhow::anyhow!("the database of the case is still in use")));
+    if let Some(unavailable) = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Unavailable>()) {
+        return Ok(Completion::ignored_with(unavailable.reason.clone()));
+    }
     outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;
     Ok(Completion::Completed)
 }
