@@ -4,17 +4,18 @@
 //! Reading what another part wrote goes through its `RETURNING`; that also decides the order in which they run and
 //! lock: sessions, then app state, then user state.
 
+mod refused;
 mod shared_state;
 
 use sea_orm::EntityName;
 use sea_orm::sea_query::{
-    Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
-    LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UnionType, UpdateStatement,
-    WithClause, WithQuery,
+    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
+    LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement, WithClause, WithQuery,
 };
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::sql::{BulkStatements, Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
+use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
 
+use self::refused::stored_or_refused;
 use self::shared_state::{app_state, user_state};
 use crate::Postgres;
 
@@ -179,47 +180,6 @@ pub(crate) fn append(tables: &Tables, max_state_bytes: usize) -> WithQuery {
         .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED, max_state_bytes)))
         .to_owned()
         .query(stored_or_refused(tables))
-}
-
-/// A row for each write that is stored, and one for each that is refused, which spares it a round trip. The others are
-/// left to the portable algorithm.
-fn stored_or_refused(tables: &Tables) -> SelectStatement {
-    let null = |of| Expr::cust("NULL").cast_as(of);
-    let [id, time, data] = [null("text"), null("timestamp"), null("text")];
-    Query::select()
-        .column((MOVED, Asterisk))
-        .expr_as(Expr::cust("FALSE"), BulkStatements::REFUSED)
-        .expr_as(id, events::Column::Id)
-        .expr_as(time, events::Column::Timestamp)
-        .expr_as(data, events::Column::EventData)
-        .from(MOVED)
-        .union(UnionType::All, refused(tables))
-        .take()
-}
-
-/// The writes whose sessions are not at the expected revision, with the revision where they are, and the event that is
-/// stored under the event's id: it may be the same one. Reads nothing if every write is stored.
-fn refused(tables: &Tables) -> SelectStatement {
-    use {events::Column as Event, sessions::Column as Session};
-    let of_row = |column| Expr::col((sessions::Entity, column));
-    let is_at_another_revision = of(INPUT, EXPECTED)
-        .ne(of_row(Session::UpdateTime))
-        .or(of(INPUT, EXPECTED_LIFE).ne(of_row(Session::CreateTime)));
-    let is_event = is_of_session(session_of_event().map(|column| (events::Entity, column)), INPUT)
-        .and(name((events::Entity, Event::Id)).eq(of(INPUT, EVENT)));
-    Query::select()
-        .expr(of(INPUT, NUMBER))
-        .exprs([of_row(Session::CreateTime), of_row(Session::UpdateTime)])
-        .exprs([Expr::cust("NULL"), Expr::cust("TRUE")])
-        .exprs([Event::Id, Event::Timestamp].map(|column| Expr::col((events::Entity, column))))
-        .expr(Expr::col((events::Entity, Event::EventData)).cast_as("text"))
-        .from(INPUT)
-        .join(JoinType::InnerJoin, tables.aliased(sessions::Entity), is_of_session(session_key(), INPUT))
-        .join(JoinType::LeftJoin, tables.aliased(events::Entity), is_event)
-        .and_where(Expr::cust("(SELECT count(*) FROM moved) < (SELECT count(*) FROM input)"))
-        .and_where(is_at_another_revision)
-        .and_where(is_readable())
-        .take()
 }
 
 /// The key of a session in its own table.

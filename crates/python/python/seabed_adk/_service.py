@@ -196,13 +196,7 @@ class SeabedSessionService(BaseSessionService):
             StaleSessionError: If others have appended. Get the session again, and decide again.
             SessionNotFoundError: If the session does not exist.
         """
-        if event.partial:
-            return event
-        self._apply_temp_state(session, event)
-        event = self._trim_temp_delta_state(event)
-        async with self._lock(session):
-            appended = await self._append(session, event, _copy(session))
-            return await self._apply(session, event, appended)
+        return await self._append_through(session, event, at_any_revision=False)
 
     async def append_latest(self, session: Session, event: Event) -> Event:
         """Appends an event at any revision of the session. If others have appended, `session` is then read anew, with
@@ -213,18 +207,7 @@ class SeabedSessionService(BaseSessionService):
         Raises:
             SessionNotFoundError: If the session does not exist.
         """
-        if event.partial:
-            return event
-        self._apply_temp_state(session, event)
-        event = self._trim_temp_delta_state(event)
-        async with self._lock(session):
-            try:
-                appended = await self._append(session, event, _copy(session))
-            except StaleSessionError:
-                await self._append(session, event, None)
-                await self.refresh(session)
-                return event
-            return await self._apply(session, event, appended)
+        return await self._append_through(session, event, at_any_revision=True)
 
     async def refresh(self, session: Session) -> None:
         """Reads a session again, with all of its events. `temp:` keys stay.
@@ -311,6 +294,23 @@ class SeabedSessionService(BaseSessionService):
         """The lock of a session object: an append through it needs the revision that the one before it returns."""
         key = (id(asyncio.get_running_loop()), id(session))
         return self._locks.setdefault(key, asyncio.Lock())
+
+    async def _append_through(self, session: Session, event: Event, *, at_any_revision: bool) -> Event:
+        """Appends an event, and brings the session object up to date."""
+        if event.partial:
+            return event
+        self._apply_temp_state(session, event)
+        event = self._trim_temp_delta_state(event)
+        async with self._lock(session):
+            try:
+                appended = await self._append(session, event, _copy(session))
+            except StaleSessionError:
+                if not at_any_revision:
+                    raise
+                await self._append(session, event, None)
+                await self.refresh(session)
+                return event
+            return await self._apply(session, event, appended)
 
     async def _append(self, session: Session, event: Event, copy: _native.Copy | None) -> tuple[float, str, bool]:
         key = (session.app_name, session.user_id, session.id)
