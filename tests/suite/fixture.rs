@@ -161,19 +161,20 @@ pub(crate) async fn query_text(pool: &DatabaseConnection, query: &str) -> anyhow
 /// Calls a function that is generic over the dialect with the fixture's dialect.
 macro_rules! with_dialect {
     ($fixture:expr, $function:ident) => {
+        $crate::fixture::with_dialect!($fixture, $function, $fixture)
+    };
+    ($fixture:expr, $function:ident, $argument:expr) => {{
+        let pool = $fixture.admin.clone();
         match $fixture.kind.map(seabed_tests::Kind::family) {
             Some(seabed_tests::Family::Postgres) => {
-                $function(seabed::PostgresSessionService::from_connection($fixture.admin.clone()).await?, $fixture)
-                    .await
+                $function(seabed::PostgresSessionService::from_connection(pool).await?, $argument).await
             }
             Some(seabed_tests::Family::MySql) => {
-                $function(seabed::MySqlSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
+                $function(seabed::MySqlSessionService::from_connection(pool).await?, $argument).await
             }
-            None => {
-                $function(seabed::SqliteSessionService::from_connection($fixture.admin.clone()).await?, $fixture).await
-            }
+            None => $function(seabed::SqliteSessionService::from_connection(pool).await?, $argument).await,
         }
-    };
+    }};
 }
 
 pub(crate) use with_dialect;

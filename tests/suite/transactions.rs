@@ -1,25 +1,28 @@
 //! Pools and transactions that belong to the user.
 
-use anyhow::ensure;
-use seabed::sea_orm::{ConnectionTrait, Statement, TransactionOptions, TransactionTrait};
+use anyhow::{Context as _, ensure};
+use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement, TransactionOptions, TransactionTrait};
 use seabed::{
     AppName, AppendEvent, Appended, Clock, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession,
-    IdSource, ListEvents, ListSessions, Revision, SessionKey, SessionScope, SessionService, State, StateUpdated,
-    SystemClock, Timestamp, TransactionalService, UpdateState, UserKey,
+    IdSource, ListEvents, ListSessions, Revision, SessionId, SessionKey, SessionScope, SessionService, State,
+    StateUpdated, SystemClock, Timestamp, TransactionalService, UpdateState, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
-use seabed_tests::{Family, Kind};
+use seabed_tests::{Family, Kind, Server};
 use tokio::task::JoinSet;
 
 use crate::fixture::{Fixture, with_dialect};
+use crate::targets::sqlite_url;
 
 crate::database_cases! {
     Servers: [
         a_replay_in_an_old_snapshot_of_its_caller_is_told,
         a_delta_is_not_merged_into_a_row_that_is_gone,
-        a_transaction_on_another_database_is_refused,
+        a_transaction_on_another_kind_of_database_is_refused,
+        a_write_in_a_transaction_on_another_server_is_refused,
     ],
     Everywhere: [
+        a_write_in_a_transaction_on_another_database_is_refused,
         an_event_is_stored_with_the_transaction_of_its_caller,
         a_refused_event_leaves_the_transaction_of_its_caller_usable,
         every_write_is_stored_with_the_transaction_of_its_caller,
@@ -31,6 +34,9 @@ crate::database_cases! {
     ],
     Sqlite: [
         a_pool_without_foreign_keys_leaves_no_events_behind,
+    ],
+    Postgres: [
+        a_write_in_a_transaction_that_finds_another_table_is_refused,
     ],
 }
 
@@ -286,7 +292,73 @@ async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) 
     Ok(())
 }
 
-async fn a_transaction_on_another_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+/// A database on the same server, or another file.
+async fn a_write_in_a_transaction_on_another_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    match fixture.database() {
+        Some(database) => {
+            let database = database.another().await?;
+            refuses_writes_in(fixture, &database.admin_url()?).await?;
+            database.remove().await
+        }
+        None => {
+            let folder = tempfile::tempdir()?;
+            refuses_writes_in(fixture, &sqlite_url(&folder)).await
+        }
+    }
+}
+
+/// The database has the same name there.
+async fn a_write_in_a_transaction_on_another_server_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    let server = Server::start_own(fixture.kind.context("a server")?).await?;
+    let name = fixture.database().context("a database")?.account();
+    let admin = seabed::open(server.url()).await?;
+    admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
+    admin.close().await?;
+    let (host, _) = server.url().rsplit_once('/').context("a path")?;
+    let refused = refuses_writes_in(fixture, &format!("{host}/{name}")).await;
+    server.stop().await?;
+    refused
+}
+
+/// The user's own pool looks names up in another schema.
+async fn a_write_in_a_transaction_that_finds_another_table_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.admin.execute_unprepared("CREATE SCHEMA tenant").await?;
+    refuses_writes_in(fixture, &format!("{}?options=-csearch_path%3Dtenant", fixture.admin_url)).await
+}
+
+/// Checks that a service refuses to write in a transaction on the database of `url`, and that it has written nothing.
+async fn refuses_writes_in(fixture: &Fixture, url: &str) -> anyhow::Result<()> {
+    async fn check<D: Dialect>(service: SqlSessionService<D>, elsewhere: &DatabaseConnection) -> anyhow::Result<()> {
+        let user = UserKey::try_new("app", "alice")?;
+        let id = SessionId::try_new("s")?;
+        let create = || CreateSession::new(user.clone()).with_session_id(id.clone());
+        let key = service.create_session(create()).await?.key;
+        let theirs = SqlSessionService::<D>::from_connection(elsewhere.clone()).await?;
+        theirs.create_session(create()).await?;
+        let update = UpdateState::new(user.app_name.clone(), State::new().with("k", 1));
+        let transaction = elsewhere.begin_with_options(options(&service)).await?;
+        let created = service.create_session_in(&transaction, CreateSession::new(user.clone())).await.map(drop);
+        let appended = service.append_event_in(&transaction, append(&key, Event::new("user"))).await.map(drop);
+        let updated = service.update_state_in(&transaction, update).await.map(drop);
+        let deleted = service.delete_session_in(&transaction, DeleteSession::new(key.clone())).await;
+        for refused in [created, appended, updated, deleted] {
+            ensure!(matches!(refused, Err(Error::Invalid { field: "transaction", .. })), "{refused:?}");
+        }
+        transaction.commit().await?;
+        ensure!(count(elsewhere, "events").await? == 0, "an event was stored");
+        ensure!(count(elsewhere, "sessions").await? == 1, "a session was created or deleted");
+        ensure!(theirs.get_app_state(&user.app_name).await?.is_empty(), "the app's state has changed");
+        Ok(())
+    }
+    seabed::migrate(&fixture.admin).await?;
+    let elsewhere = seabed::open(url).await?;
+    seabed::migrate(&elsewhere).await?;
+    let checked = with_dialect!(fixture, check, &elsewhere);
+    elsewhere.close().await?;
+    checked
+}
+
+async fn a_transaction_on_another_kind_of_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
     let service = fixture.migrated().await?;
     let key = service.create_session(CreateSession::new(UserKey::try_new("app", "alice")?)).await?.key;
     let elsewhere = seabed::open("sqlite::memory:").await?;

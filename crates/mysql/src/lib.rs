@@ -19,7 +19,7 @@ use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult, MySqlRow};
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, QueryResult};
-use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService};
+use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
 
@@ -78,6 +78,31 @@ impl Dialect for MySql {
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::new().do_nothing_on(key).to_owned());
     }
+
+    fn database_query(tables: &Tables) -> Option<String> {
+        Some(on_server(tables, SERVER))
+    }
+
+    /// A Galera cluster and a replication group have a name, which their nodes share.
+    fn cluster_query(tables: &Tables) -> Option<String> {
+        let galera = "SELECT variable_value FROM information_schema.global_status \
+                      WHERE variable_name = 'wsrep_cluster_state_uuid'";
+        let group = "SELECT variable_value FROM performance_schema.global_variables \
+                     WHERE variable_name = 'group_replication_group_name'";
+        let name = format!("/*M! ({galera}) */ /*!80000 ({group}) */");
+        Some(on_server(tables, &format!("COALESCE(NULLIF({name}, ''), {SERVER})")))
+    }
+}
+
+/// The server's name, which MariaDB does not give it.
+const SERVER: &str = "/*M! CONCAT(@@hostname, ':', @@port) */ /*!80000 @@server_uuid */";
+
+/// The query for a server's name and the database that holds the tables. Some servers ignore the case of databases.
+fn on_server(tables: &Tables, server: &str) -> String {
+    let database = tables.schema().map_or_else(|| "DATABASE()".to_owned(), |schema| format!("'{schema}'"));
+    format!(
+        "SELECT CAST(CONCAT_WS(' ', {server}, IF(@@lower_case_table_names = 0, {database}, LOWER({database}))) AS CHAR)"
+    )
 }
 
 /// The servers' error number; the SQLSTATE of most errors is HY000.

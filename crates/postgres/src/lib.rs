@@ -18,7 +18,8 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool, Row};
-use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult};
+use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, EntityName, QueryResult};
+use seabed_core::entity::sessions;
 use seabed_core::sql::{
     BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
 };
@@ -94,6 +95,17 @@ impl Dialect for Postgres {
     fn bulk_statements(tables: &Tables, max_state_bytes: usize) -> Option<BulkStatements> {
         let [append, create] = [bulk::append, bulk::create].map(|statement| statement(tables, max_state_bytes));
         Some(BulkStatements { append, create })
+    }
+
+    /// The cluster that the server belongs to with its physical standbys, the database, and the table that the
+    /// connection finds under the name.
+    fn database_query(tables: &Tables) -> Option<String> {
+        let schema = tables.schema().map_or_else(String::new, |schema| format!("\"{schema}\"."));
+        let table = tables.name(sessions::Entity.table_name());
+        Some(format!(
+            "SELECT pg_catalog.concat_ws(' ', system_identifier, pg_catalog.current_database(), \
+             CAST(pg_catalog.to_regclass('{schema}\"{table}\"') AS pg_catalog.oid)) FROM pg_catalog.pg_control_system()"
+        ))
     }
 }
 

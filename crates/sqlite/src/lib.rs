@@ -41,7 +41,9 @@ use sea_orm::{
     ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
     TransactionOptions,
 };
-use seabed_core::sql::{ConnectOptions, DatabaseFiles, Dialect, Driver, SchemaDialect, SqlSessionService, in_range};
+use seabed_core::sql::{
+    ConnectOptions, DatabaseFiles, Dialect, Driver, SchemaDialect, SqlSessionService, Tables, in_range,
+};
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{Sqlx, SqlxBackend};
 
@@ -93,6 +95,12 @@ impl Dialect for Sqlite {
         key: [(DynIden, DynIden); 3],
     ) -> Option<SelectStatement> {
         Some(prefetch::select_by_keys(select, table, key))
+    }
+
+    /// The file: empty for a database in memory.
+    fn database_query(tables: &Tables) -> Option<String> {
+        let name = tables.schema().unwrap_or("main");
+        Some(format!("SELECT file FROM pragma_database_list WHERE name = '{name}' COLLATE NOCASE"))
     }
 
     fn transaction_options() -> TransactionOptions {

@@ -102,6 +102,18 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
+    /// The query for a text that names the server and the database that hold `tables`. The same text on two connections
+    /// means the same database. `None` where no query can tell: transactions of callers are then not checked.
+    fn database_query(_tables: &Tables) -> Option<String> {
+        None
+    }
+
+    /// The same, for a text that all nodes of a cluster share. Only asked when [`database_query`](Self::database_query)
+    /// gave different texts, so it may take longer.
+    fn cluster_query(tables: &Tables) -> Option<String> {
+        Self::database_query(tables)
+    }
+
     /// How a caller begins a transaction for the operations of
     /// [`TransactionalService`](crate::TransactionalService).
     fn transaction_options() -> TransactionOptions {

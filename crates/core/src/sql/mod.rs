@@ -5,6 +5,7 @@
 //!
 //! - `service`: the service itself, and the traits it implements;
 //! - `op/`: the operations;
+//! - `identity`, for a caller's transaction;
 //! - `database`: transactions and single statements;
 //! - `deadline`, for a write that is one statement;
 //! - `pool`, and `write/`, the write path, which knows no operation;
@@ -20,6 +21,7 @@ mod dialect;
 mod driver;
 mod error;
 mod executor;
+mod identity;
 mod op;
 mod options;
 mod pool;

@@ -15,6 +15,7 @@ use super::dialect::Dialect;
 use super::driver::{Driver, in_runtime};
 use super::error::StatementError;
 use super::executor::Executor;
+use super::identity::DatabaseIdentity;
 use super::op::Sql;
 use super::op::append::AppendOp;
 use super::op::context::{Context, Settings};
@@ -59,6 +60,7 @@ pub struct SqlSessionService<D: Dialect> {
     sql: Arc<Sql<D>>,
     context: Arc<Context<D>>,
     writer: Arc<Writer<Context<D>>>,
+    identity: Arc<DatabaseIdentity>,
 }
 
 impl<D: Dialect> Clone for SqlSessionService<D> {
@@ -69,6 +71,7 @@ impl<D: Dialect> Clone for SqlSessionService<D> {
             sql: self.sql.clone(),
             context: self.context.clone(),
             writer: self.writer.clone(),
+            identity: self.identity.clone(),
         }
     }
 }
@@ -154,12 +157,14 @@ impl<D: Dialect> SqlSessionService<D> {
         let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
-        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), database, tables, settings))
+        let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);
+        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), identity, database, tables, settings))
     }
 
     fn assemble(
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        identity: Arc<DatabaseIdentity>,
         database: Database<D>,
         tables: Tables,
         settings: Settings,
@@ -175,12 +180,12 @@ impl<D: Dialect> SqlSessionService<D> {
             batching: fast_paths,
         };
         let context = Arc::new(Context::new(database, tables, settings));
-        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context }
+        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context, identity }
     }
 
     fn reassemble(self, timeout: StatementTimeout, settings: Settings) -> Self {
         let database = self.context.database.with_statement_timeout(timeout);
-        Self::assemble(self.clock, self.ids, database, self.context.tables.clone(), settings)
+        Self::assemble(self.clock, self.ids, self.identity, database, self.context.tables.clone(), settings)
     }
 
     /// Returns the same service with or without its fast paths; with them by default.

@@ -19,7 +19,10 @@ use crate::{
 
 impl<D: Dialect> SqlSessionService<D> {
     async fn apply_in<O: WriteOp<Context<D>>>(&self, transaction: &DatabaseTransaction, op: &O) -> Result<O::Outcome> {
-        op.apply_in(&self.context, &mut in_transaction::<D>(transaction)?).await
+        let Context { database, tables, .. } = &*self.context;
+        let mut on = in_transaction::<D>(transaction)?;
+        self.identity.check(database, tables, &mut on).await?;
+        op.apply_in(&self.context, &mut on).await
     }
 }
 
