@@ -9,8 +9,9 @@ mod shared_state;
 
 use sea_orm::EntityName;
 use sea_orm::sea_query::{
-    CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType, LockBehavior,
-    LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement, WithClause, WithQuery,
+    Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
+    LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement,
+    WithClause, WithQuery,
 };
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
@@ -158,6 +159,15 @@ fn a_microsecond_after(time: Expr) -> Expr {
 /// Sessions that another connection holds are left out, so that the writes of a batch do not wait for each other's
 /// sessions.
 pub(crate) fn append(tables: &Tables, max_state_bytes: usize) -> WithQuery {
+    append_with(Query::select().column((MOVED, Asterisk)).from(MOVED).take(), tables, max_state_bytes)
+}
+
+/// The same, and tells of those whose sessions are at another revision.
+pub(crate) fn append_or_refuse(tables: &Tables, max_state_bytes: usize) -> WithQuery {
+    append_with(stored_or_refused(tables), tables, max_state_bytes)
+}
+
+fn append_with(outcome: SelectStatement, tables: &Tables, max_state_bytes: usize) -> WithQuery {
     let input = input([
         (EVENT, Kind::Text),
         (INVOCATION, Kind::Text),
@@ -179,7 +189,7 @@ pub(crate) fn append(tables: &Tables, max_state_bytes: usize) -> WithQuery {
         .cte(part(MERGED_APP, app_state(tables).merge(of_moved(), LOCKED, max_state_bytes)))
         .cte(part(MERGED_USER, user_state(tables).merge(after(MERGED_APP, of_moved()), LOCKED, max_state_bytes)))
         .to_owned()
-        .query(stored_or_refused(tables))
+        .query(outcome)
 }
 
 /// The key of a session in its own table.
@@ -369,7 +379,7 @@ mod tests {
     /// for writes that are refused.
     #[test]
     fn an_append_that_is_stored_reads_no_events() {
-        let (sql, _) = super::append(&Tables::new(), 1000).build(PostgresQueryBuilder);
+        let (sql, _) = super::append_or_refuse(&Tables::new(), 1000).build(PostgresQueryBuilder);
         let (stored, refused) = sql.split_once(" UNION ALL ").expect(&sql);
         assert!(!stored.contains(r#"FROM "events""#) && !stored.contains(r#"JOIN "events""#), "{sql}");
         assert!(refused.contains(r#"JOIN "events""#) && refused.contains("FROM moved) < "), "{sql}");

@@ -93,8 +93,9 @@ impl Dialect for Postgres {
     }
 
     fn bulk_statements(tables: &Tables, max_state_bytes: usize) -> Option<BulkStatements> {
-        let [append, create] = [bulk::append, bulk::create].map(|statement| statement(tables, max_state_bytes));
-        Some(BulkStatements { append, create })
+        let statements = [bulk::append, bulk::append_or_refuse, bulk::create];
+        let [append, append_or_refuse, create] = statements.map(|statement| statement(tables, max_state_bytes));
+        Some(BulkStatements { append, append_or_refuse, create })
     }
 
     /// The cluster that the server belongs to with its physical standbys, the database, and the table that the

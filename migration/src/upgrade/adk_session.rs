@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose;
 use chrono::{DateTime as Moment, Datelike as _, NaiveDate};
 use sea_orm::prelude::DateTime;
 use sea_orm::{DbErr, QueryResult};
@@ -274,7 +276,9 @@ fn write_part(part: &Fields) -> Result<String, String> {
     let signature = |written: &mut Object, name: &str| -> Result<(), String> {
         for (_, json) in set(part, &[name]) {
             let text: String = parse(json.as_str(), name)?;
-            written.text("thought_signature", &base64_url(text.as_bytes()));
+            // The model's Base64, where google-adk has the bytes.
+            let bytes = general_purpose::STANDARD.decode(&text).unwrap_or_else(|_| text.into_bytes());
+            written.text("thought_signature", &base64_url(&bytes));
         }
         Ok(())
     };

@@ -23,12 +23,14 @@ pub struct BulkStatements {
     /// (timestamp), event JSON, expected revision (its creation and its timestamp, as text, empty for any), session
     /// delta, app delta, user delta (JSON objects as text), time of the service's clock (timestamp).
     ///
-    /// A row for each event that is stored: number of the write, creation of the session, stored timestamp; the column
-    /// [`REFUSED`](Self::REFUSED) is false. It may also return a row for a write whose session is at another revision,
-    /// which is then refused without another round trip: number of the write, and the columns `create_time` and
-    /// `update_time` of the session, `id`, `timestamp` and `event_data` (as text) of the event under that id, if there
-    /// is one; `REFUSED` is true.
+    /// A row for each event that is stored: number of the write, creation of the session, stored timestamp.
     pub append: WithQuery,
+    /// `append_event` while conflicts are frequent: the same parameters, and the same rows, with the column
+    /// [`REFUSED`](Self::REFUSED) false. A row for each write whose session is at another revision as well, which is
+    /// then refused without another round trip: number of the write, and the columns `create_time` and `update_time`
+    /// of the session, `id`, `timestamp` and `event_data` (as text) of the event under that id, if there is one;
+    /// `REFUSED` is true.
+    pub append_or_refuse: WithQuery,
     /// `create_session`.
     ///
     /// Parameters: number of the write (int), app, user, session, session state, app state, user state (JSON objects as

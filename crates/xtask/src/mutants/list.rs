@@ -518,6 +518,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "mariadb::a_write_in_a_transaction_on_another_server_is_refused",
     },
     Mutant {
+        guard: "after a conflict, the next one takes one round trip",
+        file: "crates/core/src/sql/op/append.rs",
+        from: "            bulk.expect_conflicts();\n",
+        to: "",
+        case: "postgres_18::writes_take_the_promised_round_trips",
+    },
+    Mutant {
         guard: "close timeout",
         file: "crates/core/src/sql/database.rs",
         from: "let closed = self.statement_timeout.limit(async",
@@ -634,7 +641,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: "crates/core/src/sql/service/transactional.rs",
         from: "backend if backend == D::BACKEND => ",
         to: "backend if backend == D::BACKEND || backend != D::BACKEND => ",
-        case: "mariadb::a_transaction_on_another_database_is_refused",
+        case: "mariadb::a_transaction_on_another_kind_of_database_is_refused",
     },
     Mutant {
         guard: "a statement that the server would not accept is not sent, MySQL",

@@ -1,5 +1,6 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
+mod bulk_append;
 mod sql;
 
 use std::sync::Arc;
@@ -15,13 +16,14 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::{SqlText, session_key_values};
+use crate::sql::statement::session_key_values;
 use crate::sql::write::{Applied, Attempt, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
 use crate::validate::NewEvent;
 use crate::{
     Appended, BackendError, BackendErrorKind, Error, ExpectedRevision, Result, Revision, SessionKey, State, Timestamp,
 };
 
+use bulk_append::BulkAppend;
 pub(crate) use sql::AppendSql;
 
 const OPERATION: &str = "append_event";
@@ -90,7 +92,11 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         let values = [Value::from(new.id.as_str())].into_iter().chain(session_key_values(&new.key));
         let row = context.database.autocommit().query_one(self.sql.diagnose.bind(values)).await;
         let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?;
-        check_stored::<D>(new, &row.ok_or_else(|| Error::not_found(&new.key))?)
+        let stored = check_stored::<D>(new, &row.ok_or_else(|| Error::not_found(&new.key))?);
+        if let (Err(Error::RevisionConflict { .. }), Some(bulk)) = (&stored, &self.sql.bulk) {
+            bulk.expect_conflicts();
+        }
+        stored
     }
 }
 
@@ -200,7 +206,7 @@ fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterat
 
 async fn apply_bulk<D: Dialect>(
     context: &Context<D>,
-    statement: &SqlText<D>,
+    append: &BulkAppend<D>,
     writes: &[&AppendOp<D>],
 ) -> Result<BulkResults<Appended>> {
     let new = || writes.iter().map(|write| &write.new);
@@ -224,12 +230,15 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| (&new.key, &new.delta.user)), max)?,
         bulk::times(new().map(|new| new.now)),
     ]);
-    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;
+    let rows = bulk::run(&context.database, append.next(), values, writes.len(), OPERATION).await?;
     let mut results: BulkResults<Appended> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
         if let Some((result, write)) = results.get_mut(number).zip(writes.get(number)) {
             *result = bulk_result::<D>(&write.new, &row);
+            if matches!(result, Err(Error::RevisionConflict { .. })) {
+                append.expect_conflicts();
+            }
         }
     }
     Ok(results)

@@ -6,6 +6,7 @@ use sea_orm::sea_query::{
 };
 
 use super::OPERATION;
+use super::bulk_append::BulkAppend;
 use crate::Result;
 use crate::entity::{events, sessions};
 use crate::sql::dialect::{BulkStatements, Dialect};
@@ -36,7 +37,7 @@ pub(crate) struct AppendSql<D> {
     /// Reads the session's clock and the event that is stored under an id, and locks nothing.
     pub(super) diagnose: SqlText<D>,
     /// Appends many events to different sessions.
-    pub(super) bulk: Option<SqlText<D>>,
+    pub(super) bulk: Option<BulkAppend<D>>,
 }
 
 impl<D: Dialect> AppendSql<D> {
@@ -79,7 +80,7 @@ impl<D: Dialect> AppendSql<D> {
             store_at_free_revision: StoreSql::new(&insert_at(skip_locked(&at_revision)), &write_time),
             store_at_revision: StoreSql::new(&insert_at(at_revision), &write_time),
             diagnose: SqlText::new(&select_for_diagnosis::<D>(tables)),
-            bulk: bulk.map(|bulk| SqlText::new(&bulk.append)),
+            bulk: bulk.map(BulkAppend::new),
         }
     }
 
@@ -103,7 +104,7 @@ impl<D: Dialect> AppendSql<D> {
             texts.extend([(insert, &store.insert), (write, &store.write_session)]);
             texts.extend(store.joined.iter().map(|text| (joined, text)));
         }
-        texts.extend(self.bulk.iter().map(|bulk| ("bulk", bulk)));
+        texts.extend(self.bulk.iter().flat_map(BulkAppend::texts));
         texts.sort_by_key(|(name, _)| *name);
         texts.dedup_by_key(|(name, _)| *name);
         texts
