@@ -59,11 +59,14 @@ pub(crate) fn is_duplicate(error: &DbErr) -> bool {
 }
 
 /// Whether a statement failed because another program was creating the same table, index or row. Either the statement
-/// waited for the other program's commit and then found a duplicate, or the two waited for each other.
+/// waited for the other program's commit and then found a duplicate, or the two waited for each other, or another node
+/// of a Galera cluster was first.
 pub(crate) fn is_race(error: &DbErr) -> bool {
     let is_duplicate_key = is_duplicate(error);
-    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock.
-    is_duplicate_key || matches!(sqlstate(error).as_deref(), Some("42P07" | "42710" | "40P01" | "42S01" | "40001"))
+    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock, a statement
+    // that was ended from outside.
+    let of_race = ["42P07", "42710", "40P01", "42S01", "40001", "70100"];
+    is_duplicate_key || sqlstate(error).is_some_and(|state| of_race.contains(&state.as_str()))
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]

@@ -55,8 +55,8 @@ async fn rows_with_keys_that_no_service_can_use_are_named_and_stop_no_others(fix
         there.execute(&format!("INSERT INTO sessions SELECT app_name, user_id, {id}, {columns}")).await?;
     }
     there.execute(&format!("INSERT INTO sessions SELECT app_name, x'61', id, {columns}")).await?;
-    there.execute("INSERT INTO app_states VALUES ('', '{}', '2026-01-01'), (x'61', '{}', '2026-01-01')").await?;
-    there.execute("INSERT INTO user_states VALUES ('app', x'61', '{}', '2026-01-01')").await?;
+    there.execute("INSERT INTO app_states VALUES ('', '{}', '2026-01-01 00:00:00.000000'), (x'61', '{}', '2026-01-01 00:00:00.000000')").await?;
+    there.execute("INSERT INTO user_states VALUES ('app', x'61', '{}', '2026-01-01 00:00:00.000000')").await?;
     there.execute("UPDATE events SET id = x'6531' WHERE id = 'e1' AND session_id = 's24'").await?;
     there.execute("UPDATE events SET id = '' WHERE id = 'e2' AND session_id = 's24'").await?;
     let copied = copy_all(&there.pool, &fixture.admin).await?;
@@ -72,7 +72,7 @@ async fn rows_with_keys_that_no_service_can_use_are_named_and_stop_no_others(fix
         ("app_states row of app \"\"".to_owned(), "an id is empty"),
         (of(""), "an id is empty"),
         (of(&"0".repeat(130)), "an id is longer than 128 characters"),
-        (format!("event \"(not text)\" of {}", of("s24")), ""),
+        (format!("event \"(not text)\" of {}", of("s24")), "its id is not text"),
         (format!("event \"\" of {}", of("s24")), "an id is empty"),
     ];
     expected.sort_unstable();

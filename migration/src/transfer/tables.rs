@@ -336,7 +336,9 @@ impl<S: Shape> Reader<S> {
                 }
                 Ok(None) => continue,
                 Err(reason) => {
-                    let id: String = row.try_get("", "id").unwrap_or_else(|_| "(not text)".to_owned());
+                    let id: Result<String, DbErr> = row.try_get("", "id");
+                    let reason = if id.is_ok() { reason } else { "its id is not text".to_owned() };
+                    let id = id.unwrap_or_else(|_| "(not text)".to_owned());
                     Record::Refused(Name::Event(&id, &session.app_name, &session.user_id, &session.id).refused(reason))
                 }
             };
