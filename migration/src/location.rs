@@ -51,6 +51,19 @@ pub(crate) async fn located(connection: &impl ConnectionTrait, spec: &SchemaSpec
     Ok(SchemaSpec { tables: tables.unwrap_or_else(|| spec.tables.clone()), ..spec.clone() })
 }
 
+/// The spec with the database of SQLite in which statements find the tables, if that is one that is attached, or the
+/// temporary one. SQLite describes the tables of one database at a time.
+pub(crate) async fn attached(connection: &impl ConnectionTrait, spec: SchemaSpec) -> SchemaSpec {
+    if spec.database != Database::Sqlite || spec.tables.schema().is_some() {
+        return spec;
+    }
+    // What is wrong with the tables is for the command to say.
+    match located(connection, &spec).await {
+        Ok(located) if located.tables.schema() != Some("main") => located,
+        _ => spec,
+    }
+}
+
 /// What the names of the tables stand for.
 async fn found(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<Found>, DbErr> {
     let names = schema::tables().map(|table| format!("'{}'", spec.name(table))).join(", ");

@@ -4,6 +4,7 @@ use sea_orm::DatabaseConnection;
 use seabed_core::sql::Tables;
 use seabed_core::{Error, Result};
 
+use crate::location::attached;
 use crate::migration_error;
 use crate::spec::SchemaSpec;
 
@@ -71,7 +72,8 @@ impl<'a> SessionTables<'a> {
     /// a schema that does not exist.
     pub(crate) async fn spec(&self) -> Result<SchemaSpec> {
         self.check()?;
-        SchemaSpec::of(self.connection, &self.tables).await.map_err(migration_error)
+        let spec = SchemaSpec::of(self.connection, &self.tables).await.map_err(migration_error)?;
+        Ok(attached(self.connection, spec).await)
     }
 }
 

@@ -34,9 +34,7 @@ impl Database {
     /// writer created in between, or its connection broke.
     #[cfg(feature = "transfer")]
     pub(crate) fn may_repeat(self, error: &DbErr) -> bool {
-        let kind = self.error_kind(error);
-        let is_duplicate = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
-        is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)
+        matches!(self.error_kind(error), BackendErrorKind::Contention | BackendErrorKind::Unavailable)
     }
 
     /// What an error means on this database.
@@ -55,12 +53,20 @@ impl Database {
     }
 }
 
+/// Whether a row with the same key exists.
+pub(crate) fn is_duplicate(error: &DbErr) -> bool {
+    matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)))
+}
+
 /// Whether a statement failed because another program was creating the same table, index or row. Either the statement
-/// waited for the other program's commit and then found a duplicate, or the two waited for each other.
+/// waited for the other program's commit and then found a duplicate, or the two waited for each other, or another node
+/// of a Galera cluster was first.
 pub(crate) fn is_race(error: &DbErr) -> bool {
-    let is_duplicate_key = matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_)));
-    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock.
-    is_duplicate_key || matches!(sqlstate(error).as_deref(), Some("42P07" | "42710" | "40P01" | "42S01" | "40001"))
+    let is_duplicate_key = is_duplicate(error);
+    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock, a statement
+    // that was ended from outside.
+    let of_race = ["42P07", "42710", "40P01", "42S01", "40001", "70100"];
+    is_duplicate_key || sqlstate(error).is_some_and(|state| of_race.contains(&state.as_str()))
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]

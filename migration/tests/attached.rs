@@ -1,11 +1,13 @@
 //! Stores in attached databases of SQLite, which are what other databases call schemas.
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
-use seabed_core::{BackendErrorKind, Error};
+use seabed_core::sql::ServiceOptions;
+use seabed_core::{BackendErrorKind, CreateSession, Error, SessionService as _, UserKey};
 use seabed_migration::{
     Layout, MigrationStatus, SessionTables, StoredData, Tables, UpOptions, down, layout, refresh, repair, status, up,
     up_sql, verify,
 };
+use seabed_sqlite::SqliteSessionService;
 
 /// A pool of one connection, to which the database `agents` is attached.
 async fn attached(folder: &tempfile::TempDir) -> DatabaseConnection {
@@ -76,6 +78,17 @@ async fn tables_in_an_attached_database_are_found_without_its_name() {
     up(agents.clone(), UpOptions::default()).await.expect("tables");
     execute(&pool, "INSERT INTO sessions VALUES ('app', 'alice', 's', '{}', '2026-01-01', '2026-01-01')").await;
     up(&pool, UpOptions::default()).await.expect("nothing to do");
+    assert_eq!(status(&pool).await.expect("a status")[0].1, MigrationStatus::Applied);
+    assert_eq!(layout(&pool).await.expect("a layout"), Layout::V1);
+    // The row above lacks the rows of its app and user.
+    let found = verify(&pool).await.expect("findings");
+    assert_eq!(found, verify(agents.clone()).await.expect("findings"));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(repair(&pool).await.expect("findings").is_empty());
+    let shared = ServiceOptions::new().with_shared_pool();
+    let service = SqliteSessionService::from_connection_with(pool.clone(), shared).await.expect("a service");
+    let create = CreateSession::new(UserKey::try_new("app", "alice").expect("a key"));
+    service.create_session(create).await.expect("a session");
     assert!(pool.execute_unprepared("SELECT id FROM main.sessions").await.is_err(), "a table hides another");
     let refused = down(&pool, StoredData::Keep).await;
     assert!(matches!(refused, Err(Error::Invalid { field: "stored_data", .. })), "{refused:?}");
@@ -85,5 +98,26 @@ async fn tables_in_an_attached_database_are_found_without_its_name() {
     execute(&pool, "DROP TABLE main.events").await;
     down(&pool, StoredData::Drop).await.expect("no tables");
     assert_eq!(layout(agents).await.expect("a layout"), Layout::Empty);
+    pool.close().await.expect("the pool closes");
+}
+
+#[tokio::test]
+async fn a_table_that_hides_another_is_the_one_that_is_described() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pool = attached(&folder).await;
+    up(&pool, UpOptions::default()).await.expect("tables");
+    let service = || async {
+        let shared = ServiceOptions::new().with_shared_pool();
+        SqliteSessionService::from_connection_with(pool.clone(), shared).await
+    };
+    service().await.expect("a service");
+    execute(&pool, "CREATE TABLE agents.sessions (id TEXT)").await;
+    service().await.expect("a service: the other table is hidden");
+    execute(&pool, "CREATE TEMP TABLE Sessions (id TEXT)").await;
+    let refused = service().await.expect_err("a table of its own kind").to_string();
+    let found = verify(&pool).await.expect("findings").remove(0);
+    for told in [refused, found.problem] {
+        assert!(told.contains("sessions") && told.contains("app_name"), "{told}");
+    }
     pool.close().await.expect("the pool closes");
 }

@@ -31,15 +31,16 @@ kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
 impl Program {
     /// Starts the newest installed server of `kind`, and returns the administrator's URL. The server may not accept
     /// connections yet.
-    pub(crate) async fn start(kind: Kind) -> anyhow::Result<(Self, String)> {
+    pub(crate) async fn start(kind: Kind, arguments: &[String]) -> anyhow::Result<(Self, String)> {
         let program = kind.program().with_context(|| format!("{} is not installed", kind.package()))?;
+        let arguments = arguments.iter().map(PathBuf::from);
         match kind.family() {
-            Family::Postgres => Self::postgres(&program).await,
-            Family::MySql => Self::mysql(&program, kind).await,
+            Family::Postgres => Self::postgres(&program, arguments).await,
+            Family::MySql => Self::mysql(&program, kind, arguments).await,
         }
     }
 
-    async fn postgres(postgres: &Path) -> anyhow::Result<(Self, String)> {
+    async fn postgres(postgres: &Path, more: impl Iterator<Item = PathBuf>) -> anyhow::Result<(Self, String)> {
         let account = Account::of(&["postgres", "nobody"]);
         let folder = account.folder()?;
         let password = folder.path().join("password");
@@ -51,12 +52,12 @@ impl Program {
         run(initialize).await?;
         let port = free_port()?;
         let arguments = ["-h", "127.0.0.1", "-p", &port.to_string(), "-k"].map(PathBuf::from);
-        let arguments = arguments.into_iter().chain([folder.path().into(), "-D".into(), data]);
+        let arguments = arguments.into_iter().chain([folder.path().into(), "-D".into(), data]).chain(more);
         let program = account.supervise("QUIT", folder, postgres, arguments)?;
         Ok((program, format!("postgres://postgres:{ADMIN_PASSWORD}@127.0.0.1:{port}/postgres")))
     }
 
-    async fn mysql(server: &Path, kind: Kind) -> anyhow::Result<(Self, String)> {
+    async fn mysql(server: &Path, kind: Kind, more: impl Iterator<Item = PathBuf>) -> anyhow::Result<(Self, String)> {
         let account = Account::of(&["mysql", "nobody"]);
         let folder = account.folder()?;
         let data = folder.path().join("data");
@@ -99,7 +100,7 @@ impl Program {
             _ => &[],
         };
         let arguments = arguments.into_iter().chain(character_set.iter().map(|argument| (*argument).to_owned()));
-        let program = account.supervise("KILL", folder, server, arguments.map(PathBuf::from))?;
+        let program = account.supervise("KILL", folder, server, arguments.map(PathBuf::from).chain(more))?;
         Ok((program, format!("mysql://admin:{ADMIN_PASSWORD}@127.0.0.1:{port}/mysql")))
     }
 

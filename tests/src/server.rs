@@ -72,7 +72,7 @@ impl Servers {
         let server = self.0[&kind].get_or_init(|| async {
             let source = Source::from_environment()
                 .map_err(|error| Unavailable { reason: format!("{error:#}"), required: true })?;
-            Server::find(kind, source)
+            Server::find(kind, source, &[])
                 .await
                 .map_err(|error| Unavailable { reason: format!("{error:#}"), required: required(kind) })
         });
@@ -117,7 +117,7 @@ impl Server {
     /// # Errors
     /// If none is available.
     pub async fn start(kind: Kind) -> anyhow::Result<Self> {
-        Self::find(kind, Source::from_environment()?).await
+        Self::find(kind, Source::from_environment()?, &[]).await
     }
 
     /// Starts a server whose settings may be changed, and which may be restarted.
@@ -125,13 +125,33 @@ impl Server {
     /// # Errors
     /// If none is available. [`Unavailable`] where a URL in the environment names the server.
     pub async fn start_own(kind: Kind) -> anyhow::Result<Self> {
-        let server = Self::start(kind).await?;
-        if server.is_ours() {
-            return Ok(server);
+        Self::start_own_with(kind, &[]).await
+    }
+
+    /// Like [`start_own`](Self::start_own), with further arguments of the server program.
+    ///
+    /// # Errors
+    /// Those of [`start_own`](Self::start_own).
+    pub async fn start_own_with(kind: Kind, arguments: &[String]) -> anyhow::Result<Self> {
+        if std::env::var_os(kind.variable()).is_some() {
+            let reason = "the server of the environment is not changed or restarted".to_owned();
+            return Err(Unavailable { reason, required: false }.into());
         }
-        server.stop().await?;
-        let reason = "the server of the environment is not changed or restarted".to_owned();
-        Err(Unavailable { reason, required: false }.into())
+        Self::find(kind, Source::from_environment()?, arguments).await
+    }
+
+    /// The address at which other containers reach the server, which is in one as well.
+    ///
+    /// # Errors
+    /// [`Unavailable`] where it is in none; that of Docker.
+    pub async fn address_for_containers(&self) -> anyhow::Result<String> {
+        match &self.origin {
+            Origin::Container(container) => container::address(container).await,
+            Origin::Environment(_) | Origin::Program(_) => {
+                let reason = "servers that are to reach each other need Docker".to_owned();
+                Err(Unavailable { reason, required: is_required("docker") }.into())
+            }
+        }
     }
 
     /// Returns the database of this process.
@@ -179,10 +199,10 @@ impl Server {
         }
     }
 
-    async fn find(kind: Kind, source: Source) -> anyhow::Result<Self> {
+    async fn find(kind: Kind, source: Source, arguments: &[String]) -> anyhow::Result<Self> {
         let (origin, url) = match std::env::var(kind.variable()) {
             Ok(url) => (Origin::Environment(kind.variable()), url),
-            Err(_) => Origin::start(kind, source).await?,
+            Err(_) => Origin::start(kind, source, arguments).await?,
         };
         let version = wait_until_ready(&url).await.with_context(|| format!("{} did not start", kind.name()))?;
         let database = Arc::new(Database::create(kind.family(), &url).await?);
@@ -192,9 +212,9 @@ impl Server {
 
 impl Origin {
     /// Starts a server from where `source` allows it, and gives the URL of its administrator.
-    async fn start(kind: Kind, source: Source) -> anyhow::Result<(Self, String)> {
+    async fn start(kind: Kind, source: Source, arguments: &[String]) -> anyhow::Result<(Self, String)> {
         let docker = if source.allows_docker() {
-            match container::start(kind).await {
+            match container::start(kind, arguments).await {
                 Ok((container, url)) => return Ok((Self::Container(Box::new(container)), url)),
                 Err(error) => format!("no container ({error:#})"),
             }
@@ -205,7 +225,7 @@ impl Origin {
         if !source.allows_installed() {
             anyhow::bail!("{docker}, SEABED_SERVERS excludes installed servers, and there is no {variable}");
         }
-        let started = Program::start(kind).await;
+        let started = Program::start(kind, arguments).await;
         let (program, url) = started.with_context(|| format!("{docker}, and there is no {variable}"))?;
         Ok((Self::Program(program), url))
     }

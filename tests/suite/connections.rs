@@ -23,6 +23,7 @@ crate::database_cases! {
     ],
     Servers: [
         a_wrong_password_is_refused_without_telling_it,
+        a_missing_database_is_told_with_what_creates_it,
         the_service_account_may_not_change_tables,
         a_unix_socket_is_an_address,
     ],
@@ -69,6 +70,21 @@ async fn a_wrong_password_is_refused_without_telling_it(fixture: &Fixture) -> an
     ensure!(!told(&error).contains("wrong-guess"), "the error tells the password: {}", told(&error));
     if let Ok(options) = fixture.service_url.parse::<seabed::PostgresOptions>() {
         ensure!(!format!("{options:?}").contains(database.service_password()));
+    }
+    Ok(())
+}
+
+async fn a_missing_database_is_told_with_what_creates_it(fixture: &Fixture) -> anyhow::Result<()> {
+    let is_mysql = fixture.kind.map(Kind::family) == Some(Family::MySql);
+    for (url, may_know) in [(&fixture.service_url, !is_mysql), (&fixture.admin_url, true)] {
+        let mut url = Url::parse(url)?;
+        url.set_path("seabed_nowhere");
+        let error = seabed::open(url.as_str()).await.err().context("opened a database that does not exist")?;
+        let kind = if may_know { BackendErrorKind::Schema } else { BackendErrorKind::Unexpected };
+        ensure!(error.backend_kind() == Some(kind) && !error.is_retryable(), "{error:?}");
+        let text = error.to_string();
+        ensure!(text.contains("CREATE DATABASE") && text.contains("seabed-migrate up"), "{text}");
+        ensure!(text.contains("has no rights") != may_know && !text.contains("TLS"), "{text}");
     }
     Ok(())
 }

@@ -24,11 +24,11 @@ crate::database_cases! {
     ],
     BehindPgBouncer: [a_pooler_that_mixes_up_statements_is_refused],
     MySql: [a_server_that_may_lose_commits_is_refused],
-    Sqlite: [a_file_that_may_lose_commits_is_refused],
+    Sqlite: [a_file_that_may_lose_commits_is_refused, a_sqlite_with_the_wal_reset_bug_is_refused],
 }
 
 /// Expects a service on `pool` to be refused for `risk` unless it is accepted, and `verify` to find it.
-async fn expect_risk(pool: &DatabaseConnection, risk: SchemaRisk, words: &[&str]) -> anyhow::Result<()> {
+pub(crate) async fn expect_risk(pool: &DatabaseConnection, risk: SchemaRisk, words: &[&str]) -> anyhow::Result<()> {
     let refused = seabed::from_connection(pool.clone()).await.err();
     let refused = refused.with_context(|| format!("connected in spite of {words:?}"))?.to_string();
     expect_words(&refused, words)?;
@@ -181,12 +181,70 @@ async fn a_server_that_may_lose_commits_is_refused(fixture: &Fixture) -> anyhow:
     set("innodb_flush_log_at_trx_commit = 1").await?;
     set("read_only = 1").await?;
     expect_risk(&pool, SchemaRisk::ReadOnlyServer, &["read-only", "read_only"]).await?;
+    accounts_that_a_read_only_server_exempts_are_not_refused(&server, &admin, kind).await?;
     set("read_only = 0").await?;
     session(&seabed::from_connection(pool.clone()).await?).await?;
     ensure!(verify(&pool).await?.is_empty());
     pool.close().await?;
     admin.close().await?;
     server.stop().await
+}
+
+/// Here the privilege comes from a role, of which no table tells the account.
+async fn accounts_that_a_read_only_server_exempts_are_not_refused(
+    server: &Server,
+    admin: &DatabaseConnection,
+    kind: Kind,
+) -> anyhow::Result<()> {
+    let account = server.database().account();
+    let (privilege, default_role) = match kind {
+        Kind::MariaDb => ("READ_ONLY ADMIN", "SET DEFAULT ROLE exempt FOR"),
+        _ => ("CONNECTION_ADMIN", "SET DEFAULT ROLE exempt TO"),
+    };
+    for statement in [
+        "CREATE ROLE exempt",
+        &format!("GRANT {privilege} ON *.* TO exempt"),
+        &format!("GRANT exempt TO '{account}'@'%'"),
+        &format!("{default_role} '{account}'@'%'"),
+    ] {
+        admin.execute_unprepared(statement).await?;
+    }
+    let pool = seabed::open(&server.database().service_url()?).await?;
+    session(&seabed::from_connection(pool.clone()).await?).await?;
+    ensure!(verify(&pool).await?.is_empty());
+    if kind != Kind::MariaDb {
+        admin.execute_unprepared("SET GLOBAL super_read_only = 1").await?;
+        expect_risk(&pool, SchemaRisk::ReadOnlyServer, &["read_only"]).await?;
+        admin.execute_unprepared("SET GLOBAL super_read_only = 0").await?;
+    }
+    pool.close().await?;
+    Ok(())
+}
+
+/// SQLite says that it is an old one.
+async fn a_sqlite_with_the_wal_reset_bug_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
+    session(&fixture.migrated().await?).await?;
+    let options: seabed::SqliteOptions = fixture.service_url.parse()?;
+    let pool = |connections, journal| -> DatabaseConnection {
+        let pool = seabed_old_sqlite::with_version_3_46_0(PoolOptions::new().max_connections(connections));
+        pool.connect_lazy_with(options.driver.clone().journal_mode(journal)).into()
+    };
+    let words = ["SQLite 3.46.0 has the WAL-reset bug"];
+    let several = pool(2, SqliteJournalMode::Wal);
+    expect_risk(&several, SchemaRisk::WalResetBug, &words).await?;
+    let shared = ServiceOptions::new().with_shared_pool();
+    ensure!(seabed::from_connection_with(several.clone(), shared.clone()).await.is_err());
+    several.close().await?;
+    // The service has a connection of its own, beside that of the program.
+    let one = pool(1, SqliteJournalMode::Wal);
+    expect_risk(&one, SchemaRisk::WalResetBug, &words).await?;
+    session(&seabed::from_connection_with(one.clone(), shared).await?).await?;
+    one.close().await?;
+    fixture.admin.close_by_ref().await?;
+    let without_wal = pool(2, SqliteJournalMode::Delete);
+    session(&seabed::from_connection(without_wal.clone()).await?).await?;
+    without_wal.close().await?;
+    Ok(())
 }
 
 async fn a_file_that_may_lose_commits_is_refused(fixture: &Fixture) -> anyhow::Result<()> {

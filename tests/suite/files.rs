@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use seabed::sea_orm::ConnectionTrait as _;
-use seabed::{BackendErrorKind, CreateSession, DynSessionService, SessionKey, UserKey};
+use seabed::{BackendErrorKind, CreateSession, DynSessionService, GetSession, SessionKey, UserKey};
 
 use crate::fixture::Fixture;
 use crate::risks::{expect_words, saying, session};
@@ -18,6 +18,7 @@ crate::database_cases! {
         nothing_is_acknowledged_after_the_file_was_replaced,
         nothing_is_acknowledged_after_the_log_was_deleted,
         a_log_that_sqlite_itself_removes_is_not_missed,
+        a_file_in_a_folder_that_cannot_be_searched_is_not_lost,
     ],
 }
 
@@ -110,5 +111,30 @@ async fn a_log_that_sqlite_itself_removes_is_not_missed(fixture: &Fixture) -> an
         }
         ensure!(!log.exists(), "the log is still there");
     }
+    Ok(())
+}
+
+/// Such a folder says nothing of the files in it. Here its name is a link to itself for a while.
+async fn a_file_in_a_folder_that_cannot_be_searched_is_not_lost(fixture: &Fixture) -> anyhow::Result<()> {
+    seabed::migrate(&fixture.admin).await?;
+    let options: seabed::SqliteOptions = fixture.service_url.parse()?;
+    let service = seabed::SqliteSessionService::connect_with(options.with_max_connections(1)).await?;
+    let service: DynSessionService = Arc::new(service);
+    let key = session(&service).await?;
+    service.append_event(saying(key.clone(), "before")).await?;
+    let file = file(fixture)?;
+    let folder = file.parent().context("a folder")?;
+    let away = beside(folder, "-away");
+    fs::rename(folder, &away)?;
+    std::os::unix::fs::symlink(folder, folder)?;
+    let appended = service.append_event(saying(key.clone(), "meanwhile")).await;
+    let health = service.check_health().await;
+    fs::remove_file(folder)?;
+    fs::rename(&away, folder)?;
+    appended?;
+    health?;
+    service.append_event(saying(key.clone(), "after")).await?;
+    let read = service.get_session(GetSession::new(key)).await?.context("a session")?;
+    ensure!(read.events.len() == 3, "{read:?}");
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod adk_rust;
 mod cancellation;
+mod clusters;
 mod connections;
 mod contents;
 mod durability;
@@ -19,6 +20,7 @@ mod late;
 mod limits;
 mod migrations;
 mod model;
+mod odd_keys;
 mod odd_rows;
 mod pools;
 mod processes;
@@ -152,6 +154,7 @@ fn main() -> ExitCode {
         let cases = [
             adk_rust::CASES,
             cancellation::CASES,
+            clusters::CASES,
             connections::CASES,
             contents::CASES,
             durability::CASES,
@@ -164,6 +167,7 @@ fn main() -> ExitCode {
             limits::CASES,
             migrations::CASES,
             model::CASES,
+            odd_keys::CASES,
             odd_rows::CASES,
             processes::CASES,
             python::CASES,
@@ -235,7 +239,8 @@ async fn run_on_fixture(stores: &Stores, store: Store, case: &DatabaseCase) -> R
     let outcome = outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("the case hangs")));
     let removed = tokio::time::timeout(CASE_TIMEOUT, fixture.remove()).await;
     let removed = removed.unwrap_or_else(|_| Err(anyhow::anyhow!("the database of the case is still in use")));
-    if let Some(unavailable) = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Unavailable>()) {
+    let unavailable = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Unavailable>());
+    if let Some(unavailable) = unavailable.filter(|unavailable| !unavailable.required) {
         return Ok(Completion::ignored_with(unavailable.reason.clone()));
     }
     outcome.and(removed).map_err(|error| Failed::from(format!("{error:?}")))?;

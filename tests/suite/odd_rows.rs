@@ -34,7 +34,7 @@ crate::database_cases! {
 }
 
 /// A session with state in every scope and two events.
-async fn fill(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
+pub(crate) async fn fill(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKey> {
     let key = SessionKey::try_new("app", "alice", id)?;
     let state = State::new().with("app:n", 1).with("user:n", 1).with("n", 1);
     let create = CreateSession::new(key.user()).with_session_id(key.session_id.clone()).with_state(state);
@@ -46,7 +46,7 @@ async fn fill(service: &DynSessionService, id: &str) -> anyhow::Result<SessionKe
     Ok(key)
 }
 
-async fn copy_all(from: &DatabaseConnection, to: &DatabaseConnection) -> anyhow::Result<Summary> {
+pub(crate) async fn copy_all(from: &DatabaseConnection, to: &DatabaseConnection) -> anyhow::Result<Summary> {
     Ok(copy(from, to, Selection::default(), &mut |_| {}).await?)
 }
 
@@ -274,6 +274,12 @@ async fn rows_that_the_target_rejects_are_named_and_stop_no_others(fixture: &Fix
     ];
     ensure!(rows == expected && summary.different.is_empty(), "{summary:#?}");
     ensure!(summary.refused.iter().all(|refused| !refused.reason.contains("secret")), "{summary:#?}");
+    // A session that is rejected is not blamed on its events.
+    for refused in &summary.refused {
+        let is_blamed = refused.row == expected[1] || refused.row == expected[3];
+        let reason = if is_blamed { "the target rejects its data" } else { "its session was skipped" };
+        ensure!(refused.reason.starts_with(reason), "{summary:#?}");
+    }
     ensure!((summary.sessions, summary.events) == (2, 3) && summary.content == summary.stored_content, "{summary:?}");
     for (id, events) in [("s1", 2), ("s3", 1)] {
         let key = SessionKey::try_new("app", "alice", id)?;

@@ -159,12 +159,16 @@ pub(crate) fn pool_with(url: &str, setting: &'static str) -> anyhow::Result<Data
 
 async fn a_pool_whose_settings_change_what_is_stored_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
-    for (setting, name) in [
+    // MySQL has no such mode.
+    let oracle = (fixture.kind == Some(Kind::MariaDb))
+        .then_some(("SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ORACLE'", "sql_mode: ORACLE"));
+    let settings = [
         ("SET SESSION autocommit = 0", "autocommit"),
         ("SET SESSION sql_mode = 'ANSI_QUOTES'", "sql_mode"),
         ("SET NAMES latin1", "character_set_client"),
         ("SET SESSION TRANSACTION READ ONLY", "read_only"),
-    ] {
+    ];
+    for (setting, name) in settings.into_iter().chain(oracle) {
         let refused = seabed::from_connection(pool_with(&fixture.service_url, setting)?).await.err();
         let refused = refused.with_context(|| format!("connected with {setting}"))?;
         ensure!(refused.backend_kind() == Some(BackendErrorKind::Schema), "{refused:?}");
@@ -183,7 +187,8 @@ async fn settings_of_the_server_do_not_reach_our_connections(fixture: &Fixture) 
     server.database().migrate().await?;
     let admin = server.database().admin().await?;
     let read_only = if fixture.kind == Some(Kind::MariaDb) { "tx_read_only" } else { "transaction_read_only" };
-    let modes = "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH";
+    let oracle = if fixture.kind == Some(Kind::MariaDb) { "ORACLE," } else { "" };
+    let modes = format!("{oracle}ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH");
     for setting in [
         "autocommit = 0".to_owned(),
         "sql_safe_updates = 1".to_owned(),

@@ -21,7 +21,7 @@ use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, QueryResult};
 use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Error, Result};
-use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
+use seabed_sqlx::{CREATE_DATABASE, Sqlx, SqlxBackend, bare_host, parse_server_url};
 
 /// A session service on MySQL or MariaDB.
 pub type MySqlSessionService = SqlSessionService<MySql>;
@@ -148,6 +148,21 @@ impl SqlxBackend for MySql {
         match options.get_socket() {
             Some(socket) => format!("MySQL at {}", socket.display()),
             None => format!("MySQL at {}:{}", options.get_host(), options.get_port()),
+        }
+    }
+
+    fn connect_problem(
+        _: &MySqlConnectOptions,
+        error: Option<&dyn DatabaseError>,
+    ) -> Option<(BackendErrorKind, String)> {
+        // ER_BAD_DB_ERROR, and ER_DBACCESS_DENIED_ERROR, which hides whether there is one.
+        match number(error?)? {
+            1049 => Some((BackendErrorKind::Schema, CREATE_DATABASE.to_owned())),
+            1044 => {
+                let advice = format!("the account has no rights in the database, or {CREATE_DATABASE}");
+                Some((BackendErrorKind::Unexpected, advice))
+            }
+            _ => None,
         }
     }
 

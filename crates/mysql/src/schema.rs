@@ -9,9 +9,6 @@ use crate::MySql;
 /// Whether a session's transactions are read-only: a variable with two names, each for one of the servers.
 const READ_ONLY: &str = "/*M! @@tx_read_only */ /*!80000 @@transaction_read_only */";
 
-/// The status of the server, which MariaDB and MySQL list in different schemas.
-const GLOBAL_STATUS: &str = "/*M! information_schema.global_status */ /*!80000 performance_schema.global_status */";
-
 impl SchemaDialect for MySql {
     fn backend(&self) -> DbBackend {
         DbBackend::MySql
@@ -65,6 +62,8 @@ impl SchemaDialect for MySql {
             ("autocommit", "@@autocommit", "@@autocommit = 0"),
             ("sql_mode", "'without strict mode'", "@@sql_mode NOT LIKE '%STRICT%'"),
             ("sql_mode", "'EMPTY_STRING_IS_NULL'", "@@sql_mode LIKE '%EMPTY_STRING_IS_NULL%'"),
+            // There, BEGIN begins no transaction.
+            ("sql_mode", "'ORACLE'", "@@sql_mode LIKE '%ORACLE%'"),
             ("character_set_client", "@@character_set_client", "@@character_set_client <> 'utf8mb4'"),
             ("character_set_results", "@@character_set_results", "@@character_set_results <> 'utf8mb4'"),
             ("transaction_read_only", READ_ONLY, &format!("{READ_ONLY} = 1")),
@@ -84,10 +83,19 @@ impl SchemaDialect for MySql {
             // A reader of Amazon Aurora.
             (SchemaRisk::ReadOnlyServer, "innodb_read_only", "NOT IN ('0', 'OFF')"),
         ];
-        let cluster = format!(
-            "SELECT 'cluster' AS subject, CAST(variable_value AS CHAR) AS found FROM {GLOBAL_STATUS} \
-             WHERE variable_name = 'wsrep_cluster_size' AND CAST(variable_value AS SIGNED) > 1"
-        );
+        // By its mode, not by the members that are there just now. MariaDB and MySQL list these in different schemas.
+        let clusters = [
+            ("global_status", "wsrep_cluster_size", "CAST(variable_value AS SIGNED) > 0"),
+            ("global_variables", "group_replication_single_primary_mode", "variable_value = 'OFF'"),
+        ];
+        let cluster = |(list, name, condition): (&str, &str, &str)| {
+            let query = format!(
+                "SELECT '{name}' AS subject, CAST(variable_value AS CHAR) AS found \
+                 FROM /*M! information_schema.{list} */ /*!80000 performance_schema.{list} */ \
+                 WHERE variable_name = '{name}' AND {condition}"
+            );
+            (SchemaRisk::MultiPrimary, query)
+        };
         let bent = |(name, found, condition): (&str, &str, &str)| {
             format!("SELECT '{name}' AS subject, CAST({found} AS CHAR) AS found FROM DUAL WHERE {condition}")
         };
@@ -97,7 +105,14 @@ impl SchemaDialect for MySql {
             (risk, bent((name, &found, &condition)))
         });
         let first = [(SchemaRisk::NoTransactions, without_transactions)].into_iter();
-        first.chain(of_settings).chain(of_server).chain([(SchemaRisk::MultiPrimary, cluster)]).collect()
+        first.chain(of_settings).chain(of_server).chain(clusters.map(cluster)).collect()
+    }
+
+    /// Privileges that exempt an account may come from a role, and the server alone knows them all. Nobody is exempt
+    /// from `innodb_read_only`.
+    fn exemption_probe(&self, risk: SchemaRisk, subject: &str) -> Option<&'static str> {
+        (risk == SchemaRisk::ReadOnlyServer && subject == "read_only")
+            .then_some("START TRANSACTION READ WRITE; ROLLBACK")
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {

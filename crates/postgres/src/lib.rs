@@ -24,7 +24,7 @@ use seabed_core::sql::{
     BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
 };
 use seabed_core::{BackendErrorKind, Result, Timestamp};
-use seabed_sqlx::{Sqlx, SqlxBackend, bare_host, parse_server_url};
+use seabed_sqlx::{CREATE_DATABASE, Sqlx, SqlxBackend, bare_host, parse_server_url};
 
 /// A session service on PostgreSQL.
 pub type PostgresSessionService = SqlSessionService<Postgres>;
@@ -41,6 +41,9 @@ pub struct Postgres;
 /// standbys stay as they are. These are no startup parameters, because PgBouncer rejects those it does not know.
 /// `default_transaction_read_only` is left alone: administrators set it to keep writers out, during a switchover or
 /// before a disk is full. A service refuses it by name instead.
+/// `invalid_catalog_name`.
+const NO_SUCH_DATABASE: &str = "3D000";
+
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'; \
                                 SET standard_conforming_strings TO on; \
                                 SELECT pg_catalog.set_config(CAST('synchronous_commit' AS text), CAST('on' AS text), false) \
@@ -150,6 +153,10 @@ impl SqlxBackend for Postgres {
             Some(socket) => format!("PostgreSQL at {}", socket.display()),
             None => format!("PostgreSQL at {}:{}", options.get_host(), options.get_port()),
         }
+    }
+
+    fn connect_problem(_: &PgConnectOptions, error: Option<&dyn DatabaseError>) -> Option<(BackendErrorKind, String)> {
+        (error?.code()? == NO_SUCH_DATABASE).then(|| (BackendErrorKind::Schema, CREATE_DATABASE.to_owned()))
     }
 
     /// By SQLSTATE (PostgreSQL's appendix A).

@@ -24,6 +24,10 @@ pub(super) struct Files {
 }
 
 /// A file that exists while a connection to a database in WAL mode is open, and only then.
+///
+/// Names tell no more. A file that another connection has created anew is not missed. If the database was taken out of
+/// WAL mode while the pool had no connection open, the file is missed without need; the connections that Seabed opens
+/// put the database back into WAL mode.
 #[derive(Debug)]
 struct Companion {
     path: PathBuf,

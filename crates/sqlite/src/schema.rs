@@ -31,29 +31,27 @@ impl SchemaDialect for Sqlite {
     }
 
     fn columns_query(&self, schema: Option<&str>, names: &[String]) -> String {
-        let schema = schema.unwrap_or("main");
-        let quoted = self.quote(schema);
-        let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
         format!(
             "SELECT tables.name AS table_name, columns.name AS column_name, lower(columns.type) AS data_type, \
-             (SELECT keys.coll FROM pragma_index_list(tables.name, '{schema}') AS indexes, \
-             pragma_index_xinfo(indexes.name, '{schema}') AS keys \
+             (SELECT keys.coll FROM pragma_index_list(tables.name, tables.schema) AS indexes, \
+             pragma_index_xinfo(indexes.name, tables.schema) AS keys \
              WHERE indexes.origin = 'pk' AND keys.name = columns.name) AS collation, \
              columns.\"notnull\" AND columns.dflt_value IS NULL AND columns.pk = 0 AS is_required \
-             FROM {quoted}.sqlite_master AS tables, pragma_table_info(tables.name, '{schema}') AS columns \
-             WHERE tables.type = 'table' AND tables.name IN ({})",
-            names.join(", ")
+             FROM ({}) AS tables, pragma_table_info(tables.name, tables.schema) AS columns \
+             WHERE tables.place = 1 AND tables.type = 'table'",
+            looked_up(schema, names)
         )
     }
 
     /// A database in memory has no file to lose.
-    fn risk_queries(&self, schema: Option<&str>, _names: &[String]) -> Vec<(SchemaRisk, String)> {
-        let schema = schema.unwrap_or("main");
+    fn risk_queries(&self, schema: Option<&str>, names: &[String]) -> Vec<(SchemaRisk, String)> {
+        let tables = looked_up(schema, names);
         let of_file = |subject: &str, found: &str, condition: &str| {
             format!(
-                "SELECT '{subject}' AS subject, {found} AS found FROM pragma_journal_mode('{schema}') AS journal, \
-                 pragma_synchronous('{schema}') AS sync, pragma_database_list AS databases \
-                 WHERE databases.name = '{schema}' AND databases.file <> '' AND {condition}"
+                "SELECT '{subject}' AS subject, {found} AS found FROM pragma_database_list AS databases, \
+                 pragma_journal_mode(databases.name) AS journal, pragma_synchronous(databases.name) AS sync \
+                 WHERE databases.name IN (SELECT schema FROM ({tables}) WHERE place = 1) \
+                 AND databases.file <> '' AND {condition}"
             )
         };
         vec![
@@ -84,6 +82,20 @@ impl SchemaDialect for Sqlite {
         };
         if is_number { ColumnRole::wrong_type(wanted) } else { None }
     }
+}
+
+/// A query for what the names of tables stand for: in a database, or where SQLite looks names up. There the first `place`
+/// is the temporary database, which has the number 1, then the main one, then the attached ones.
+fn looked_up(schema: Option<&str>, names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    let of_schema = schema.map_or_else(String::new, |schema| format!(" AND list.schema = '{schema}' COLLATE NOCASE"));
+    format!(
+        "SELECT lower(list.name) AS name, list.schema, list.type, \
+         row_number() OVER (PARTITION BY lower(list.name) ORDER BY databases.seq <> 1, databases.seq) AS place \
+         FROM pragma_table_list AS list JOIN pragma_database_list AS databases ON databases.name = list.schema \
+         WHERE lower(list.name) IN ({}){of_schema}",
+        names.join(", ")
+    )
 }
 
 /// Whether a version of SQLite has the bug that 3.51.3 fixed. The fix is in two older releases too. A version that

@@ -31,6 +31,10 @@ pub use self::url::{bare_host, parse_server_url, parse_url};
 /// The connect options of a database.
 pub type ConnectOptionsOf<DB> = <<DB as Database>::Connection as Connection>::Options;
 
+/// What to do about a database that a server does not have.
+pub const CREATE_DATABASE: &str =
+    "the database does not exist; create it with CREATE DATABASE, and its tables with `seabed-migrate up`";
+
 /// What one database of sqlx does differently from the others. The items without a comment are those of [`Driver`].
 pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     /// sqlx's name of the database.

@@ -231,3 +231,24 @@ impl Report {
         if summary.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(FOUND_WRONG) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complete_export_whose_name_was_taken_meanwhile_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sessions.jsonl");
+        let mut file = partial_file(&path).expect("a file");
+        file.write_all(b"rows").expect("a file");
+        std::fs::write(&path, "of others").expect("a file");
+        let told = format!("{:#}", file.persist_noclobber(&path).map_err(kept).expect_err("the name is taken"));
+        let files = std::fs::read_dir(folder.path()).expect("a folder").map(|file| file.expect("a file").path());
+        let others: Vec<_> = files.filter(|file| *file != path).collect();
+        assert_eq!(others.len(), 1, "{told}");
+        assert_eq!(std::fs::read_to_string(&others[0]).expect("a file"), "rows");
+        assert!(told.starts_with(&format!("the complete export is in {}", others[0].display())), "{told}");
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), "of others");
+    }
+}

@@ -22,6 +22,8 @@ pub(super) struct Part {
     pub(super) newest: Option<DateTime>,
     /// Whether these are the last.
     pub(super) is_last: bool,
+    /// Whether an earlier part inserts the session's row.
+    pub(super) has_row: bool,
 }
 
 /// What the next transaction writes.
@@ -63,7 +65,7 @@ impl Batch {
     /// Returns the session that goes on in the next batch, without its events.
     pub(super) fn unfinished(&self) -> Option<Part> {
         let open = self.parts.last().filter(|part| !part.is_last)?;
-        Some(Part { session: open.session.clone(), events: Vec::new(), ..*open })
+        Some(Part { session: open.session.clone(), events: Vec::new(), has_row: true, ..*open })
     }
 
     /// Divides the batch into two, of which the first must be written first.
@@ -107,7 +109,7 @@ fn first<T>(rows: &mut Vec<T>, left: &mut usize) -> Vec<T> {
 
 impl Part {
     pub(super) fn new(session: sessions::Model) -> Self {
-        Self { session, events: Vec::new(), newest: None, is_last: false }
+        Self { session, events: Vec::new(), newest: None, is_last: false, has_row: false }
     }
 
     pub(super) fn push(&mut self, event: events::Model) {
@@ -128,10 +130,15 @@ impl Part {
         StateRow { state: "{}".to_owned(), update_time, ..row }
     }
 
-    /// Halves the events; the state comes after the last of them.
+    /// Divides the session's row from the events, so that a row which the database rejects is blamed on no event. Then
+    /// halves the events; the state comes after the last of them.
     fn divide(mut self) -> Result<(Self, Self), Option<Box<Record>>> {
         match self.events.len() {
             0 => Err(Some(Box::new(Record::Session(self.session)))),
+            _ if !self.has_row => {
+                let row = Self { session: self.session.clone(), events: Vec::new(), is_last: false, ..self };
+                Ok((row, Self { has_row: true, ..self }))
+            }
             1 if !self.is_last => Err(self.events.pop().map(|event| Box::new(Record::Event(event)))),
             count => {
                 let rest = self.events.split_off(count.div_ceil(2));
@@ -186,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_divided_into_its_rows_in_their_order() {
-        assert_eq!(rows(batch(&["1", "2", "3"], true)), ["app", "1", "2", "3", "session"]);
-        assert_eq!(rows(batch(&["1", "2", "3"], false)), ["app", "1", "2", "3"]);
+        assert_eq!(rows(batch(&["1", "2", "3"], true)), ["app", "session", "1", "2", "3", "session"]);
+        assert_eq!(rows(batch(&["1", "2", "3"], false)), ["app", "session", "1", "2", "3"]);
         assert_eq!(rows(batch(&[], false)), ["app", "session"]);
         assert!(rows(Batch::default()).is_empty());
     }

@@ -14,9 +14,8 @@ const INVOCATION_ID_LENGTH: usize = 256;
 /// statement, in bytes.
 pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -> Option<Refused> {
     let name = Name::of(record)?;
-    let reason = wrong_id(database, record, &name)
-        .or_else(|| too_large(limit, record.size()))
-        .or_else(|| wrong_json(database, record))?;
+    let reason =
+        wrong_id(record, &name).or_else(|| too_large(limit, record.size())).or_else(|| wrong_json(database, record))?;
     Some(name.refused(reason))
 }
 
@@ -29,13 +28,13 @@ pub(super) fn too_large(limit: Option<u64>, size: usize) -> Option<String> {
     Some(format!("it has {size} bytes, and max_allowed_packet is {limit} in the target"))
 }
 
-/// SQLite accepts ids of any length.
-fn wrong_id(database: Database, record: &Record, name: &Name<'_>) -> Option<String> {
-    if database == Database::Sqlite {
-        return None;
-    }
+/// SQLite accepts any id. No service does.
+fn wrong_id(record: &Record, name: &Name<'_>) -> Option<String> {
     let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
     let ids = name.ids();
+    if ids.iter().any(|id| id.is_empty()) {
+        return Some("an id is empty".to_owned());
+    }
     if !ids.iter().all(|id| fits(id, ID_LENGTH)) {
         return Some(format!("an id is longer than {ID_LENGTH} characters or contains a NUL character"));
     }

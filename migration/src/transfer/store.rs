@@ -20,11 +20,14 @@ use super::states::{APP_STATES, Found, SESSIONS, StateRow, StateTable, USER_STAT
 use super::tables::{Source, of_session};
 use super::{Progress, Summary};
 use crate::rows::json_text;
-use crate::spec::{Database, SchemaSpec};
+use crate::spec::{Database, SchemaSpec, is_duplicate};
 
 /// Concurrent writers of the same rows, or of a row in between, can make a transaction fail. It then changes nothing,
 /// and is repeated.
 const TRIES: u32 = 10;
+/// A row that another writer has inserted meanwhile is found by the next try. One that no further try finds violates a
+/// key which others added.
+const TRIES_OF_DUPLICATES: u32 = 3;
 
 /// A database to write rows to.
 pub(crate) struct Store<'a> {
@@ -175,17 +178,24 @@ impl<'a> Store<'a> {
 
     /// Writes the batch in one transaction, which is repeated while that may succeed.
     async fn write_patiently(&mut self, batch: &Batch) -> Result<(), Failure> {
-        let mut tries = 1;
+        let (mut tries, mut duplicates) = (0, 0);
         let written = loop {
-            match self.write_batch(batch).await {
+            let error = match self.write_batch(batch).await {
                 Ok(written) => break written,
-                Err(Failure::Database(error)) if tries == TRIES || !self.spec.database.may_repeat(&error) => {
-                    return Err(Failure::of(self.spec.database, error));
-                }
-                Err(Failure::Database(_)) => tokio::time::sleep(Duration::from_millis(100) * tries).await,
+                Err(Failure::Database(error)) => error,
                 Err(rejected) => return Err(rejected),
+            };
+            if is_duplicate(&error) {
+                duplicates += 1;
+            } else if self.spec.database.may_repeat(&error) {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(100) * tries).await;
+            } else {
+                tries = TRIES;
             }
-            tries += 1;
+            if tries == TRIES || duplicates == TRIES_OF_DUPLICATES {
+                return Err(Failure::of(self.spec.database, error));
+            }
         };
         self.summary.new_sessions += written.sessions;
         self.summary.new_events += written.events;

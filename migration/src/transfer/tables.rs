@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 use sea_orm::prelude::DateTime;
-use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Alias, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
     StreamTrait, TransactionOptions, TransactionTrait,
@@ -23,6 +23,12 @@ use crate::spec::{Database, SchemaSpec};
 const ROWS_AHEAD: usize = 16;
 /// How many session rows one query reads.
 const SESSIONS_AHEAD: u64 = 20;
+/// The keys of the tables. Those of events are read with their sessions.
+const KEYS: [(&str, &[&str]); 3] = [
+    ("app_states", &["app_name"]),
+    ("user_states", &["app_name", "user_id"]),
+    ("sessions", &["app_name", "user_id", "id"]),
+];
 
 /// A source of rows.
 pub(crate) struct Source {
@@ -115,6 +121,9 @@ pub(crate) async fn read(
             outlet.send(Record::Refused(refused)).await?;
         }
         let reader = Reader { transaction, spec, shape, selection, outlet };
+        for (table, key) in KEYS {
+            reader.refuse_other_keys(table, key).await?;
+        }
         reader.states().await?;
         let read = reader.sessions().await?;
         match events.unwrap_or(read).saturating_sub(read) {
@@ -147,15 +156,48 @@ struct Reader<S> {
 impl<S: Shape> Reader<S> {
     /// Builds a query on a table that has `state`; its result columns have the names of schema v1.
     fn select_states(&self, table: &'static str, columns: &[&'static str]) -> SelectStatement {
-        let mut select = select(&self.spec, &self.shape.table(table), &self.selection);
+        let key = KEYS.iter().find(|(name, _)| *name == table).map_or_else(Default::default, |(_, key)| *key);
+        let mut select = self.select_selected(table, key);
         for column in columns {
             select.expr_as(self.column(table, column), Alias::new(*column));
         }
         select.expr_as(json_text(&self.spec, "state"), "state");
-        if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| columns.contains(&"user_id")) {
+        select.cond_where(self.has_text_key(table, key));
+        select
+    }
+
+    /// Builds a query on the rows of a table with this key that are selected.
+    fn select_selected(&self, table: &'static str, key: &[&'static str]) -> SelectStatement {
+        let mut select = select(&self.spec, &self.shape.table(table), &self.selection);
+        if let Some(user_id) = self.selection.user_id.as_ref().filter(|_| key.contains(&"user_id")) {
             select.and_where(self.spec.compared("user_id").eq(user_id.as_str()));
         }
         select
+    }
+
+    /// The condition that a key is text. On SQLite it may be anything.
+    fn has_text_key(&self, table: &'static str, key: &[&'static str]) -> Condition {
+        let is_text = |column: &&'static str| Func::cust("typeof").arg(self.column(table, column)).eq("text");
+        let columns = key.iter().filter(|_| self.spec.database == Database::Sqlite);
+        columns.fold(Condition::all(), |all, column| all.add(is_text(column)))
+    }
+
+    /// Names rows that the other queries leave out.
+    async fn refuse_other_keys(&self, table: &'static str, key: &[&'static str]) -> Result<(), Stop> {
+        if self.spec.database != Database::Sqlite {
+            return Ok(());
+        }
+        let mut select = self.select_selected(table, key);
+        for column in key {
+            select.expr_as(Func::cust("quote").arg(self.column(table, column)), Alias::new(*column));
+        }
+        select.cond_where(self.has_text_key(table, key).not());
+        for row in self.transaction.query_all(&select).await? {
+            let parts = key.iter().map(|column| row.try_get::<String>("", column)).collect::<Result<Vec<_>, _>>()?;
+            let row = format!("{table} row with the key ({})", parts.join(", "));
+            self.outlet.send(Record::Refused(Refused { row, reason: "its key is not text".to_owned() })).await?;
+        }
+        Ok(())
     }
 
     fn column(&self, table: &'static str, column: &'static str) -> Expr {
@@ -294,7 +336,9 @@ impl<S: Shape> Reader<S> {
                 }
                 Ok(None) => continue,
                 Err(reason) => {
-                    let id: String = row.try_get("", "id").unwrap_or_else(|_| "(not text)".to_owned());
+                    let id: Result<String, DbErr> = row.try_get("", "id");
+                    let reason = if id.is_ok() { reason } else { "its id is not text".to_owned() };
+                    let id = id.unwrap_or_else(|_| "(not text)".to_owned());
                     Record::Refused(Name::Event(&id, &session.app_name, &session.user_id, &session.id).refused(reason))
                 }
             };

@@ -104,14 +104,17 @@ fn cargo_test(mut cargo: Command, folder: &Path, tests: &[&str]) -> Command {
     cargo
 }
 
-/// The tests that hold a case, and its name there: the unit tests of core or of the migration, those of the adapter for
-/// adk-rust, those under shuttle, or the suite on databases.
+/// The tests that hold a case, and its name there: the unit tests of core or of the migration, those of the command
+/// seabed-migrate, those of the adapter for adk-rust, those under shuttle, or the suite on databases.
 fn tests_of(case: &str) -> (&'static [&'static str], &str) {
     if case.starts_with("sql::") {
         return (CORE, case);
     }
     if case.starts_with("spec::") {
         return (MIGRATION, case);
+    }
+    if let Some(case) = case.strip_prefix("migrate::") {
+        return (MIGRATE, case);
     }
     if let Some(case) = case.strip_prefix("adk_rust::") {
         return (ADK_RUST, case);
@@ -122,6 +125,7 @@ fn tests_of(case: &str) -> (&'static [&'static str], &str) {
 const ADK_RUST: &[&str] = &["--package", "seabed-adk-rust", "--tests", "--features", "migrate,sqlite"];
 const CORE: &[&str] = &["--package", "seabed-core", "--lib"];
 const MIGRATION: &[&str] = &["--package", "seabed-migration", "--lib", "--features", "transfer"];
+const MIGRATE: &[&str] = &["--package", "seabed-migration", "--bins", "--tests"];
 const SHUTTLE: &[&str] = &["--package", "seabed-shuttle", "--tests"];
 const SUITE: &[&str] = &["--package", "seabed-tests", "--test", "suite"];
 

@@ -1,5 +1,5 @@
-//! The guards whose cases need no database: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), the
-//! write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust (`adk_rust::`).
+//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those of
+//! the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust (`adk_rust::`).
 
 use super::list::Mutant;
 
@@ -772,5 +772,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "self.run_then(statement, on_row, Self::check_open_files).await",
         to: "self.run_then(statement, on_row, |_| Ok(())).await",
         case: "sql::pool::tests::a_commit_to_lost_files_is_an_error",
+    },
+    Mutant {
+        guard: "a complete export that does not get its name is kept",
+        file: "migration/src/cli/transfer.rs",
+        from: "file.persist_noclobber(&path).map_err(kept)",
+        to: "file.persist_noclobber(&path).map_err(|failed| anyhow::Error::new(failed.error))",
+        case: "migrate::a_complete_export_whose_name_was_taken_meanwhile",
+    },
+    Mutant {
+        guard: "tables in an attached database are described",
+        file: "migration/src/session_tables.rs",
+        from: "Ok(attached(self.connection, spec).await)",
+        to: "Ok(spec)",
+        case: "migrate::tables_in_an_attached_database",
+    },
+    Mutant {
+        guard: "a service describes tables where its statements find them, SQLite",
+        file: "crates/sqlite/src/schema.rs",
+        from: "ORDER BY databases.seq <> 1, databases.seq)",
+        to: "ORDER BY databases.seq = 2, databases.seq)",
+        case: "migrate::a_table_that_hides_another",
     },
 ];

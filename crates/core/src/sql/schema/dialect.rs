@@ -78,6 +78,12 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     fn confirms_risk(&self, _risk: SchemaRisk, _found: &str) -> bool {
         true
     }
+
+    /// SQL that changes nothing, and that fails unless the account is exempt from a risk that
+    /// [`risk_queries`](Self::risk_queries) found. `None` for a risk of every account.
+    fn exemption_probe(&self, _risk: SchemaRisk, _subject: &str) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A property of the tables, the database, the server or the connections that endangers a guarantee, and that a user
@@ -103,8 +109,8 @@ pub enum SchemaRisk {
     /// Policies may hide rows from the account (PostgreSQL's row level security).
     RowSecurity,
     /// A setting of the connections keeps writes from being stored as they were sent: read-only transactions, or on
-    /// MySQL and MariaDB `autocommit = 0`, no strict mode, `EMPTY_STRING_IS_NULL`, or a character set other than
-    /// utf8mb4.
+    /// MySQL and MariaDB `autocommit = 0`, no strict mode, `EMPTY_STRING_IS_NULL`, `ORACLE`, or a character set other
+    /// than utf8mb4.
     SessionSettings,
     /// Every account may create functions, operators and tables where the connections look names up. A service starts
     /// nevertheless, with a warning: its own statements call nothing there.
@@ -118,10 +124,12 @@ pub enum SchemaRisk {
     /// local`; on MySQL and MariaDB `sync_binlog` other than 1 with a binary log, and no doublewrite buffer; on SQLite
     /// `synchronous = NORMAL`. A service starts nevertheless, with a warning.
     ReducedDurability,
-    /// The server accepts no writes: a hot standby of PostgreSQL, or `read_only` on MySQL and MariaDB.
+    /// The server accepts no writes of the account: a hot standby of PostgreSQL, or `read_only` on MySQL and MariaDB,
+    /// unless the account has a privilege that exempts it.
     ReadOnlyServer,
-    /// The server is a node of a Galera cluster of several. Lost updates are known of clusters in which more than one
-    /// node is written to. Accept it where all writers, Python's included, use the same node.
+    /// The server belongs to a cluster in which every node takes writes: a Galera cluster, or MySQL's group replication
+    /// in multi-primary mode. Lost updates are known of Galera clusters in which more than one node is written to.
+    /// Accept it where all writers, Python's included, use the same node.
     MultiPrimary,
     /// The version of SQLite (before 3.51.3, except for 3.50.7 and 3.44.6) has a bug: two connections that write or
     /// checkpoint at the same time may corrupt a database in WAL mode. A service is not at risk if its pool has one
@@ -161,9 +169,7 @@ impl SchemaRisk {
             Self::ReducedDurability => {
                 "a crash of the server's machine, alone or together with a standby's, may lose acknowledged writes"
             }
-            Self::ReadOnlyServer => {
-                "the service can read, and writes fail, except those of an account that the server exempts"
-            }
+            Self::ReadOnlyServer => "the service can read, and writes fail",
             Self::MultiPrimary => {
                 "where more than one node is written to, updates of state and acknowledged writes may be lost"
             }

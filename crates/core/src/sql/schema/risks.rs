@@ -39,7 +39,9 @@ impl fmt::Display for FoundRisk {
                 write!(f, "commits are not safe in every crash, by the setting {subject}: {found}")
             }
             SchemaRisk::ReadOnlyServer => write!(f, "the server is read-only ({subject}: {found})"),
-            SchemaRisk::MultiPrimary => write!(f, "the server is one of {found} nodes of a Galera cluster"),
+            SchemaRisk::MultiPrimary => {
+                write!(f, "the server belongs to a cluster in which every node takes writes ({subject}: {found})")
+            }
             SchemaRisk::WalResetBug => write!(f, "{subject} {found} has the WAL-reset bug"),
             // Risks of columns.
             SchemaRisk::InexactIds | SchemaRisk::CoarseTimes | SchemaRisk::ShortText => write!(f, "{subject}: {found}"),
@@ -59,8 +61,21 @@ pub(crate) fn risks_query(dialect: &dyn SchemaDialect, tables: &Tables) -> Optio
     (!union.is_empty()).then_some((union, risks))
 }
 
+/// Whether the account is exempt from a risk that the database has.
+async fn is_exempt(
+    connection: &impl ConnectionTrait,
+    dialect: &dyn SchemaDialect,
+    risk: SchemaRisk,
+    subject: &str,
+) -> bool {
+    match dialect.exemption_probe(risk, subject) {
+        Some(probe) => connection.execute_unprepared(probe).await.is_ok(),
+        None => false,
+    }
+}
+
 /// The risks of the tables and of the session of a connection that no column shows. Needs no privileges but those on
-/// the tables.
+/// the tables, and no transaction that is open.
 ///
 /// # Errors
 /// Those of the database.
@@ -77,7 +92,7 @@ pub async fn risks(
         let Some(&risk) = risks.get(number) else { continue };
         let subject: String = row.try_get_by_index(1)?;
         let what: String = row.try_get_by_index(2)?;
-        if !dialect.confirms_risk(risk, &what) {
+        if !dialect.confirms_risk(risk, &what) || is_exempt(connection, dialect, risk, &subject).await {
             continue;
         }
         let table = subject.strip_prefix(tables.prefix()).filter(|name| table_names().contains(name));
