@@ -15,7 +15,7 @@ use seabed::{
     SqliteOptions, Tables,
 };
 use seabed_core::sql::{ConnectOptions, Dialect};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
 
 use crate::url::to_seabed_url;
 
@@ -68,15 +68,24 @@ static OPEN_FILES: Mutex<Vec<OpenFile>> = Mutex::new(Vec::new());
 pub(crate) struct Opened {
     process: u32,
     service: OnceCell<DynSessionService>,
+    /// Shared by the calls that have not ended.
+    calls: Arc<RwLock<()>>,
 }
 
 impl Opened {
     fn new() -> Arc<Self> {
-        Arc::new(Self { process: process::id(), service: OnceCell::new() })
+        Arc::new(Self { process: process::id(), service: OnceCell::new(), calls: Arc::default() })
     }
 
-    /// Closes the connections, once the operations that run have ended.
+    /// A call of the service, which keeps it open until this is dropped.
+    pub(crate) fn call(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        // Only a close takes the lock for itself. Calls that come after it find another `Opened`.
+        self.calls.clone().try_read_owned().ok()
+    }
+
+    /// Closes the connections, once all calls have ended.
     pub(crate) async fn close(&self) -> Result<()> {
+        let _ended = self.calls.write().await;
         match self.service.get() {
             Some(service) => service.close().await,
             None => Ok(()),

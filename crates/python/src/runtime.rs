@@ -1,15 +1,19 @@
 //! The threads that operations run on, and the one that replies to Python.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{mem, process, thread};
+use std::{future, mem, process, thread};
 
 use futures_util::FutureExt as _;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
 use pyo3::{IntoPyObject, IntoPyObjectExt as _};
 use seabed::{BackendError, BackendErrorKind, Error, Result};
 use tokio::runtime::{Builder, Runtime};
@@ -17,15 +21,24 @@ use tokio::runtime::{Builder, Runtime};
 /// How long the exit of the interpreter waits for operations that nobody waits for any more.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Calls Python with the outcome of an operation.
-type Reply = Box<dyn FnOnce(Python<'_>) + Send>;
+/// Who waits for an operation: an event loop of Python's, and a future of it.
+#[derive(FromPyObject)]
+pub(crate) struct Caller(Py<PyAny>, Py<PyAny>);
+
+/// An operation, with its reply.
+type Operation = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An outcome, and what makes values of Python's of it: an error as JSON text, and a value.
+type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> (Option<String>, Py<PyAny>) + Send>;
 
 /// The threads of a process. Those of its parent do not survive `fork`.
 struct Threads {
     process: u32,
     runtime: Runtime,
+    /// What was called, and has not begun.
+    called: Vec<Operation>,
     /// `None` ends the thread.
-    replies: Sender<Option<Reply>>,
+    replies: Sender<Option<(Caller, Outcome)>>,
     reply_thread: JoinHandle<()>,
 }
 
@@ -40,31 +53,31 @@ enum State {
 /// lock while one forks.
 static STATE: Mutex<State> = Mutex::new(State::NotStarted);
 
+/// Python's function that hands outcomes to futures, in the thread of their event loop.
+static SETTLE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
 impl Threads {
     fn start() -> PyResult<Self> {
         let runtime = Builder::new_multi_thread().thread_name("seabed").enable_all().build()?;
         let (replies, outcomes) = channel();
         let reply_thread =
             thread::Builder::new().name("seabed-reply".to_owned()).spawn(move || send_replies(&outcomes))?;
-        Ok(Self { process: process::id(), runtime, replies, reply_thread })
+        Ok(Self { process: process::id(), runtime, called: Vec::new(), replies, reply_thread })
     }
 }
 
-/// Replies one after the other, so that only one thread ever waits for the GIL.
-fn send_replies(outcomes: &Receiver<Option<Reply>>) {
+/// Sends all replies that are there at once. So only one thread ever waits for the GIL, and an event loop wakes once
+/// for operations that ended together, and then makes its next calls together.
+fn send_replies(outcomes: &Receiver<Option<(Caller, Outcome)>>) {
     while let Ok(Some(first)) = outcomes.recv() {
-        let mut next = Some(first);
         let mut ended = false;
         Python::attach(|py| {
-            while let Some(reply) = next.take() {
-                // The panic hook has reported it; the other callers still get their replies.
-                let _ = catch_unwind(AssertUnwindSafe(|| reply(py)));
-                match outcomes.try_recv() {
-                    Ok(Some(reply)) => next = Some(reply),
-                    Ok(None) => ended = true,
-                    Err(_) => {}
-                }
+            let mut replies = vec![first];
+            while let Ok(next) = outcomes.try_recv() {
+                ended |= next.is_none();
+                replies.extend(next);
             }
+            send(py, replies);
         });
         if ended {
             return;
@@ -72,23 +85,71 @@ fn send_replies(outcomes: &Receiver<Option<Reply>>) {
     }
 }
 
-/// Runs `operation` to its end, whoever waits for it, and calls `reply(error, value)`.
+fn send(py: Python<'_>, replies: Vec<(Caller, Outcome)>) {
+    let mut loops: Vec<(Py<PyAny>, Vec<(Py<PyAny>, Option<String>, Py<PyAny>)>)> = Vec::new();
+    for (Caller(event_loop, future), outcome) in replies {
+        let converted = catch_unwind(AssertUnwindSafe(|| outcome(py)));
+        let (error, value) = converted.unwrap_or_else(|_| to_python(py, Err::<(), _>(panicked())));
+        match loops.iter_mut().find(|(other, _)| other.is(&event_loop)) {
+            Some((_, outcomes)) => outcomes.push((future, error, value)),
+            None => loops.push((event_loop, vec![(future, error, value)])),
+        }
+    }
+    for (event_loop, outcomes) in loops {
+        let sent = SETTLE.import(py, "seabed_adk._calls", "settle").and_then(|settle| {
+            event_loop.call_method1(py, "call_soon_threadsafe", (settle, PyList::new(py, outcomes)?))
+        });
+        // The event loop of a caller who has gone away is closed.
+        drop(sent);
+    }
+}
+
+/// Takes note of an operation, which [`begin`] begins. It then runs to its end, whoever waits for it.
 ///
 /// # Errors
 /// `RuntimeError` while the interpreter exits, and `OSError` if the threads cannot be started.
-pub(crate) fn spawn<T>(reply: Py<PyAny>, operation: impl Future<Output = Result<T>> + Send + 'static) -> PyResult<()>
+pub(crate) fn call<T>(caller: Caller, operation: impl Future<Output = Result<T>> + Send + 'static) -> PyResult<()>
 where
     T: for<'py> IntoPyObject<'py> + Send + 'static,
 {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = started(&mut state)?;
     let replies = threads.replies.clone();
-    threads.runtime.spawn(async move {
+    threads.called.push(Box::pin(async move {
         let outcome = AssertUnwindSafe(operation).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
         // There is no receiver once the interpreter exits, and nobody who waits.
-        let _ = replies.send(Some(Box::new(move |py| deliver(py, &reply, outcome))));
-    });
+        let _ = replies.send(Some((caller, Box::new(move |py| to_python(py, outcome)))));
+    }));
     Ok(())
+}
+
+/// Begins what was called: the calls of one turn of an event loop together, so that they can share a batch.
+///
+/// # Errors
+/// Those of [`call`].
+#[pyfunction]
+pub(crate) fn begin() -> PyResult<()> {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let threads = started(&mut state)?;
+    let called = mem::take(&mut threads.called);
+    if !called.is_empty() {
+        threads.runtime.spawn(begin_all(called));
+    }
+    Ok(())
+}
+
+/// Begins the operations in their order, and leaves each to a task of its own. Nothing else runs on this thread before
+/// all have begun, such as the batch that the first of them waits for.
+async fn begin_all(called: Vec<Operation>) {
+    let mut begun = Vec::with_capacity(called.len());
+    for mut operation in called {
+        if future::poll_fn(|context| Poll::Ready(operation.as_mut().poll(context))).await.is_pending() {
+            begun.push(operation);
+        }
+    }
+    for operation in begun {
+        tokio::spawn(operation);
+    }
 }
 
 /// The threads of this process, started if they are not yet.
@@ -112,17 +173,15 @@ fn panicked() -> Error {
     BackendError::new(BackendErrorKind::Unexpected, "the operation panicked, which is a bug in Seabed").into()
 }
 
-fn deliver<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, reply: &Py<PyAny>, outcome: Result<T>) {
+fn to_python<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, outcome: Result<T>) -> (Option<String>, Py<PyAny>) {
     let outcome = outcome.and_then(|value| {
         let unexpected = |error: PyErr| BackendError::new(BackendErrorKind::Unexpected, error.to_string());
         Ok(value.into_py_any(py).map_err(unexpected)?)
     });
-    let replied = match outcome {
-        Ok(value) => reply.call1(py, (py.None(), value)),
-        Err(error) => reply.call1(py, (error_json(&error), py.None())),
-    };
-    // The event loop of a caller who has gone away is closed.
-    drop(replied);
+    match outcome {
+        Ok(value) => (None, value),
+        Err(error) => (Some(error_json(&error)), py.None()),
+    }
 }
 
 /// `kind`, `message` and `retryable` of an error.
@@ -138,8 +197,9 @@ pub(crate) fn shutdown(py: Python<'_>) {
     let ended = State::Ended(process::id());
     let state = mem::replace(&mut *STATE.lock().unwrap_or_else(PoisonError::into_inner), ended);
     match state {
-        State::Started(Threads { process, runtime, replies, reply_thread }) if process == process::id() => {
+        State::Started(Threads { process, runtime, replies, reply_thread, called }) if process == process::id() => {
             py.detach(move || {
+                drop(called);
                 runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
                 let _ = replies.send(None);
                 let _ = reply_thread.join();

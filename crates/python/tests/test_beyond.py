@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 from google.adk.errors import StaleSessionError
@@ -12,7 +14,8 @@ from google.adk.errors.session_not_found_error import SessionNotFoundError
 from google.adk.sessions.base_session_service import GetSessionConfig
 from google.adk.sessions.database_session_service import DatabaseSessionService
 from google.adk.sessions.session import Session
-from seabed_adk import SeabedSessionService
+from seabed_adk import BackendError, SeabedSessionService
+from seabed_adk._calls import call
 from test_drop_in import event, setting
 
 pytestmark = pytest.mark.anyio
@@ -22,16 +25,6 @@ async def get(service: SeabedSessionService | DatabaseSessionService, session: S
     found = await service.get_session(app_name=session.app_name, user_id=session.user_id, session_id=session.id)
     assert found is not None
     return found
-
-
-async def test_a_hundred_creates_at_once_keep_a_hundred_app_keys(url: str, app: str) -> None:
-    async with SeabedSessionService(url) as one, SeabedSessionService(url) as other:
-        creates = [
-            (one, other)[number % 2].create_session(app_name=app, user_id=f"u{number % 7}", state={f"app:k{number}": 1})
-            for number in range(100)
-        ]
-        await asyncio.gather(*creates)
-        assert await one.get_app_state(app_name=app) == {f"k{number}": 1 for number in range(100)}
 
 
 async def test_of_creates_with_one_id_one_succeeds(seabed: SeabedSessionService, app: str) -> None:
@@ -76,22 +69,36 @@ async def test_an_event_is_stored_once(seabed: SeabedSessionService, app: str) -
         await seabed.append_event(before, changed)
 
 
-async def test_copies_of_google_adk_s_service_are_taken(
-    seabed: SeabedSessionService, adk: DatabaseSessionService, app: str
+@pytest.mark.parametrize("copied", [False, True], ids=["itself", "a copy"])
+async def test_one_session_object_serves_both_services(
+    seabed: SeabedSessionService, adk: DatabaseSessionService, app: str, copied: bool
 ) -> None:
+    session = await seabed.create_session(app_name=app, user_id="u")
+    for number, service in enumerate([adk, seabed, seabed, adk, adk, seabed]):
+        if copied:
+            session = pickle.loads(pickle.dumps(session.model_copy(deep=True)))
+        stale = await get((adk, seabed)[number % 2], session)
+        await service.append_event(session, event(str(number)))
+        for refusing in (seabed, adk):
+            with pytest.raises(StaleSessionError):
+                await refusing.append_event(stale, event("lost"))
+    assert (await get(adk, session)).events == (await get(seabed, session)).events == session.events
     made_there = await adk.create_session(app_name=app, user_id="u")
-    stale = await get(adk, made_there)
     await seabed.append_event(made_there, event("through Seabed"))
-    assert (await get(adk, made_there)).events == made_there.events
+    await adk.append_event(made_there, event("through google-adk"))
+    assert (await get(seabed, made_there)).events == made_there.events
+
+
+async def test_an_object_of_a_deleted_session_is_stale_for_the_next_of_its_id(
+    seabed: SeabedSessionService, app: str
+) -> None:
+    key = {"app_name": app, "user_id": "u", "session_id": "s"}
+    session = await seabed.create_session(**key)
+    await seabed.delete_session(**key)
+    await seabed.create_session(**key)
+    session.last_update_time += 3600
     with pytest.raises(StaleSessionError):
-        await seabed.append_event(stale, event())
-    with pytest.raises(StaleSessionError):
-        await adk.append_event(stale, event())
-    read_there = await get(adk, made_there)
-    await adk.append_event(read_there, event("through google-adk"))
-    with pytest.raises(StaleSessionError):
-        await seabed.append_event(made_there, event())
-    assert (await get(seabed, made_there)).events == read_there.events
+        await seabed.append_event(session, event())
 
 
 async def test_get_or_create_makes_one_session(seabed: SeabedSessionService, app: str) -> None:
@@ -119,23 +126,77 @@ async def test_events_come_in_pages(seabed: SeabedSessionService, app: str) -> N
         await seabed.list_events(**{**key, "session_id": "absent"})
 
 
-async def test_a_cancelled_append_is_stored_entirely_or_not_at_all(seabed: SeabedSessionService, app: str) -> None:
+@pytest.mark.parametrize("others_append", [False, True], ids=["alone", "beside others"])
+async def test_a_cancelled_append_leaves_its_session_object_right(
+    seabed: SeabedSessionService, app: str, others_append: bool
+) -> None:
     session = await seabed.create_session(app_name=app, user_id="u")
-    for number in range(40):
-        both_scopes = setting(**{f"k{number}": 1, f"app__k{number}": 1})
-        append = asyncio.ensure_future(seabed.append_latest(session, both_scopes))
-        await asyncio.sleep(number / 10_000)
+    for number in range(20):
+        if others_append and number % 3 == 0:
+            await seabed.append_latest(await get(seabed, session), event("by another"))
+        append = asyncio.ensure_future(seabed.append_latest(session, setting(**{f"k{number}": 1, f"app__k{number}": 1})))
+        # Before it begins, while it runs, and after it has ended.
+        for _ in range(number % 4):
+            await asyncio.sleep(0)
+        await asyncio.sleep(number / 5_000 if number > 10 else 0)
         append.cancel()
         await asyncio.gather(append, return_exceptions=True)
-    await seabed.append_latest(session, event("after all"))
-    # An append that had begun goes on, perhaps after this one: wait until nothing changes any more.
+    # It waits for the append that goes on, and needs the revision that comes of it.
+    await seabed.append_event(session, event("after all"))
     found = await get(seabed, session)
-    while (later := (await asyncio.sleep(0.5), await get(seabed, session))[1]).events != found.events:
-        found = later
+    assert session.events == found.events and session.state == found.state
     by_event = {key for event in found.events for key in event.actions.state_delta}
-    assert set(found.state) == by_event
-    assert {key.removeprefix("app:") for key in by_event} == set(await seabed.get_app_state(app_name=app))
-    await seabed.append_event(found, event("and the service goes on"))
+    assert len(by_event) > 10 and set(found.state) == by_event
+    assert {key.removeprefix("app:") for key in by_event if key.startswith("app:")} == set(
+        await seabed.get_app_state(app_name=app)
+    )
+
+
+async def test_a_call_that_waits_for_an_append_can_be_cancelled(seabed: SeabedSessionService, app: str) -> None:
+    session = await seabed.create_session(app_name=app, user_id="u")
+    first, second = (asyncio.ensure_future(seabed.append_event(session, event(text))) for text in ("first", "second"))
+    await asyncio.sleep(0)
+    second.cancel()
+    await first
+    await seabed.append_event(session, event("third"))
+    assert [event.content.parts[0].text for event in session.events] == ["first", "third"]
+    assert (await get(seabed, session)).events == session.events
+
+
+async def test_a_close_waits_for_the_calls_before_it(url: str, app: str) -> None:
+    service = SeabedSessionService(url)
+    for _ in range(3):
+        # The first of them connects.
+        creates = [service.create_session(app_name=app, user_id=str(number)) for number in range(40)]
+        lists = [service.list_sessions(app_name=app) for _ in range(40)]
+        calls = [asyncio.ensure_future(call) for call in creates + lists]
+        await asyncio.sleep(0)
+        await service.close()
+        assert all(call.done() for call in calls)
+        await asyncio.gather(*calls)
+    assert len((await service.list_sessions(app_name=app)).sessions) == 120
+    await service.close()
+
+
+async def test_a_panic_is_an_exception_and_the_service_goes_on(
+    seabed: SeabedSessionService, app: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    create = partial(seabed.create_session, app_name=app, user_id="u")
+    before, panic, after = await asyncio.gather(create(), call(seabed._store._panic), create(), return_exceptions=True)
+    assert isinstance(panic, BackendError) and "panicked" in str(panic)
+    assert (panic.kind, panic.is_retryable) == ("unexpected", False)
+    assert isinstance(before, Session) and isinstance(after, Session)
+    assert "a test asked for this panic" in capfd.readouterr().err
+    await seabed.append_event(after, event("and the service goes on"))
+    await seabed.close()
+
+
+async def test_calls_of_one_turn_begin_together(seabed: SeabedSessionService, app: str) -> None:
+    sessions = await asyncio.gather(*(seabed.create_session(app_name=app, user_id=str(n)) for n in range(50)))
+    for _ in range(3):
+        await asyncio.gather(*(seabed.append_event(session, event()) for session in sessions))
+    found = await asyncio.gather(*(get(seabed, session) for session in sessions))
+    assert all(len(session.events) == 3 for session in found)
 
 
 async def test_one_service_serves_several_loops_and_threads(seabed: SeabedSessionService, app: str) -> None:

@@ -179,6 +179,25 @@ async def test_what_is_no_json_becomes_its_repr(service: BaseSessionService, app
     assert found is not None and found.state == {"f": repr(print), "k": 1, "g": repr(print)}
 
 
+async def test_bytes_in_state_become_text(service: BaseSessionService, app: str) -> None:
+    state = {"b": "é".encode(), "app:b": [b"x"], "k": 1}
+    session = await service.create_session(app_name=app, user_id="u", state=state)
+    await service.append_event(session, setting(user__c={"deep": b"text"}, k=2))
+    found = await service.get_session(app_name=app, user_id="u", session_id=session.id)
+    assert found is not None
+    assert found.state == {"b": "é", "app:b": ["x"], "user:c": {"deep": "text"}, "k": 2}
+
+
+async def test_bytes_that_are_no_text_are_a_value_error(service: BaseSessionService, app: str) -> None:
+    with pytest.raises(ValueError, match="utf-8"):
+        await service.create_session(app_name=app, user_id="u", state={"b": b"\xff"})
+    session = await service.create_session(app_name=app, user_id="u")
+    with pytest.raises(ValueError, match="utf-8"):
+        await service.append_event(session, setting(app__c=b"\xff", k=2))
+    found = await service.get_session(app_name=app, user_id="u", session_id=session.id)
+    assert found is not None and found.state == {} and found.events == []
+
+
 async def test_flush_and_close_can_be_repeated(service: BaseSessionService, app: str) -> None:
     session = await service.create_session(app_name=app, user_id="u")
     await service.flush()

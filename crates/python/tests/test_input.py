@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from google.adk.events.event import Event
 from google.adk.events.event_actions import EventActions
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 from seabed_adk import BackendError, SeabedSessionService
+from seabed_adk._json import _stored_events, events_from_json
 from test_drop_in import event, setting
 
 pytestmark = pytest.mark.anyio
@@ -159,9 +163,42 @@ async def test_fields_that_google_adk_does_not_know_are_stored(seabed: SeabedSes
     assert found is not None and type(found.events[0]) is Event and found.state == {"k": 1}
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"author": "agent", "message": "hello", "state": {"k": 1}, "route": "r", "node_path": "a/b"},
+        {"author": "agent", "unknown": [1], "content": {"role": "user", "parts": [{"text": "é"}]}},
+        {"author": "agent", "invocationId": "i", "turnComplete": True, "actions": {"stateDelta": {"k": None}}},
+        {"content": {"parts": [{"inlineData": {"data": "AP8=", "mimeType": "x/y"}}]}, "longRunningToolIds": ["1"]},
+        {"actions": {"compaction": {"startTimestamp": 1, "endTimestamp": 2, "compactedContent": {"parts": []}}}},
+        {"content": {"role": None, "parts": [{"text": "t", "thought": None}, {"inline_data": None}, {}]}},
+        {"content": {"parts": [{"function_call": {"name": "f", "args": {"message": None}}}, {"toolCall": {"id": "1"}}]}},
+        {"author": "agent", "actions": {"unknown": 1}},
+        {"author": "agent", "content": {"parts": [{"text": 1}]}},
+        {"author": ["agent"]},
+        {"message": "hello", "content": {"parts": []}},
+        "no event",
+    ],
+)
+def test_stored_events_are_read_as_google_adk_s_models_read_them(stored: object) -> None:
+    # The quick way of reading is taken with the versions that these tests run with.
+    assert isinstance(_stored_events(), SchemaValidator)
+    text = json.dumps([{"id": "1", "timestamp": 1.5, **stored} if isinstance(stored, dict) else stored])
+    try:
+        expected = TypeAdapter(list[Event]).validate_json(text)
+    except ValidationError as refused:
+        with pytest.raises(ValidationError) as raised:
+            events_from_json(text)
+        assert str(raised.value) == str(refused)
+    else:
+        events = events_from_json(text)
+        assert events == expected
+        assert [e.model_dump(exclude_unset=True) for e in events] == [e.model_dump(exclude_unset=True) for e in expected]
+
+
 async def test_a_revision_that_is_none_is_a_value_error(seabed: SeabedSessionService, app: str) -> None:
     session = await seabed.create_session(app_name=app, user_id="u")
-    for marker in ("seabed:1", "seabed:1/99999999999999999999", "yesterday"):
+    for marker in ("", "seabed:1", "yesterday"):
         session._storage_update_marker = marker
         with pytest.raises(ValueError):
             await seabed.append_event(session, event())

@@ -77,8 +77,9 @@ def test_a_database_in_memory_stays_with_its_process(parameters: str) -> None:
     assert asyncio.run(service.get_app_state(app_name="a")) == {"k": 1}
 
 
-def run(url: str, program: str) -> subprocess.Popen[str]:
-    program = "import asyncio, sys\nfrom seabed_adk import SeabedSessionService\n" + textwrap.dedent(program)
+def run(url: str, program: str, first: str = "") -> subprocess.Popen[str]:
+    imports = "import asyncio, sys\nfrom seabed_adk import SeabedSessionService\n"
+    program = first + imports + textwrap.dedent(program)
     arguments = [sys.executable, "-c", program, url]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -96,6 +97,39 @@ def test_a_program_ends_with_calls_on_their_way(url: str, app: str) -> None:
     ended = run(url, program)
     _, errors = ended.communicate(timeout=30)
     assert (ended.returncode, errors) == (0, "")
+
+
+def test_calls_while_the_interpreter_exits(url: str, app: str) -> None:
+    program = f"""
+        import threading
+        service = SeabedSessionService(sys.argv[1])
+        def call(name):
+            try:
+                asyncio.run(service.create_session(app_name="{app}", user_id="u", session_id=name))
+                print(name, "is created")
+            except RuntimeError as error:
+                print(name, "is refused:", error)
+        def call_for_ever():
+            while True:
+                try:
+                    asyncio.run(service.list_sessions(app_name="{app}"))
+                except RuntimeError:
+                    pass
+        call("first")
+        # These run in the reverse order of their registration, and Seabed's own before the last.
+        early.append(lambda: call("last"))
+        atexit.register(lambda: call("second"))
+        threading.Thread(target=call_for_ever, daemon=True).start()
+    """
+    first = "import atexit\nearly = []\natexit.register(lambda: early[0]())\n"
+    ended = run(url, program, first)
+    output, errors = ended.communicate(timeout=30)
+    assert (ended.returncode, errors) == (0, "")
+    assert output.splitlines() == [
+        "first is created",
+        "second is created",
+        "last is refused: the interpreter is shutting down",
+    ]
 
 
 def test_an_interrupt_ends_a_program_that_waits(url: str, app: str) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -21,14 +18,10 @@ from google.adk.sessions.session import Session
 from google.adk.sessions.state import State
 
 from seabed_adk import _native
-from seabed_adk._errors import exception
+from seabed_adk._calls import call
 from seabed_adk._json import event_json, events_from_json, state_json
+from seabed_adk._revision import copy, set_revision
 
-# Threads of Rust's must not call Python while the interpreter exits.
-atexit.register(_native.shutdown)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_REVISION_PREFIX = "seabed:"
 _MAX_COUNT = 2**32 - 1
 # SQLAlchemy's defaults, for those who set one of the two.
 _POOL_SIZE = 5
@@ -114,6 +107,8 @@ class SeabedSessionService(BaseSessionService):
         self._store = _native.Store(db_url if db_url is not None else uri or "", options)
         # The lock of each session object that is being appended to.
         self._locks: weakref.WeakValueDictionary[tuple[int, int], asyncio.Lock] = weakref.WeakValueDictionary()
+        # Appends that go on, whoever waits for them: an event loop alone does not keep its tasks.
+        self._appends: set[asyncio.Future[Event]] = set()
 
     async def prepare_tables(self) -> None:
         """Connects, and creates missing tables if the service may. The first call of any method does so too.
@@ -122,7 +117,7 @@ class SeabedSessionService(BaseSessionService):
             BackendError: Of kind `unavailable` for a server that does not answer, and of kind `schema` for tables that
                 are unknown, or unable to keep the guarantees.
         """
-        await _call(self._store.prepare)
+        await call(self._store.prepare)
 
     async def check_health(self) -> None:
         """Checks that the database answers and has its tables, within 5 seconds. The first call connects, as any does.
@@ -130,7 +125,7 @@ class SeabedSessionService(BaseSessionService):
         Raises:
             BackendError: If not.
         """
-        await _call(self._store.check_health)
+        await call(self._store.check_health)
 
     async def create_session(
         self,
@@ -145,7 +140,7 @@ class SeabedSessionService(BaseSessionService):
         Raises:
             AlreadyExistsError: For an id that is taken.
         """
-        return _session(await _call(self._store.create_session, app_name, user_id, session_id, state_json(state)))
+        return _session(await call(self._store.create_session, app_name, user_id, session_id, state_json(state)))
 
     async def get_session(
         self,
@@ -156,7 +151,7 @@ class SeabedSessionService(BaseSessionService):
         config: GetSessionConfig | None = None,
     ) -> Session | None:
         """Reads a session, its events and its state, all of one instant. Returns None if it does not exist."""
-        row = await _call(self._store.get_session, (app_name, user_id, session_id), *_limits(config))
+        row = await call(self._store.get_session, (app_name, user_id, session_id), *_limits(config))
         return None if row is None else _session(row)
 
     async def get_or_create(
@@ -173,24 +168,24 @@ class SeabedSessionService(BaseSessionService):
         Of any number of calls at once, one creates the session.
         """
         key = (app_name, user_id, session_id)
-        row, is_new = await _call(self._store.get_or_create, key, *_limits(config), state_json(state))
+        row, is_new = await call(self._store.get_or_create, key, *_limits(config), state_json(state))
         return _session(row), is_new
 
     async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
         """Lists the sessions of a user or an app without their events, the one that changed last at the end."""
-        rows = await _call(self._store.list_sessions, app_name, user_id)
+        rows = await call(self._store.list_sessions, app_name, user_id)
         return ListSessionsResponse(sessions=[_session(row) for row in rows])
 
     async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
         """Deletes a session and its events, if it exists. The state of its app and its user stays."""
-        await _call(self._store.delete_session, (app_name, user_id, session_id))
+        await call(self._store.delete_session, (app_name, user_id, session_id))
 
     async def append_event(self, session: Session, event: Event) -> Event:
         """Appends an event, if the session has not changed since `session` was read.
 
-        The event and its state delta are stored together or not at all, also when the call is cancelled. An event that
-        is stored already is not stored again, and `session` is then read anew, with all of its events. After a
-        cancelled call, `refresh` the session: the event may be stored.
+        The event and its state delta are stored together or not at all. An event that is stored already is not stored
+        again, and `session` is then read anew, with all of its events. An append that has begun goes on when its call
+        is cancelled, and brings `session` up to date; the next append through `session` waits for it.
 
         Raises:
             StaleSessionError: If others have appended. Get the session again, and decide again.
@@ -242,7 +237,7 @@ class SeabedSessionService(BaseSessionService):
             SessionNotFoundError: If the session does not exist.
         """
         key = (app_name, user_id, session_id)
-        page = await _call(self._store.list_events, key, limit, cursor, newest_first)
+        page = await call(self._store.list_events, key, limit, cursor, newest_first)
         return EventPage(events_from_json(page["events"]), page["next_cursor"])
 
     async def stream_events(
@@ -266,18 +261,15 @@ class SeabedSessionService(BaseSessionService):
 
     async def get_app_state(self, *, app_name: str) -> dict[str, Any]:
         """Returns the state that all users of an app share, without the prefix `app:`; empty for an unknown app."""
-        return _object(await _call(self._store.get_app_state, app_name))
+        return _object(await call(self._store.get_app_state, app_name))
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
         """Returns the state that all sessions of a user share, without the prefix `user:`."""
-        return _object(await _call(self._store.get_user_state, app_name, user_id))
+        return _object(await call(self._store.get_user_state, app_name, user_id))
 
     async def close(self) -> None:
-        """Closes the connections. A later call opens new ones.
-
-        Wait for your calls first: one that has just begun may fail.
-        """
-        await _call(self._store.close)
+        """Closes the connections, once the calls before it have ended. A later call opens new ones."""
+        await call(self._store.close)
 
     async def __aenter__(self) -> SeabedSessionService:
         return self
@@ -296,53 +288,37 @@ class SeabedSessionService(BaseSessionService):
         return self._locks.setdefault(key, asyncio.Lock())
 
     async def _append_through(self, session: Session, event: Event, *, at_any_revision: bool) -> Event:
-        """Appends an event, and brings the session object up to date."""
+        """Appends an event, and brings the session object up to date, also when the caller is cancelled meanwhile."""
         if event.partial:
             return event
         self._apply_temp_state(session, event)
         event = self._trim_temp_delta_state(event)
-        async with self._lock(session):
-            try:
-                appended = await self._append(session, event, _copy(session))
-            except StaleSessionError:
-                if not at_any_revision:
-                    raise
-                await self._append(session, event, None)
-                await self.refresh(session)
-                return event
-            return await self._apply(session, event, appended)
+        lock = self._lock(session)
+        await lock.acquire()
+        append = asyncio.ensure_future(self._append(session, event, at_any_revision))
+        self._appends.add(append)
+        append.add_done_callback(self._appends.discard)
+        append.add_done_callback(lambda _: lock.release())
+        return await asyncio.shield(append)
 
-    async def _append(self, session: Session, event: Event, copy: _native.Copy | None) -> tuple[float, str, bool]:
-        key = (session.app_name, session.user_id, session.id)
-        return await _call(self._store.append_event, key, event_json(event), copy)
-
-    async def _apply(self, session: Session, event: Event, appended: tuple[float, str, bool]) -> Event:
-        """Brings the session object up to date after an append."""
+    async def _append(self, session: Session, event: Event, at_any_revision: bool) -> Event:
+        key, text = (session.app_name, session.user_id, session.id), event_json(event)
+        try:
+            appended = await call(self._store.append_event, key, text, copy(session))
+        except StaleSessionError:
+            if not at_any_revision:
+                raise
+            await call(self._store.append_event, key, text, None)
+            await self.refresh(session)
+            return event
         last_update_time, revision, is_replayed = appended
         if is_replayed:
             # Others may have appended between the two attempts.
             await self.refresh(session)
             return event
         session.last_update_time = last_update_time
-        session._storage_update_marker = _REVISION_PREFIX + revision
+        set_revision(session, revision)
         return self._commit_event_to_session(session, event)
-
-
-async def _call(operation: Callable[..., None], *arguments: Any) -> Any:
-    """Waits for an operation of the native module. It goes on when this is cancelled, and its reply is then ignored."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-    operation(partial(loop.call_soon_threadsafe, _settle, future), *arguments)
-    return await future
-
-
-def _settle(future: asyncio.Future[Any], error: str | None, value: Any) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(exception(error))
 
 
 def _limits(config: GetSessionConfig | None) -> tuple[int | None, float | None]:
@@ -354,24 +330,6 @@ def _limits(config: GetSessionConfig | None) -> tuple[int | None, float | None]:
     return None if count is None else min(count, _MAX_COUNT), config.after_timestamp or None
 
 
-def _copy(session: Session) -> _native.Copy:
-    """What a session object says about when it was read, and by which service."""
-    marker = session._storage_update_marker
-    revision, update_time = None, None
-    if marker is not None and marker.startswith(_REVISION_PREFIX):
-        revision = marker.removeprefix(_REVISION_PREFIX)
-    elif marker is not None:
-        # DatabaseSessionService writes UTC without saying so.
-        read_at = datetime.fromisoformat(marker).replace(tzinfo=timezone.utc)
-        update_time = (read_at - _EPOCH) // timedelta(microseconds=1)
-    return {
-        "revision": revision,
-        "update_time": update_time,
-        "last_update_time": session.last_update_time,
-        "last_event_id": session.events[-1].id if session.events else None,
-    }
-
-
 def _session(row: _native.SessionRow) -> Session:
     session = Session(
         id=row["id"],
@@ -381,7 +339,7 @@ def _session(row: _native.SessionRow) -> Session:
         events=events_from_json(row["events"]),
         last_update_time=row["last_update_time"],
     )
-    session._storage_update_marker = _REVISION_PREFIX + row["revision"]
+    set_revision(session, row["revision"])
     return session
 
 
