@@ -2,8 +2,8 @@
 //! accepted.
 
 use anyhow::{Context as _, ensure};
-use seabed::sea_orm::ConnectionTrait as _;
-use seabed::{DynSessionService, GetSession, SchemaRisk, ServiceOptions};
+use seabed::sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+use seabed::{DynSessionService, GetSession, SchemaRisk, ServiceOptions, TransactionalService as _};
 use seabed_tests::{Kind, Server};
 use url::Url;
 
@@ -54,14 +54,20 @@ async fn galera() -> anyhow::Result<()> {
     let (one, other) = tokio::join!(seabed::migrate(&pools[0]), seabed::migrate(&pools[1]));
     one?;
     other?;
-    for pool in pools {
-        expect_risk(&pool, SchemaRisk::MultiPrimary, &["every node takes writes", "wsrep_cluster_size: 2"]).await?;
-        pool.close().await?;
+    for pool in &pools {
+        expect_risk(pool, SchemaRisk::MultiPrimary, &["every node takes writes", "wsrep_cluster_size: 2"]).await?;
     }
     let services = [accepting(&url).await?, accepting(&through(&second, &url)?).await?];
     let key = session(&services[0]).await?;
     // A node lags behind the others by a moment.
     while services[1].get_session(GetSession::new(key.clone())).await?.is_none() {}
+    // Another node holds the same database.
+    let transaction = pools[1].begin().await?;
+    services[0].append_event_in(&transaction, saying(key.clone(), "hello")).await?;
+    transaction.rollback().await?;
+    for pool in pools {
+        pool.close().await?;
+    }
     // Both write to the row of the session, and the cluster lets one of them commit.
     let writes = (0..20).map(|number| services[number % 2].append_event(saying(key.clone(), "hello")));
     for appended in futures_util::future::join_all(writes).await {

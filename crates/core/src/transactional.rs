@@ -25,7 +25,8 @@ use crate::{
 /// # Errors
 /// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database, and for a write in a transaction on
 /// another database of the same kind; a read may run on any replica. Each write asks the transaction where it is, which
-/// takes a round trip. It cannot tell apart two databases of SQLite in memory. Otherwise those of the operation of the same name. After a rejection nothing of the operation is in the transaction, which may continue. After a
+/// takes a round trip. The answer is the same for two databases of SQLite in memory. Otherwise those of the operation of
+/// the same name. After a rejection nothing of the operation is in the transaction, which may continue. After a
 /// backend error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), repeat the
 /// whole transaction.
 ///

@@ -18,7 +18,8 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult, MySqlRow};
 use sea_orm::sqlx::{self, Pool};
-use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, QueryResult};
+use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, EntityName as _, QueryResult};
+use seabed_core::entity::sessions;
 use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::{CREATE_DATABASE, Sqlx, SqlxBackend, bare_host, parse_server_url};
@@ -80,26 +81,44 @@ impl Dialect for MySql {
     }
 
     fn database_query(tables: &Tables) -> Option<String> {
-        Some(on_server(tables, SERVER))
+        Some(on_server(tables, &server(tables)))
     }
 
     /// A Galera cluster and a replication group have a name, which their nodes share.
     fn cluster_query(tables: &Tables) -> Option<String> {
-        let galera = "SELECT variable_value FROM information_schema.global_status \
-                      WHERE variable_name = 'wsrep_cluster_state_uuid'";
-        let group = "SELECT variable_value FROM performance_schema.global_variables \
-                     WHERE variable_name = 'group_replication_group_name'";
-        let name = format!("/*M! ({galera}) */ /*!80000 ({group}) */");
-        Some(on_server(tables, &format!("COALESCE(NULLIF({name}, ''), {SERVER})")))
+        let galera = |schema: &str| variable(&format!("{schema}.global_status"), "wsrep_cluster_state_uuid");
+        let group = variable("performance_schema.global_variables", "group_replication_group_name");
+        let cluster = format!(
+            "/*M! {} */ /*!80000 COALESCE({group}, {}) */",
+            galera("information_schema"),
+            galera("performance_schema")
+        );
+        Some(on_server(tables, &format!("COALESCE({cluster}, {})", server(tables))))
     }
 }
 
-/// The server's name, which MariaDB does not give it.
-const SERVER: &str = "/*M! CONCAT(@@hostname, ':', @@port) */ /*!80000 @@server_uuid */";
+/// A variable or a status of the server; null where it is empty, or there is none.
+fn variable(list: &str, name: &str) -> String {
+    format!("NULLIF((SELECT variable_value FROM {list} WHERE variable_name = '{name}'), '')")
+}
 
-/// The query for a server's name and the database that holds the tables. Some servers ignore the case of databases.
+/// The database that holds the tables.
+fn database(tables: &Tables) -> String {
+    tables.schema().map_or_else(|| "DATABASE()".to_owned(), |schema| format!("'{schema}'"))
+}
+
+/// The server's name. MariaDB gives it none, and hosts of the same name have created the table at different times.
+fn server(tables: &Tables) -> String {
+    let (database, table) = (database(tables), tables.name(sessions::Entity.table_name()));
+    let created = format!(
+        "SELECT create_time FROM information_schema.tables WHERE table_schema = {database} AND table_name = '{table}'"
+    );
+    format!("/*M! CONCAT_WS(':', @@hostname, @@port, ({created})) */ /*!80000 @@server_uuid */")
+}
+
+/// The query for a server's name and the database. Some servers ignore the case of databases.
 fn on_server(tables: &Tables, server: &str) -> String {
-    let database = tables.schema().map_or_else(|| "DATABASE()".to_owned(), |schema| format!("'{schema}'"));
+    let database = database(tables);
     format!(
         "SELECT CAST(CONCAT_WS(' ', {server}, IF(@@lower_case_table_names = 0, {database}, LOWER({database}))) AS CHAR)"
     )

@@ -18,7 +18,7 @@ use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow};
 use sea_orm::sqlx::{self, Pool, Row};
-use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, EntityName, QueryResult};
+use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, EntityName as _, QueryResult};
 use seabed_core::entity::sessions;
 use seabed_core::sql::{
     BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
@@ -35,15 +35,15 @@ pub type PostgresOptions = ConnectOptions<Postgres>;
 #[derive(Debug, Clone, Copy)]
 pub struct Postgres;
 
+/// `invalid_catalog_name`.
+const NO_SUCH_DATABASE: &str = "3D000";
+
 /// Each statement sees what was committed before it, also where the database's default is another level. A wait for a
 /// lock ends after 10 seconds, as on MySQL. A backslash in a literal is a backslash. A commit is on disk before it is
 /// acknowledged, also where the account, the database or the server has asynchronous commit; levels that wait for
 /// standbys stay as they are. These are no startup parameters, because PgBouncer rejects those it does not know.
 /// `default_transaction_read_only` is left alone: administrators set it to keep writers out, during a switchover or
 /// before a disk is full. A service refuses it by name instead.
-/// `invalid_catalog_name`.
-const NO_SUCH_DATABASE: &str = "3D000";
-
 const SESSION_SETTINGS: &str = "SET default_transaction_isolation TO 'read committed'; SET lock_timeout TO '10s'; \
                                 SET standard_conforming_strings TO on; \
                                 SELECT pg_catalog.set_config(CAST('synchronous_commit' AS text), CAST('on' AS text), false) \
@@ -101,16 +101,23 @@ impl Dialect for Postgres {
         Some(BulkStatements { append, append_or_refuse, create })
     }
 
-    /// The cluster that the server belongs to with its physical standbys, the database, and the table that the
-    /// connection finds under the name.
     fn database_query(tables: &Tables) -> Option<String> {
-        let schema = tables.schema().map_or_else(String::new, |schema| format!("\"{schema}\"."));
-        let table = tables.name(sessions::Entity.table_name());
-        Some(format!(
-            "SELECT pg_catalog.concat_ws(' ', system_identifier, pg_catalog.current_database(), \
-             CAST(pg_catalog.to_regclass('{schema}\"{table}\"') AS pg_catalog.oid)) FROM pg_catalog.pg_control_system()"
-        ))
+        let server = "pg_catalog.date_part(CAST('epoch' AS text), pg_catalog.pg_postmaster_start_time())";
+        Some(format!("SELECT {}", on_server(tables, server)))
     }
+
+    /// A server shares its identifier with its physical standbys.
+    fn cluster_query(tables: &Tables) -> Option<String> {
+        Some(format!("SELECT {} FROM pg_catalog.pg_control_system()", on_server(tables, "system_identifier")))
+    }
+}
+
+/// A server's name, the database, and the table that the connection finds under the name.
+fn on_server(tables: &Tables, server: &str) -> String {
+    let schema = tables.schema().map_or_else(String::new, |schema| format!("\"{schema}\"."));
+    let table = format!("'{schema}\"{}\"'", tables.name(sessions::Entity.table_name()));
+    let table = format!("CAST(pg_catalog.to_regclass(CAST({table} AS text)) AS pg_catalog.oid)");
+    format!("pg_catalog.concat_ws(CAST(' ' AS text), {server}, pg_catalog.current_database(), {table})")
 }
 
 impl SqlxBackend for Postgres {

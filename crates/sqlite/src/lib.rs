@@ -38,9 +38,10 @@ pub use sea_orm::sqlx::sqlite::SqliteSynchronous;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteQueryResult, SqliteRow};
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{
-    ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, QueryResult, SqliteTransactionMode,
-    TransactionOptions,
+    ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, EntityName as _, QueryResult,
+    SqliteTransactionMode, TransactionOptions,
 };
+use seabed_core::entity::sessions;
 use seabed_core::sql::{
     ConnectOptions, DatabaseFiles, Dialect, Driver, SchemaDialect, SqlSessionService, Tables, in_range,
 };
@@ -97,10 +98,14 @@ impl Dialect for Sqlite {
         Some(prefetch::select_by_keys(select, table, key))
     }
 
-    /// The file: empty for a database in memory.
+    /// The file that holds the table: empty for a database in memory.
     fn database_query(tables: &Tables) -> Option<String> {
-        let name = tables.schema().unwrap_or("main");
-        Some(format!("SELECT file FROM pragma_database_list WHERE name = '{name}' COLLATE NOCASE"))
+        let table = tables.name(sessions::Entity.table_name());
+        Some(format!(
+            "SELECT file FROM ({}) AS tables JOIN pragma_database_list AS databases ON databases.name = tables.schema \
+             WHERE tables.place = 1",
+            schema::looked_up(tables.schema(), &[table])
+        ))
     }
 
     fn transaction_options() -> TransactionOptions {

@@ -104,14 +104,15 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
-    /// The query for a text that names the server and the database that hold `tables`. The same text on two connections
-    /// means the same database. `None` where no query can tell: transactions of callers are then not checked.
+    /// The query for a text that names the running server and the database that hold `tables`. The same text on two
+    /// connections means the same database. `None` where no query can tell: transactions of callers are then not
+    /// checked.
     fn database_query(_tables: &Tables) -> Option<String> {
         None
     }
 
-    /// The same, for a text that all nodes of a cluster share. Only asked when [`database_query`](Self::database_query)
-    /// gave different texts, so it may take longer.
+    /// The same, for a text that all nodes of a cluster share. Only asked where
+    /// [`database_query`](Self::database_query) gave different texts, so it may take longer.
     fn cluster_query(tables: &Tables) -> Option<String> {
         Self::database_query(tables)
     }

@@ -125,11 +125,6 @@ pub(crate) fn autocommit_error<D: Dialect>(operation: &str, error: impl Into<Sta
     if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }
 }
 
-/// Whether the server answered that it did not carry out the statement.
-pub(crate) fn was_rejected<D: Dialect>(error: &StatementError) -> bool {
-    error.of_driver().is_some_and(D::Driver::was_rejected)
-}
-
 /// Whether the connection is as good as before the error: a conflict with other writers, or a key that is taken. Other
 /// errors, such as a plan or a prepared statement that the server no longer knows, may come back with the next
 /// statement.

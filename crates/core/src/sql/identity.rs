@@ -2,32 +2,35 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sea_orm::Statement;
+use sea_orm::{DatabaseConnection, DbErr, Statement, TransactionTrait as _};
 
 use super::database::Database;
 use super::dialect::Dialect;
-use super::error::{StatementError, statement_error, was_rejected};
+use super::driver::{Driver, in_task};
+use super::error::{StatementError, classify, statement_error};
 use super::executor::{CallerTransaction, Executor};
 use super::tables::Tables;
-use crate::{Error, Result};
+use crate::{BackendErrorKind, Error, Result};
 
 /// Tells a transaction on the service's database from one on another.
 ///
 /// Nothing that sea-orm shows of a transaction says where it runs, so the transaction is asked.
 #[derive(Debug)]
 pub(crate) struct DatabaseIdentity {
-    /// The server's and the database's names, as a connection of the service's pool told them; `None` on a server that
-    /// cannot tell them.
+    /// What a transaction on this database answers; `None` on a server that cannot tell.
     known: Mutex<Option<String>>,
 }
 
 impl DatabaseIdentity {
     /// Asks the service's own database.
     pub(crate) async fn of<D: Dialect>(database: &Database<D>, tables: &Tables) -> Result<Self> {
-        let told =
-            database.statement_timeout().limit(ask::<D>(&mut database.autocommit(), D::database_query(tables))).await;
+        let query = D::database_query(tables);
+        let told = database.statement_timeout().limit(ask::<D>(&mut database.autocommit(), query)).await;
         let known = match told {
-            Err(error) if was_rejected::<D>(&error) => None,
+            Err(error) if classify::<D>(&error) == BackendErrorKind::Unexpected => {
+                tracing::warn!(target: "seabed", %error, "transactions of callers are not asked for their database");
+                None
+            }
             told => told.map_err(|error| statement_error::<D>("connect", error))?,
         };
         Ok(Self { known: Mutex::new(known) })
@@ -49,11 +52,10 @@ impl DatabaseIdentity {
         if told == known {
             return Ok(());
         }
-        // The transaction may have reached another node of a cluster, or another one has become the primary.
-        let sure = ask::<D>(on, D::cluster_query(tables)).await.map_err(failed)?;
-        let own =
-            database.statement_timeout().limit(ask::<D>(&mut database.autocommit(), D::cluster_query(tables))).await;
-        if sure != own.map_err(failed)? {
+        // It may still be the same database: on another node of a cluster, or on a new primary.
+        let theirs = ask::<D>(on, D::cluster_query(tables)).await.map_err(failed)?;
+        let own = database.statement_timeout().limit(ask_anew::<D>(database.pool(), D::cluster_query(tables))).await;
+        if theirs != own.map_err(failed)? {
             return Err(Error::invalid("transaction", "belongs to another database than the service's"));
         }
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = told;
@@ -66,4 +68,23 @@ async fn ask<D: Dialect>(on: &mut dyn Executor, query: Option<String>) -> Result
     let Some(query) = query else { return Ok(None) };
     let row = on.query_one(Statement::from_string(D::BACKEND, query)).await?;
     Ok(row.map(|row| row.try_get_by_index::<Option<String>>(0)).transpose()?.flatten())
+}
+
+/// The answer in a new transaction on a new connection. A connection that is open may be one to the old primary, and a
+/// proxy may send what is in no transaction to a replica.
+async fn ask_anew<D: Dialect>(
+    pool: &DatabaseConnection,
+    query: Option<String>,
+) -> Result<Option<String>, StatementError> {
+    let sibling = D::Driver::sibling_pool(pool);
+    let asked = sibling.as_ref().unwrap_or(pool).clone();
+    let begun = in_task(async move { asked.begin().await }).await;
+    let told = match begun {
+        Ok(transaction) => ask::<D>(&mut CallerTransaction::<D>::new(&transaction), query).await,
+        Err(error) => Err(error.into()),
+    };
+    if let Some(sibling) = sibling {
+        let _: Result<(), DbErr> = sibling.close().await;
+    }
+    told
 }

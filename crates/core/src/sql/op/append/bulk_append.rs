@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::statement::SqlText;
 
-/// After a conflict, this many statements expect others.
-const STATEMENTS_AFTER_A_CONFLICT: u32 = 64;
+/// After a conflict, this many statements expect others. Few, so that a conflict now and then costs nothing.
+const STATEMENTS_AFTER_A_CONFLICT: u32 = 8;
 
 /// Appends many events to different sessions.
 ///
