@@ -9,8 +9,9 @@ use seabed::migration::{Selection, export, import};
 use seabed::{AppendEvent, Event, ExpectedRevision, GetSession};
 
 use crate::fixture::Fixture;
+use crate::lines::File;
 use crate::odd_rows::{copy_all, fill};
-use crate::transfer::{File, Other};
+use crate::transfer::Other;
 
 crate::database_cases! {
     Everywhere: [
