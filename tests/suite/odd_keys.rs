@@ -1,5 +1,5 @@
-//! `seabed-migrate copy`, `export` and `import` of rows whose keys no service can use, or that the target has in another
-//! place: they are named, soon, and stop no others.
+//! `seabed-migrate copy`, `export` and `import` of rows whose keys no service can use, or violate a key that others
+//! added: they are named, soon, and stop no others.
 
 use std::io::Cursor;
 use std::time::{Duration, Instant};

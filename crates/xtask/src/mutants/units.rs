@@ -1,5 +1,6 @@
-//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those of
-//! the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust (`adk_rust::`).
+//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those
+//! of the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust
+//! (`adk_rust::`).
 
 use super::list::Mutant;
 
