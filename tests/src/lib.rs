@@ -10,8 +10,8 @@
 //! `SEABED_SERVERS=docker` leaves out the third source, `SEABED_SERVERS=installed` the second.
 //!
 //! google-adk, which shares the tables, is installed with pip if there is Python. Otherwise its cases are ignored or
-//! fail in the same way, and so do those that need PgBouncer, where it is not installed, and a Galera cluster, whose nodes
-//! run in containers.
+//! fail in the same way, and so do those that need PgBouncer, where it is not installed, and a Galera cluster, whose
+//! nodes run in containers.
 //!
 //! One server of each kind serves a whole run. Each test process creates its own database on it, and an account that
 //! may only SELECT, INSERT, UPDATE and DELETE. The service under test uses that account.

@@ -14,7 +14,8 @@ use seabed::{
 use tokio::sync::Mutex;
 
 use crate::fixture::Fixture;
-use crate::transfer::{File, Other};
+use crate::lines::File;
+use crate::transfer::Other;
 
 crate::database_cases! {
     MySql: [

@@ -18,6 +18,7 @@ mod groups;
 mod interop;
 mod late;
 mod limits;
+mod lines;
 mod migrations;
 mod model;
 mod odd_keys;
@@ -39,6 +40,7 @@ mod traces;
 mod transactions;
 mod transfer;
 mod upgrade;
+mod upgrade_others;
 mod verify;
 
 use std::process::ExitCode;
@@ -165,6 +167,7 @@ fn main() -> ExitCode {
             groups::CASES,
             interop::CASES,
             limits::CASES,
+            lines::CASES,
             migrations::CASES,
             model::CASES,
             odd_keys::CASES,
@@ -184,6 +187,7 @@ fn main() -> ExitCode {
             transactions::CASES,
             transfer::CASES,
             upgrade::CASES,
+            upgrade_others::CASES,
             verify::CASES,
         ];
         for case in cases.into_iter().flatten().filter(|case| case.on.includes(store)) {

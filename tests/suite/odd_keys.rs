@@ -1,5 +1,5 @@
-//! `seabed-migrate copy`, `export` and `import` of rows whose keys no service can use, or that the target has in another
-//! place: they are named, soon, and stop no others.
+//! `seabed-migrate copy`, `export` and `import` of rows whose keys no service can use, or violate a key that others
+//! added: they are named, soon, and stop no others.
 
 use std::io::Cursor;
 use std::time::{Duration, Instant};
@@ -9,8 +9,9 @@ use seabed::migration::{Selection, export, import};
 use seabed::{AppendEvent, Event, ExpectedRevision, GetSession};
 
 use crate::fixture::Fixture;
+use crate::lines::File;
 use crate::odd_rows::{copy_all, fill};
-use crate::transfer::{File, Other};
+use crate::transfer::Other;
 
 crate::database_cases! {
     Everywhere: [

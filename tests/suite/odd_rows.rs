@@ -12,7 +12,8 @@ use seabed::{
 use seabed_tests::{Family, Kind};
 
 use crate::fixture::{Fixture, query_text};
-use crate::transfer::{File, Other};
+use crate::lines::File;
+use crate::transfer::Other;
 use crate::upgrade::make_v0;
 
 crate::database_cases! {

@@ -2,7 +2,10 @@
 //! what to do.
 
 use anyhow::{Context as _, ensure};
-use seabed::migration::{Finding, Layout, OtherLayout, Severity, grants, layout, repair, verify};
+use seabed::migration::{
+    Finding, Layout, OtherLayout, SessionTables, Severity, Tables, UpOptions, grants, layout, repair, up, up_sql,
+    verify,
+};
 use seabed::sea_orm::sqlx::pool::PoolOptions;
 use seabed::sea_orm::sqlx::{self, Executor as _};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
@@ -183,9 +186,12 @@ async fn a_pool_whose_settings_change_what_is_stored_is_refused(fixture: &Fixtur
 
 /// On a server of its own, because others use the settings of the shared one.
 async fn settings_of_the_server_do_not_reach_our_connections(fixture: &Fixture) -> anyhow::Result<()> {
-    let server = Server::start_own(fixture.kind.context("a server")?).await?;
+    // Names in lower case, as on Windows.
+    let folding = "--lower-case-table-names=1".to_owned();
+    let server = Server::start_own_with(fixture.kind.context("a server")?, &[folding]).await?;
     server.database().migrate().await?;
     let admin = server.database().admin().await?;
+    a_schema_is_found_whatever_its_case(&admin).await?;
     let read_only = if fixture.kind == Some(Kind::MariaDb) { "tx_read_only" } else { "transaction_read_only" };
     let oracle = if fixture.kind == Some(Kind::MariaDb) { "ORACLE," } else { "" };
     let modes = format!("{oracle}ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH");
@@ -216,6 +222,18 @@ async fn settings_of_the_server_do_not_reach_our_connections(fixture: &Fixture) 
     service.close().await?;
     admin.close().await?;
     server.stop().await
+}
+
+async fn a_schema_is_found_whatever_its_case(admin: &DatabaseConnection) -> anyhow::Result<()> {
+    admin.execute_unprepared("CREATE DATABASE Seabed_Elsewhere").await?;
+    let tables = || SessionTables::new(admin).with_tables(Tables::new().with_schema("Seabed_Elsewhere"));
+    for _ in 0..2 {
+        up(tables(), UpOptions::default()).await?;
+    }
+    ensure!(up_sql(tables(), UpOptions::default()).await?.is_empty() && layout(tables()).await? == Layout::V1);
+    ensure!(verify(tables()).await?.is_empty());
+    let options = ServiceOptions::new().with_schema("Seabed_Elsewhere");
+    session(&seabed::from_connection_with(admin.clone(), options).await?).await.map(drop)
 }
 
 async fn unlogged_tables_are_refused(fixture: &Fixture) -> anyhow::Result<()> {

@@ -1,10 +1,9 @@
-//! `seabed-migrate copy`, `export` and `import` between each database and SQLite, and thus between any two.
+//! `seabed-migrate copy` between each database and SQLite, and thus between any two.
 
-use std::io::{BufReader, Cursor, Read as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
-use seabed::migration::{Selection, Summary, copy, export, import};
+use seabed::migration::{Selection, Summary, copy};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
     AppendEvent, CreateSession, DynSessionService, Event, ExpectedRevision, GetSession, ListSessions, Session,
@@ -23,8 +22,6 @@ crate::database_cases! {
         an_interrupted_copy_goes_on,
         states_that_both_sides_changed_are_merged_by_key,
         a_selection_copies_no_more,
-        a_file_of_lines_is_equal_there_and_back,
-        a_file_that_was_cut_off_is_told,
         a_source_that_is_being_written_is_copied_as_of_one_moment,
         a_target_that_is_being_written_keeps_what_both_sides_write,
         tables_that_do_not_fit_are_refused_before_anything_is_written,
@@ -33,9 +30,6 @@ crate::database_cases! {
     ],
     Servers: [
         rows_that_a_server_cannot_hold_are_left_out_by_name,
-    ],
-    Sqlite: [
-        a_line_without_an_end_is_told,
     ],
 }
 
@@ -75,7 +69,7 @@ const APPS: [&str; 2] = ["app", "App"];
 const USERS: [&str; 3] = ["alice", "Alice", "żółw 🐢"];
 
 /// Creates sessions with awkward content; one of them is too long for a single transaction of the copy.
-async fn fill(service: &DynSessionService, long: u32) -> anyhow::Result<()> {
+pub(crate) async fn fill(service: &DynSessionService, long: u32) -> anyhow::Result<()> {
     for app in APPS {
         for user in USERS {
             for session in ["s1", "s2", "empty"] {
@@ -136,7 +130,7 @@ async fn copy_all(from: &DatabaseConnection, to: &DatabaseConnection) -> anyhow:
     Ok(summary)
 }
 
-async fn expect_equal(left: &DynSessionService, right: &DynSessionService) -> anyhow::Result<()> {
+pub(crate) async fn expect_equal(left: &DynSessionService, right: &DynSessionService) -> anyhow::Result<()> {
     let (left, right) = (contents(left).await?, contents(right).await?);
     ensure!(left == right && left.len() == APPS.len() * USERS.len() * 3, "{left:#?}\nis not\n{right:#?}");
     Ok(())
@@ -250,86 +244,6 @@ async fn a_selection_copies_no_more(fixture: &Fixture) -> anyhow::Result<()> {
     let copied = contents(&here).await?;
     ensure!(copied.len() == 3 && copied.iter().all(|session| session.key.user() == copied[0].key.user()));
     ensure!(copied[0].key.user() == UserKey::try_new("App", "alice")?);
-    Ok(())
-}
-
-/// A file in memory, shared with its writer.
-#[derive(Clone, Default)]
-pub(crate) struct File(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for File {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl File {
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-async fn a_file_of_lines_is_equal_there_and_back(fixture: &Fixture) -> anyhow::Result<()> {
-    let (here, there) = (fixture.migrated().await?, Other::new().await?);
-    let source = there.service().await?;
-    fill(&source, 20).await?;
-    let file = File::default();
-    let written = export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
-    let read = import(Cursor::new(file.bytes()), &fixture.admin, &mut |_| {}).await?;
-    ensure!(read.is_complete() && read.content == written.content && read.stored_content == read.content, "{read:?}");
-    expect_equal(&source, &here).await?;
-    let again = File::default();
-    let rewritten = export(&fixture.admin, Selection::default(), again, &mut |_| {}).await?;
-    ensure!(rewritten.content == written.content, "{rewritten:?} is not {written:?}");
-    Ok(())
-}
-
-async fn a_file_that_was_cut_off_is_told(fixture: &Fixture) -> anyhow::Result<()> {
-    let (here, there) = (fixture.migrated().await?, Other::new().await?);
-    let source = there.service().await?;
-    fill(&source, 20).await?;
-    let file = File::default();
-    export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
-    let (bytes, admin) = (file.bytes(), &fixture.admin);
-    let tell = |bytes: Vec<u8>| async move {
-        let told = import(Cursor::new(bytes), admin, &mut |_| {}).await.err();
-        told.map(|error| error.to_string()).unwrap_or_default()
-    };
-    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-    let told = tell(b"{\"users\": []}\n".to_vec()).await;
-    ensure!(told.contains("seabed-migrate export"), "{told}");
-    let told = tell(bytes[..bytes.len() / 2].to_vec()).await;
-    ensure!(told.contains("cut off"), "{told}");
-    let mut without_one = lines.clone();
-    without_one.remove(lines.len() / 2);
-    let told = tell(without_one.concat()).await;
-    ensure!(told.contains("changed after the export"), "{told}");
-    let told = tell([b"{\"header\":{\"format\":\"seabed-sessions\",\"version\":9}}\n", lines[1]].concat()).await;
-    ensure!(told.contains("version 9"), "{told}");
-    // With the complete file, the rest is imported.
-    let summary = import(Cursor::new(bytes.clone()), &fixture.admin, &mut |_| {}).await?;
-    ensure!(summary.is_complete(), "{summary:?}");
-    expect_equal(&source, &here).await
-}
-
-async fn a_line_without_an_end_is_told(fixture: &Fixture) -> anyhow::Result<()> {
-    let (_, there) = (fixture.migrated().await?, Other::new().await?);
-    fill(&there.service().await?, 4).await?;
-    let file = File::default();
-    export(&there.pool, Selection::default(), file.clone(), &mut |_| {}).await?;
-    let bytes = file.bytes();
-    let header = bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default().to_vec();
-    let (endless, blank) = (std::io::repeat(b'x'), std::io::repeat(b' ').take(1 << 24));
-    let line = BufReader::new(Cursor::new(header).chain(endless));
-    let error = import(line, &fixture.admin, &mut |_| {}).await.err().context("an endless line was imported")?;
-    ensure!(error.to_string().contains("line 2 is longer than"), "{error}");
-    // Blanks behind the last line do not count, however many.
-    let summary = import(BufReader::new(Cursor::new(bytes).chain(blank)), &fixture.admin, &mut |_| {}).await?;
-    ensure!(summary.is_complete(), "{summary:?}");
     Ok(())
 }
 

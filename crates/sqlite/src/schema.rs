@@ -84,8 +84,8 @@ impl SchemaDialect for Sqlite {
     }
 }
 
-/// A query for what the names of tables stand for: in a database, or where SQLite looks names up. There the first `place`
-/// is the temporary database, which has the number 1, then the main one, then the attached ones.
+/// A query for what the names of tables stand for: in a database, or where SQLite looks names up. There the first
+/// `place` is the temporary database, which has the number 1, then the main one, then the attached ones.
 pub(crate) fn looked_up(schema: Option<&str>, names: &[String]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
     let of_schema = schema.map_or_else(String::new, |schema| format!(" AND list.schema = '{schema}' COLLATE NOCASE"));

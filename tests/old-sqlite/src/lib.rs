@@ -1,4 +1,5 @@
-//! A SQLite that says it is an old one. A program links one SQLite, so the tests cannot use an old one beside a new one.
+//! A SQLite that says it is an old one. A program links one SQLite, so the tests cannot use an old one beside a new
+//! one.
 
 use std::ffi::c_int;
 use std::ptr;

@@ -548,8 +548,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a copy that conflicts with writers is retried",
         file: STORE,
-        from: "Err(Failure::Database(error)) if tries == TRIES || ",
-        to: "Err(Failure::Database(error)) if tries <= TRIES || ",
+        from: "if tries == TRIES || duplicates == TRIES_OF_DUPLICATES {",
+        to: "if tries + duplicates > 0 {",
         case: "postgres_18::a_target_that_is_being_written_keeps_what_both_sides_write",
     },
     Mutant {

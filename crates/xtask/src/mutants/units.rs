@@ -1,5 +1,6 @@
-//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those of
-//! the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust (`adk_rust::`).
+//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those
+//! of the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust
+//! (`adk_rust::`).
 
 use super::list::Mutant;
 
@@ -720,8 +721,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a copy repeats only what can succeed",
         file: "migration/src/spec.rs",
-        from: "is_duplicate || matches!(kind, BackendErrorKind::Contention | BackendErrorKind::Unavailable)",
-        to: "is_duplicate || !is_duplicate || matches!(kind, BackendErrorKind::Unavailable)",
+        from: "matches!(self.error_kind(error), BackendErrorKind::Contention | BackendErrorKind::Unavailable)",
+        to: "matches!(self.error_kind(error), kind if kind != BackendErrorKind::Corrupt)",
         case: "spec::tests::only_what_can_succeed_is_repeated",
     },
     Mutant {
