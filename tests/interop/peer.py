@@ -1,6 +1,9 @@
-"""Serves google-adk's DatabaseSessionService to the tests as a child process.
+"""Serves a session service of google-adk's to the tests as a child process.
 
-Usage: python peer.py URL    (a SQLAlchemy URL with an asynchronous driver)
+Usage: python peer.py URL [SERVICE]
+
+URL is one of SQLAlchemy's with an asynchronous driver, and SERVICE the class:
+google-adk's own DatabaseSessionService, or seabed_adk.SeabedSessionService.
 
 Each line on standard input is a request, {"id": 1, "call": "get", ...}, and
 each line on standard output an answer, {"id": 1, "ok": ...} or {"id": 1,
@@ -13,6 +16,7 @@ import asyncio
 import collections
 import datetime
 import enum
+import importlib
 import importlib.metadata
 import inspect
 import itertools
@@ -209,8 +213,13 @@ def is_stale(error):
 class Peer:
     """The calls; `kept` has the session objects that appends go through."""
 
-    def __init__(self, url):
-        self.service = DatabaseSessionService(url)
+    def __init__(self, url, service=None):
+        if service is None:
+            self.service = DatabaseSessionService(url)
+        else:
+            module, name = service.rsplit(".", 1)
+            service_class = getattr(importlib.import_module(module), name)
+            self.service = service_class(url)
         self.kept = {}
 
     async def create(self, app, user, session=None, state=None):
@@ -337,9 +346,9 @@ class Peer:
         return {"acknowledged": acknowledged, "errors": errors, "stale": stale}
 
 
-async def serve(url, answers):
+async def serve(answers, *arguments):
     """Answers requests until the input ends."""
-    peer = Peer(url)
+    peer = Peer(*arguments)
 
     async def answer(request):
         number, name = request.pop("id"), request.pop("call")
@@ -368,7 +377,7 @@ def main():
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdin.reconfigure(encoding="utf-8")
-    asyncio.run(serve(sys.argv[1], answers))
+    asyncio.run(serve(answers, *sys.argv[1:]))
 
 
 if __name__ == "__main__":

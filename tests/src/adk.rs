@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -66,26 +66,7 @@ impl Adk {
     /// If google-adk cannot be installed or started.
     pub async fn start(&'static self, url: &str) -> anyhow::Result<Peer> {
         let python = self.python().await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
-        let mut child = Command::new(python)
-            .arg(interop("peer.py"))
-            .arg(sqlalchemy_url(url))
-            // google-adk 1 writes local times.
-            .env("TZ", "UTC")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (Some(requests), Some(answers), Some(complaints)) = streams else { anyhow::bail!("no pipes") };
-        let waiting = Waiting::default();
-        Ok(Peer {
-            requests: tokio::sync::Mutex::new(requests),
-            complaints: tokio::spawn(listen(answers, complaints, waiting.clone())),
-            waiting,
-            number: AtomicU64::new(0),
-            child,
-        })
+        Peer::start(&python, url, None)
     }
 }
 
@@ -201,6 +182,31 @@ pub struct Acknowledged {
 }
 
 impl Peer {
+    /// Starts google-adk in the environment of `python`: with `service`, the name of a Python class, or with its own.
+    pub(crate) fn start(python: &Path, url: &str, service: Option<&str>) -> anyhow::Result<Self> {
+        let mut child = Command::new(python)
+            .arg(interop("peer.py"))
+            .arg(sqlalchemy_url(url))
+            .args(service)
+            // google-adk 1 writes local times.
+            .env("TZ", "UTC")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(requests), Some(answers), Some(complaints)) = streams else { anyhow::bail!("no pipes") };
+        let waiting = Waiting::default();
+        Ok(Self {
+            requests: tokio::sync::Mutex::new(requests),
+            complaints: tokio::spawn(listen(answers, complaints, waiting.clone())),
+            waiting,
+            number: AtomicU64::new(0),
+            child,
+        })
+    }
+
     /// Creates a session, and keeps its Python object for appends.
     ///
     /// # Errors

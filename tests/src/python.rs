@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use tokio::sync::OnceCell;
 
-use crate::Unavailable;
 use crate::server::is_required;
+use crate::{Peer, Unavailable};
 
 /// The Python package `seabed-adk` with google-adk 2.13.
 pub static BINDING: Binding = Binding { python: OnceCell::const_new() };
@@ -31,6 +31,16 @@ impl Binding {
             installed.unwrap_or_else(|error| Err(Unavailable { reason: error.to_string(), required: true }))
         });
         python.await.clone()
+    }
+
+    /// Starts google-adk with the package on the database at a Seabed URL, and with its own service.
+    ///
+    /// # Errors
+    /// As for [`python`](Self::python), or if a process cannot be started.
+    pub async fn start_both(&'static self, url: &str) -> anyhow::Result<(Peer, Peer)> {
+        let python = self.python().await.map_err(|unavailable| anyhow::anyhow!(unavailable.reason))?;
+        let seabed = Peer::start(&python, url, Some("seabed_adk.SeabedSessionService"))?;
+        Ok((seabed, Peer::start(&python, url, None)?))
     }
 
     /// The folder of the package.

@@ -43,19 +43,19 @@ crate::database_cases! {
 /// How long both write concurrently.
 const WRITING: Duration = Duration::from_secs(10);
 
-fn key(session: &str) -> anyhow::Result<SessionKey> {
+pub(crate) fn key(session: &str) -> anyhow::Result<SessionKey> {
     Ok(SessionKey::try_new("app é", "Alice 🐢", session)?)
 }
 
 /// State in all scopes.
-fn state(maker: &str) -> State {
+pub(crate) fn state(maker: &str) -> State {
     ["", "app:", "user:"].into_iter().fold(State::new(), |state, scope| {
         state.with(format!("{scope}by {maker}"), "é\u{2028}\"\\").with(format!("{scope}null"), serde_json::Value::Null)
     })
 }
 
 /// An event in the form that google-adk accepts.
-fn event(id: &str) -> anyhow::Result<Json> {
+pub(crate) fn event(id: &str) -> anyhow::Result<Json> {
     let event = Event::new("agent").with_id(id).with_invocation_id("run").with_state_delta(state(id));
     Ok(Json::from_serialize(&event)?)
 }
@@ -65,7 +65,7 @@ async fn create(service: &DynSessionService, key: &SessionKey) -> anyhow::Result
     Ok(service.create_session(create.with_state(state("seabed"))).await?)
 }
 
-async fn get(service: &DynSessionService, key: &SessionKey) -> anyhow::Result<Session> {
+pub(crate) async fn get(service: &DynSessionService, key: &SessionKey) -> anyhow::Result<Session> {
     service.get_session(GetSession::new(key.clone())).await?.context("Seabed finds no session")
 }
 
@@ -130,7 +130,7 @@ fn ids(events: &[Json]) -> anyhow::Result<Vec<String>> {
 }
 
 /// Checks that the events are the same, in the same order.
-fn expect_equal(expected: &[Json], found: &[Json]) -> anyhow::Result<()> {
+pub(crate) fn expect_equal(expected: &[Json], found: &[Json]) -> anyhow::Result<()> {
     let names = ids(expected)?;
     ensure!(names == ids(found)?, "{names:?} became {:?}", ids(found)?);
     for ((name, expected), found) in names.iter().zip(expected).zip(found) {
@@ -142,7 +142,11 @@ fn expect_equal(expected: &[Json], found: &[Json]) -> anyhow::Result<()> {
 }
 
 /// Reads a session through both, and checks that the results are equal.
-async fn expect_same(service: &DynSessionService, adk: &Peer, key: &SessionKey) -> anyhow::Result<Vec<Json>> {
+pub(crate) async fn expect_same(
+    service: &DynSessionService,
+    adk: &Peer,
+    key: &SessionKey,
+) -> anyhow::Result<Vec<Json>> {
     let ours = get(service, key).await?;
     let theirs = adk.get(key).await?.context("google-adk finds no session")?;
     let events = ours.events.iter().map(Json::from_serialize).collect::<Result<Vec<_>, _>>()?;

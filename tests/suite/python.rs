@@ -2,15 +2,18 @@
 
 use std::process::Stdio;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use seabed::{Json, SessionServiceExt as _};
 use seabed_tests::{BINDING, Binding, sqlalchemy_url};
 use tokio::process::Command;
 
 use crate::fixture::Fixture;
+use crate::interop::{event, expect_equal, expect_same, get, key, state};
 
 crate::database_cases! {
     InPython: [
         the_tests_of_the_python_package_pass,
+        a_session_goes_from_python_to_rust_to_google_adk_and_back,
     ],
 }
 
@@ -28,4 +31,49 @@ async fn the_tests_of_the_python_package_pass(fixture: &Fixture) -> anyhow::Resu
     let told = |output| String::from_utf8_lossy(output).into_owned();
     ensure!(tests.status.success(), "{}{}", told(&tests.stdout), told(&tests.stderr));
     Ok(())
+}
+
+/// One session, in which the package, Seabed in Rust, and google-adk's own service take turns.
+async fn a_session_goes_from_python_to_rust_to_google_adk_and_back(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let (python, adk) = BINDING.start_both(&fixture.service_url).await?;
+    let key = key("shared")?;
+    python.create(&key, &state("python")).await?;
+    let mut handle = get(&service, &key).await?;
+    adk.get(&key).await?.context("google-adk finds no session")?;
+    let mut written = Vec::new();
+    for (number, sample) in python.sample_events().await?.into_iter().enumerate() {
+        match number % 3 {
+            0 => python.reload_and_append(&key, &sample).await?,
+            1 => {
+                service.refresh(&mut handle).await?;
+                service.append(&mut handle, sample.decode()?).await?;
+            }
+            _ => adk.reload_and_append(&key, &sample).await?,
+        }
+        written.push(sample);
+    }
+    // Each has an object of the session that is stale by now, or becomes so.
+    for peer in [&python, &adk] {
+        expect_equal(&written, &expect_same(&service, peer, &key).await?)?;
+    }
+    for (writer, stale) in [(&python, &adk), (&adk, &python)] {
+        let next = event(&format!("{} more", written.len()))?;
+        writer.reload_and_append(&key, &next).await?;
+        written.push(next);
+        let refused = stale.append(&key, &event("lost")?).await.err().context("a stale append succeeded")?;
+        ensure!(refused.is_stale(), "{refused}");
+        ensure!(service.append(&mut handle, event("lost")?.decode()?).await.is_err(), "{handle:?}");
+    }
+    service.refresh(&mut handle).await?;
+    let last = event("last")?;
+    service.append(&mut handle, last.decode()?).await?;
+    written.push(last);
+    for peer in [&python, &adk] {
+        expect_equal(&written, &expect_same(&service, peer, &key).await?)?;
+    }
+    let events = handle.events.iter().map(Json::from_serialize).collect::<Result<Vec<_>, _>>()?;
+    expect_equal(&written, &events)?;
+    python.stop().await?;
+    adk.stop().await
 }

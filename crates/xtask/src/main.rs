@@ -7,6 +7,7 @@ mod mutants;
 mod public_api;
 mod servers;
 mod test;
+mod wheel;
 
 // The harness's own knowledge of the servers, by file: building the harness only to learn their names would take
 // minutes.
@@ -70,6 +71,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Build the wheel of the Python package from what is committed, install it as a new user would, and run the
+    /// program of its README; needs `python3` with `venv`, and the network
+    Wheel,
 }
 
 fn main() -> ExitCode {
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
         }
+        Command::Wheel => wheel::run(),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

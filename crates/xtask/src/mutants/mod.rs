@@ -1,6 +1,7 @@
 //! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
 
 mod list;
+mod python;
 mod units;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ const LIMIT: u32 = 400;
 
 /// All guards: first those whose cases are quick.
 fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    units::MUTANTS.iter().chain(list::MUTANTS)
+    units::MUTANTS.iter().chain(list::MUTANTS).chain(python::MUTANTS)
 }
 
 /// Whether each mutant still applies: the text that it replaces must be in its file exactly once. Prints those that do
