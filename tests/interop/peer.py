@@ -28,6 +28,7 @@ import sys
 import time
 import types as python_types
 import typing
+import unittest.mock
 
 from google.adk.auth.auth_tool import AuthConfig
 from google.adk.events.event import Event
@@ -195,6 +196,56 @@ def dump(event):
     return event.model_dump(mode="json", exclude_none=True)
 
 
+class Reached(Exception):
+    """Carries the events that a request is built from."""
+
+
+async def effective_events(events, agent, state, before):
+    """Tells what google-adk makes of a history: the ids of the live events,
+    the events that the contents of a request are built from, and the state
+    delta of a rewind to before an invocation.
+
+    The second are a local variable of google-adk's own function. Of an event
+    of the history, only its id is told; a summary is a new event.
+    """
+    from google.adk.events._rewind_events import _apply_rewinds
+    from google.adk.flows.llm_flows.context import _contents
+    from google.adk.sessions import _rewind_utils
+    from google.adk.sessions.session import Session
+
+    events = [Event.model_validate(event) for event in events]
+    ids = {id(event): event.id for event in events}
+
+    def reach(_):
+        raise Reached(sys._getframe(1).f_locals["events_to_process"])
+
+    with unittest.mock.patch.object(
+            _contents, "_drop_orphaned_function_responses", reach):
+        try:
+            _contents._get_contents(
+                agent["branch"], events, agent["name"],
+                isolation_scope=agent["isolation_scope"],
+                node_path=agent["node_path"],
+                is_single_turn=agent["is_single_turn"],
+                include_thoughts_from_other_agents=agent["thoughts"])
+        except Reached as reached:
+            used, = reached.args
+    first = next((index for index, event in enumerate(events)
+                  if before and event.invocation_id == before), None)
+    session = Session(
+        id="s", app_name="a", user_id="u", state=state, events=events)
+    return {
+        "live": [event.id for event in _apply_rewinds(events)],
+        "used": [
+            {"id": ids[id(event)]} if id(event) in ids else
+            {"summary": [event.timestamp, event.author, event.invocation_id,
+                         event.branch, event.isolation_scope,
+                         (event.content.parts or [types.Part()])[0].text]}
+            for event in used],
+        "delta": None if first is None else
+            await _rewind_utils.compute_state_delta_for_rewind(session, first)}
+
+
 def dump_session(session):
     """Renders a session."""
     return {
@@ -291,6 +342,19 @@ class Peer:
             except Exception as error:
                 return [type(error).__name__]
         return [objections(event) for event in events]
+
+    async def effective_events(self, histories):
+        """Tells what google-adk makes of each history."""
+        return [await effective_events(**history) for history in histories]
+
+    async def rewind(self, app, user, session, before):
+        """Rewinds as google-adk's runner does."""
+        from google.adk.sessions import _rewind_utils
+
+        target = await self.fetch(app, user, session)
+        await _rewind_utils.rewind_session(
+            session_service=self.service, session=target, app_name=app,
+            rewind_before_invocation_id=before)
 
     async def versions(self):
         return {"google-adk": importlib.metadata.version("google-adk"),

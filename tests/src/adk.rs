@@ -159,6 +159,26 @@ pub struct AdkSession {
     pub events: Vec<Json>,
 }
 
+/// What google-adk makes of a history; see [`Peer::effective_events`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct AdkEffective {
+    /// The ids of the events that no rewind has taken back.
+    pub live: Vec<String>,
+    /// The events that a request is built from.
+    pub used: Vec<AdkUsed>,
+    /// The state delta of a rewind; `None` if the history does not have its invocation.
+    pub delta: Option<State>,
+}
+
+/// An event that a request is built from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct AdkUsed {
+    /// The id of an event of the history; `None` for a summary.
+    pub id: Option<String>,
+    /// Some fields of a summary.
+    pub summary: Option<Json>,
+}
+
 /// The outcomes of the appends of [`Peer::hammer`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct Hammered {
@@ -268,6 +288,23 @@ impl Peer {
     /// Those of google-adk.
     pub async fn objections(&self, events: &[Json]) -> Result<Vec<Vec<String>>, AdkError> {
         self.call("objections", [], [("events", json(events)?)]).await
+    }
+
+    /// Returns what google-adk makes of each history.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn effective_events(&self, histories: &[Json]) -> Result<Vec<AdkEffective>, AdkError> {
+        self.call("effective_events", [], [("histories", json(histories)?)]).await
+    }
+
+    /// Rewinds a session as google-adk's runner does.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn rewind(&self, key: &SessionKey, before_invocation_id: &str) -> Result<(), AdkError> {
+        let arguments = [("session", key.session_id.as_str().into()), ("before", before_invocation_id.into())];
+        self.call("rewind", user(key), arguments).await
     }
 
     /// Appends to several sessions of one user concurrently for a while. Each event's id, and the keys it sets, consist

@@ -33,7 +33,9 @@ mod server;
 mod source;
 pub mod torture;
 
-pub use adk::{ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkError, AdkSession, Hammered, Peer, sqlalchemy_url};
+pub use adk::{
+    ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkEffective, AdkError, AdkSession, AdkUsed, Hammered, Peer, sqlalchemy_url,
+};
 pub use database::Database;
 pub use kind::{Family, Kind};
 pub use pgbouncer::PgBouncer;

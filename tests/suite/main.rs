@@ -15,6 +15,7 @@ mod faults;
 mod files;
 mod fixture;
 mod groups;
+mod histories;
 mod interop;
 mod late;
 mod limits;
@@ -82,6 +83,8 @@ enum Where {
     ExceptMySql,
     /// Everywhere, together with the newest google-adk.
     BesideAdk,
+    /// On SQLite, together with the newest google-adk: what it computes without a database.
+    SqliteBesideAdk,
     /// Everywhere, together with google-adk 1.26.
     BesideAdk126,
     /// Everywhere, with the Python package.
@@ -93,10 +96,13 @@ enum Where {
 impl Where {
     fn includes(self, store: Store) -> bool {
         match store {
-            Store::Server(kind) if kind.family() == Family::MySql => {
-                !matches!(self, Self::Sqlite | Self::Postgres | Self::ExceptMySql | Self::BehindPgBouncer)
+            Store::Server(kind) if kind.family() == Family::MySql => !matches!(
+                self,
+                Self::Sqlite | Self::SqliteBesideAdk | Self::Postgres | Self::ExceptMySql | Self::BehindPgBouncer
+            ),
+            Store::Server(_) => {
+                !matches!(self, Self::Sqlite | Self::SqliteBesideAdk | Self::ExceptPostgres | Self::MySql)
             }
-            Store::Server(_) => !matches!(self, Self::Sqlite | Self::ExceptPostgres | Self::MySql),
             Store::SqliteFile => !matches!(self, Self::Servers | Self::Postgres | Self::MySql | Self::BehindPgBouncer),
             Store::Memory | Store::SqliteMemory => false,
         }
@@ -104,7 +110,7 @@ impl Where {
 
     fn adk(self) -> Option<&'static Adk> {
         match self {
-            Self::BesideAdk => Some(&ADK_2_13),
+            Self::BesideAdk | Self::SqliteBesideAdk => Some(&ADK_2_13),
             Self::BesideAdk126 => Some(&ADK_1_26),
             Self::Everywhere
             | Self::Servers
@@ -165,6 +171,7 @@ fn main() -> ExitCode {
             faults::CASES,
             files::CASES,
             groups::CASES,
+            histories::CASES,
             interop::CASES,
             limits::CASES,
             lines::CASES,

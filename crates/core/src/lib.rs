@@ -5,6 +5,7 @@
 //! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
 //! - the contract: [`SessionService`], [`StateService`] and [`TransactionalService`], and the conveniences of
 //!   [`SessionServiceExt`];
+//! - what events mean after rewinds and compactions, and the state as of any event, [`history`];
 //! - the reference model, [`MemorySessionService`], and what a backend of your own needs besides, [`backend`];
 //! - the sea-orm entities of google-adk's schema v1, [`entity`];
 //! - the portable SQL algorithms, [`sql`], and the seams that a backend fills in, [`Dialect`](sql::Dialect),
@@ -18,6 +19,7 @@ mod clock;
 pub mod entity;
 mod error;
 mod event;
+pub mod history;
 mod json;
 mod key;
 mod memory;

@@ -1,9 +1,12 @@
 //! Conveniences that need no storage operation of their own.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
+use crate::history::{self, AgentContext, RewindSession, Rewound};
 use crate::{
     AppendEvent, Appended, BackendError, BackendErrorKind, CreateSession, Error, Event, ExpectedRevision, GetSession,
     ListEvents, ListSessions, Page, Result, Revision, Session, SessionKey, SessionService, State,
@@ -179,6 +182,57 @@ pub trait SessionServiceExt: SessionService {
         read.state.merge(session.state.only_temp());
         *session = read;
         Ok(())
+    }
+
+    /// Returns the events that google-adk would build the request to the model of `agent` from, after rewinds and
+    /// compactions: [`effective_events`](crate::history::effective_events) of the whole session.
+    ///
+    /// Reads all events of the session into memory: a rewind or a compaction at its end may concern the first of
+    /// them.
+    ///
+    /// # Atomicity, Ordering
+    /// As for [`get_session`](SessionService::get_session).
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound), and those of `get_session`.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    async fn effective_events(&self, key: SessionKey, agent: &AgentContext) -> Result<Vec<Event>> {
+        let session = self.get_session(GetSession::new(key.clone())).await?.ok_or_else(|| Error::not_found(&key))?;
+        Ok(history::effective_events(&session.events, agent).into_iter().map(Cow::into_owned).collect())
+    }
+
+    /// Rewinds the session: takes back everything from the first event of an invocation on, as google-adk's runner
+    /// does, but keeps the keys that the session was created with; see
+    /// [`StateHistory::rewind_before`](crate::history::StateHistory::rewind_before). Reads all events of the session.
+    ///
+    /// Nothing is deleted. The event that is appended says what is taken back, and another rewind, to an invocation
+    /// after the target of this one, brings part of it back. App and user state stay as they are, and so do
+    /// artifacts.
+    ///
+    /// # Atomicity
+    /// The event and its state are stored together, and only if nothing was appended since the session was read.
+    ///
+    /// # Ordering
+    /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
+    ///
+    /// # Errors
+    /// [`Invalid`](Error::Invalid) for an invocation that no event of the session has; [`NotFound`](Error::NotFound);
+    /// and those of [`append`](Self::append). On [`RevisionConflict`](Error::RevisionConflict) others have appended:
+    /// look at what they wrote before you take that back too. Repeating the call after an unknown commit may append a
+    /// second event, which takes back the same.
+    ///
+    /// # Cancel safety
+    /// All or nothing.
+    async fn rewind(&self, request: RewindSession) -> Result<Rewound> {
+        request.check()?;
+        let read = GetSession::new(request.key.clone());
+        let mut session = self.get_session(read).await?.ok_or_else(|| Error::not_found(&request.key))?;
+        let rewind = request.plan(&session)?;
+        let unknown = rewind.unknown.clone();
+        self.append(&mut session, rewind.into_event()).await?;
+        Ok(Rewound { session, unknown })
     }
 
     /// Streams all events of the listing, fetching a page at a time as they are consumed.

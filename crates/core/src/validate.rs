@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.
-const MAX_INVOCATION_ID_CHARS: usize = 256;
+pub(crate) const MAX_INVOCATION_ID_CHARS: usize = 256;
 /// 1000-01-01T00:00:00Z, the first time of an event: before it, MySQL's manual promises nothing.
 const FIRST_EVENT_TIME: i64 = -30_610_224_000_000_000;
 /// 9999-12-31T00:00:00Z, the last time of an event: the day after is left for the steps of the session's clock.

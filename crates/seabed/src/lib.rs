@@ -72,6 +72,12 @@
 //! # }
 //! ```
 //!
+//! # Back to an earlier point
+//!
+//! [`rewind`](SessionServiceExt::rewind) takes back an invocation and everything after it, as google-adk's runner does,
+//! but keeps the state that the session was created with. [`history`] says which events are live, which of them
+//! google-adk sends to a model after rewinds and compactions, and what the state was as of any event.
+//!
 //! # In your own transaction
 //!
 //! [`TransactionalService`] has a variant of each operation, with the suffix `_in`. It runs in a transaction that you
@@ -139,6 +145,8 @@ use std::sync::Arc;
 
 /// The tables as sea-orm entities, for your own queries.
 pub use seabed_core::entity;
+/// What events mean after rewinds and compactions, and the state as of any event.
+pub use seabed_core::history;
 pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
 pub use seabed_core::{
     AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,

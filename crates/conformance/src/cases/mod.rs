@@ -3,6 +3,7 @@
 mod deletes;
 mod events;
 mod handles;
+mod history;
 mod ids;
 mod lists;
 mod races;
@@ -93,6 +94,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         lists::CASES,
         deletes::CASES,
         handles::CASES,
+        history::CASES,
         refusals::CASES,
     ]
     .into_iter()

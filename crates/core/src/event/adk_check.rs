@@ -124,7 +124,7 @@ impl Kind {
             Self::Any => Ok(()),
             Self::String => require(json.starts_with('"'), "is not a string"),
             Self::Literal(literal) => require(text(json).is_some_and(|text| text == *literal), "is another string"),
-            Self::Bool => require(is_bool(json), "is not a boolean"),
+            Self::Bool => require(boolean(json).is_some(), "is not a boolean"),
             Self::Int => require(number(json).is_some_and(|number| number.fract() == 0.0), "is not an integer"),
             Self::Float => require(number(json).is_some(), "is not a number"),
             Self::Bytes => require(text(json).is_some_and(|text| is_base64(&text)), "is not Base64"),
@@ -185,7 +185,7 @@ impl Field {
 }
 
 /// The characters of a `snake_case` name in camelCase.
-fn camel_case(name: &str) -> impl Iterator<Item = char> {
+pub(crate) fn camel_case(name: &str) -> impl Iterator<Item = char> {
     let mut is_start = false;
     name.chars().filter_map(move |char| {
         let is_first = std::mem::replace(&mut is_start, char == '_');
@@ -209,21 +209,28 @@ fn is_null(json: &str) -> bool {
     json == "null"
 }
 
-fn text(json: &str) -> Option<String> {
+/// The string that a value is.
+pub(crate) fn text(json: &str) -> Option<String> {
     json.starts_with('"').then(|| parse(json)).flatten()
 }
 
-const BOOLEANS: [&str; 12] = ["0", "1", "f", "false", "n", "no", "off", "on", "t", "true", "y", "yes"];
+const BOOLEANS: [(bool, [&str; 6]); 2] =
+    [(false, ["0", "f", "false", "n", "no", "off"]), (true, ["1", "on", "t", "true", "y", "yes"])];
 
-fn is_bool(json: &str) -> bool {
-    match text(json) {
-        Some(text) => BOOLEANS.iter().any(|word| text.eq_ignore_ascii_case(word)),
-        None => matches!(number(json), Some(0.0 | 1.0)),
+/// The boolean that a value stands for.
+pub(crate) fn boolean(json: &str) -> Option<bool> {
+    match (text(json), number(json)) {
+        (Some(text), _) => {
+            let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+            BOOLEANS.iter().find(|(_, words)| is_one_of(words)).map(|(boolean, _)| *boolean)
+        }
+        (None, Some(number @ (0.0 | 1.0))) => Some(number == 1.0),
+        (None, _) => None,
     }
 }
 
 /// The number that a value stands for.
-fn number(json: &str) -> Option<f64> {
+pub(crate) fn number(json: &str) -> Option<f64> {
     match (json, text(json)) {
         ("true", _) => Some(1.0),
         ("false", _) => Some(0.0),

@@ -1,5 +1,6 @@
 //! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
 
+mod history;
 mod list;
 mod python;
 mod units;
@@ -18,7 +19,7 @@ const LIMIT: u32 = 400;
 
 /// All guards: first those whose cases are quick.
 fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    units::MUTANTS.iter().chain(list::MUTANTS).chain(python::MUTANTS)
+    units::MUTANTS.iter().chain(history::MUTANTS).chain(list::MUTANTS).chain(python::MUTANTS)
 }
 
 /// Whether each mutant still applies: the text that it replaces must be in its file exactly once. Prints those that do
@@ -108,7 +109,7 @@ fn cargo_test(mut cargo: Command, folder: &Path, tests: &[&str]) -> Command {
 /// The tests that hold a case, and its name there: the unit tests of core or of the migration, those of the command
 /// seabed-migrate, those of the adapter for adk-rust, those under shuttle, or the suite on databases.
 fn tests_of(case: &str) -> (&'static [&'static str], &str) {
-    if case.starts_with("sql::") {
+    if case.starts_with("sql::") || case.starts_with("history::") {
         return (CORE, case);
     }
     if case.starts_with("spec::") {
