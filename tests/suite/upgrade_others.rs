@@ -69,8 +69,7 @@ async fn adk_session_is_upgraded(fixture: &Fixture) -> anyhow::Result<()> {
     let call = event("event-02")?;
     ensure!(call["branch"] == "root.booking" && call["finish_reason"] == "STOP", "{call:#}");
     ensure!(
-        call["content"]["parts"][0]
-            == serde_json::json!({"text": "hm", "thought": true, "thought_signature": "c2ln"})
+        call["content"]["parts"][0] == serde_json::json!({"text": "hm", "thought": true, "thought_signature": "c2ln"})
     );
     ensure!(call["content"]["parts"][1]["function_call"]["args"]["to"].is_string(), "{call:#}");
     let response = event("event-03")?;

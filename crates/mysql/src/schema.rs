@@ -108,13 +108,6 @@ impl SchemaDialect for MySql {
         first.chain(of_settings).chain(of_server).chain(clusters.map(cluster)).collect()
     }
 
-    /// Privileges that exempt an account may come from a role, and the server alone knows them all. Nobody is exempt
-    /// from `innodb_read_only`.
-    fn exemption_probe(&self, risk: SchemaRisk, subject: &str) -> Option<&'static str> {
-        (risk == SchemaRisk::ReadOnlyServer && subject == "read_only")
-            .then_some("START TRANSACTION READ WRITE; ROLLBACK")
-    }
-
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {
         let data_type = found.data_type.as_str();
         match role {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,9 +17,13 @@ use pyo3::types::PyList;
 use pyo3::{IntoPyObject, IntoPyObjectExt as _};
 use seabed::{BackendError, BackendErrorKind, Error, Result};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 
-/// How long the exit of the interpreter waits for operations that nobody waits for any more.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the exit of the interpreter waits for operations that have not ended.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// When operations begin that their event loop has not begun, because it stopped after it had called them.
+const BEGIN_AFTER: Duration = Duration::from_millis(5);
 
 /// Who waits for an operation: an event loop of Python's, and a future of it.
 #[derive(FromPyObject)]
@@ -35,8 +39,10 @@ type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> (Option<String>, Py<PyAny
 struct Threads {
     process: u32,
     runtime: Runtime,
-    /// What was called, and has not begun.
-    called: Vec<Operation>,
+    /// The operations that have not ended.
+    operations: TaskTracker,
+    /// Those that were called, and have not begun.
+    called: Arc<Mutex<Vec<Operation>>>,
     /// `None` ends the thread.
     replies: Sender<Option<(Caller, Outcome)>>,
     reply_thread: JoinHandle<()>,
@@ -62,7 +68,8 @@ impl Threads {
         let (replies, outcomes) = channel();
         let reply_thread =
             thread::Builder::new().name("seabed-reply".to_owned()).spawn(move || send_replies(&outcomes))?;
-        Ok(Self { process: process::id(), runtime, called: Vec::new(), replies, reply_thread })
+        let (operations, called) = (TaskTracker::new(), Arc::default());
+        Ok(Self { process: process::id(), runtime, operations, called, replies, reply_thread })
     }
 }
 
@@ -115,11 +122,20 @@ where
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = started(&mut state)?;
     let replies = threads.replies.clone();
-    threads.called.push(Box::pin(async move {
+    let operation = threads.operations.track_future(async move {
         let outcome = AssertUnwindSafe(operation).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
         // There is no receiver once the interpreter exits, and nobody who waits.
         let _ = replies.send(Some((caller, Box::new(move |py| to_python(py, outcome)))));
-    }));
+    });
+    let mut called = threads.called.lock().unwrap_or_else(PoisonError::into_inner);
+    called.push(Box::pin(operation));
+    if called.len() == 1 {
+        let called = threads.called.clone();
+        threads.runtime.spawn(async move {
+            sleep(BEGIN_AFTER).await;
+            begin_all(&called).await;
+        });
+    }
     Ok(())
 }
 
@@ -131,16 +147,17 @@ where
 pub(crate) fn begin() -> PyResult<()> {
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let threads = started(&mut state)?;
-    let called = mem::take(&mut threads.called);
-    if !called.is_empty() {
-        threads.runtime.spawn(begin_all(called));
+    let called = threads.called.clone();
+    if !called.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        threads.runtime.spawn(async move { begin_all(&called).await });
     }
     Ok(())
 }
 
 /// Begins the operations in their order, and leaves each to a task of its own. Nothing else runs on this thread before
 /// all have begun, such as the batch that the first of them waits for.
-async fn begin_all(called: Vec<Operation>) {
+async fn begin_all(called: &Mutex<Vec<Operation>>) {
+    let called = mem::take(&mut *called.lock().unwrap_or_else(PoisonError::into_inner));
     let mut begun = Vec::with_capacity(called.len());
     for mut operation in called {
         if future::poll_fn(|context| Poll::Ready(operation.as_mut().poll(context))).await.is_pending() {
@@ -190,17 +207,23 @@ fn error_json(error: &Error) -> String {
         .unwrap_or_else(|_| r#"{"kind":"unexpected","message":"","retryable":false}"#.to_owned())
 }
 
-/// Ends the threads before the interpreter of the process exits. Operations that are still running are
-/// abandoned; a commit that was already sent may still succeed.
+/// Ends the threads before the interpreter of the process exits. Operations have a moment to end, and are then abandoned;
+/// a commit that was already sent may still succeed.
 #[pyfunction]
 pub(crate) fn shutdown(py: Python<'_>) {
     let ended = State::Ended(process::id());
     let state = mem::replace(&mut *STATE.lock().unwrap_or_else(PoisonError::into_inner), ended);
     match state {
-        State::Started(Threads { process, runtime, replies, reply_thread, called }) if process == process::id() => {
+        State::Started(Threads { process, runtime, operations, called, replies, reply_thread })
+            if process == process::id() =>
+        {
             py.detach(move || {
-                drop(called);
-                runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+                operations.close();
+                runtime.block_on(async {
+                    begin_all(&called).await;
+                    let _ = timeout(SHUTDOWN_TIMEOUT, operations.wait()).await;
+                });
+                runtime.shutdown_background();
                 let _ = replies.send(None);
                 let _ = reply_thread.join();
             });

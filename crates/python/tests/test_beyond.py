@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import threading
 from collections import Counter
@@ -176,6 +177,35 @@ async def test_a_close_waits_for_the_calls_before_it(url: str, app: str) -> None
         await asyncio.gather(*calls)
     assert len((await service.list_sessions(app_name=app)).sessions) == 120
     await service.close()
+
+
+async def test_a_close_waits_for_appends_that_wait_for_each_other(url: str, app: str) -> None:
+    service = SeabedSessionService(url)
+    session = await service.create_session(app_name=app, user_id="u")
+    other = await get(service, session)
+    await service.append_event(session, event("makes the other stale"))
+    appends = [asyncio.ensure_future(service.append_latest(other, event(str(number)))) for number in range(5)]
+    await asyncio.sleep(0)
+    await service.close()
+    assert all(append.done() for append in appends)
+    await asyncio.gather(*appends)
+    assert len((await get(service, session)).events) == 6
+    await service.close()
+
+
+async def test_an_append_that_fails_after_its_caller_has_gone_is_not_reported(
+    seabed: SeabedSessionService, app: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = await seabed.create_session(app_name=app, user_id="u")
+    stale = await get(seabed, session)
+    await seabed.append_event(session, event("first"))
+    append = asyncio.ensure_future(seabed.append_event(stale, event("refused")))
+    await asyncio.sleep(0)
+    append.cancel()
+    await asyncio.wait([append])
+    await seabed.close()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_panic_is_an_exception_and_the_service_goes_on(

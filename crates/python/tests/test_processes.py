@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from google.adk.sessions.database_session_service import DatabaseSessionService
+from google.adk.sessions.session import Session
 from seabed_adk import SeabedSessionService
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -97,6 +101,30 @@ def test_a_program_ends_with_calls_on_their_way(url: str, app: str) -> None:
     ended = run(url, program)
     _, errors = ended.communicate(timeout=30)
     assert (ended.returncode, errors) == (0, "")
+    assert len(asyncio.run(list_sessions(url, app))) == 101
+
+
+def test_a_call_of_a_loop_s_last_turn_is_carried_out(url: str, app: str) -> None:
+    service = SeabedSessionService(url)
+    create = partial(service.create_session, app_name=app, user_id="u")
+
+    async def handle() -> None:
+        asyncio.ensure_future(create())
+
+    asyncio.run(create())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(handle())
+    end = time.monotonic() + 20
+    # Nothing here calls the service again.
+    while len(asyncio.run(list_sessions(url, app))) < 2:
+        assert time.monotonic() < end
+    loop.close()
+
+
+async def list_sessions(url: str, app: str) -> list[Session]:
+    """As google-adk's own service lists them."""
+    async with DatabaseSessionService(url) as adk:
+        return (await adk.list_sessions(app_name=app)).sessions
 
 
 def test_calls_while_the_interpreter_exits(url: str, app: str) -> None:

@@ -29,7 +29,11 @@ def settle(outcomes: list[tuple[asyncio.Future[Any], str | None, Any]]) -> None:
     for future, error, value in outcomes:
         if future.done():
             continue
-        if error is None:
+        try:
+            failed = None if error is None else exception(error)
+        except Exception as bug:  # The others still get their outcomes.
+            failed = bug
+        if failed is None:
             future.set_result(value)
         else:
-            future.set_exception(exception(error))
+            future.set_exception(failed)

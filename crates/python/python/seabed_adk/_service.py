@@ -107,8 +107,9 @@ class SeabedSessionService(BaseSessionService):
         self._store = _native.Store(db_url if db_url is not None else uri or "", options)
         # The lock of each session object that is being appended to.
         self._locks: weakref.WeakValueDictionary[tuple[int, int], asyncio.Lock] = weakref.WeakValueDictionary()
-        # Appends that go on, whoever waits for them: an event loop alone does not keep its tasks.
-        self._appends: set[asyncio.Future[Event]] = set()
+        # A future for each append that has not ended, also while it waits for another, and the appends themselves: an
+        # event loop alone does not keep its tasks.
+        self._appends: set[asyncio.Future[Any]] = set()
 
     async def prepare_tables(self) -> None:
         """Connects, and creates missing tables if the service may. The first call of any method does so too.
@@ -268,7 +269,12 @@ class SeabedSessionService(BaseSessionService):
         return _object(await call(self._store.get_user_state, app_name, user_id))
 
     async def close(self) -> None:
-        """Closes the connections, once the calls before it have ended. A later call opens new ones."""
+        """Closes the connections, once the calls before it have ended: appends of the running event loop, and all other
+        calls. A later call opens new ones."""
+        loop = asyncio.get_running_loop()
+        appends = [append for append in self._appends if append.get_loop() is loop]
+        if appends:
+            await asyncio.wait(appends)
         await call(self._store.close)
 
     async def __aenter__(self) -> SeabedSessionService:
@@ -294,12 +300,29 @@ class SeabedSessionService(BaseSessionService):
         self._apply_temp_state(session, event)
         event = self._trim_temp_delta_state(event)
         lock = self._lock(session)
-        await lock.acquire()
+        ended = asyncio.get_running_loop().create_future()
+        self._keep(ended)
+        try:
+            await lock.acquire()
+        except BaseException:
+            ended.set_result(None)
+            raise
         append = asyncio.ensure_future(self._append(session, event, at_any_revision))
+        self._keep(append)
+
+        def end(append: asyncio.Future[Event]) -> None:
+            lock.release()
+            ended.set_result(None)
+            # asyncio reports errors that nobody asks for; this one is the caller's, who may be gone.
+            if not append.cancelled():
+                append.exception()
+
+        append.add_done_callback(end)
+        return await asyncio.shield(append)
+
+    def _keep(self, append: asyncio.Future[Any]) -> None:
         self._appends.add(append)
         append.add_done_callback(self._appends.discard)
-        append.add_done_callback(lambda _: lock.release())
-        return await asyncio.shield(append)
 
     async def _append(self, session: Session, event: Event, at_any_revision: bool) -> Event:
         key, text = (session.app_name, session.user_id, session.id), event_json(event)

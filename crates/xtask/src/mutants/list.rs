@@ -868,20 +868,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "mariadb::a_server_that_may_lose",
     },
     Mutant {
-        guard: "the server says whether an account is exempt from read_only, MySQL",
-        file: MYSQL_SCHEMA,
-        from: "\"START TRANSACTION READ WRITE; ROLLBACK\"",
-        to: "\"DO 0\"",
-        case: "mariadb::a_server_that_may_lose",
-    },
-    Mutant {
-        guard: "an account that is exempt from read_only is not refused, MySQL",
-        file: "crates/core/src/sql/schema/risks.rs",
-        from: " || is_exempt(connection, dialect, risk, &subject).await",
-        to: "",
-        case: "mariadb::a_server_that_may_lose",
-    },
-    Mutant {
         guard: "a node of a Galera cluster is refused, MySQL",
         file: MYSQL_SCHEMA,
         from: "\"CAST(variable_value AS SIGNED) > 0\"",

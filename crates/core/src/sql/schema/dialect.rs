@@ -78,12 +78,6 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
     fn confirms_risk(&self, _risk: SchemaRisk, _found: &str) -> bool {
         true
     }
-
-    /// SQL that changes nothing, and that fails unless the account is exempt from a risk that
-    /// [`risk_queries`](Self::risk_queries) found. `None` for a risk of every account.
-    fn exemption_probe(&self, _risk: SchemaRisk, _subject: &str) -> Option<&'static str> {
-        None
-    }
 }
 
 /// A property of the tables, the database, the server or the connections that endangers a guarantee, and that a user
@@ -124,8 +118,9 @@ pub enum SchemaRisk {
     /// local`; on MySQL and MariaDB `sync_binlog` other than 1 with a binary log, and no doublewrite buffer; on SQLite
     /// `synchronous = NORMAL`. A service starts nevertheless, with a warning.
     ReducedDurability,
-    /// The server accepts no writes of the account: a hot standby of PostgreSQL, or `read_only` on MySQL and MariaDB,
-    /// unless the account has a privilege that exempts it.
+    /// The server accepts no writes: a hot standby of PostgreSQL, or `read_only` on MySQL and MariaDB, which is how
+    /// replicas are set up. Accounts that `read_only` exempts are refused as well: what they write to a replica is in no
+    /// other server.
     ReadOnlyServer,
     /// The server belongs to a cluster in which every node takes writes: a Galera cluster, or MySQL's group replication
     /// in multi-primary mode. Lost updates are known of Galera clusters in which more than one node is written to.
@@ -169,7 +164,7 @@ impl SchemaRisk {
             Self::ReducedDurability => {
                 "a crash of the server's machine, alone or together with a standby's, may lose acknowledged writes"
             }
-            Self::ReadOnlyServer => "the service can read, and writes fail",
+            Self::ReadOnlyServer => "writes fail, or reach a replica alone if the server exempts the account",
             Self::MultiPrimary => {
                 "where more than one node is written to, updates of state and acknowledged writes may be lost"
             }

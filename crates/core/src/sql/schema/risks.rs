@@ -61,21 +61,8 @@ pub(crate) fn risks_query(dialect: &dyn SchemaDialect, tables: &Tables) -> Optio
     (!union.is_empty()).then_some((union, risks))
 }
 
-/// Whether the account is exempt from a risk that the database has.
-async fn is_exempt(
-    connection: &impl ConnectionTrait,
-    dialect: &dyn SchemaDialect,
-    risk: SchemaRisk,
-    subject: &str,
-) -> bool {
-    match dialect.exemption_probe(risk, subject) {
-        Some(probe) => connection.execute_unprepared(probe).await.is_ok(),
-        None => false,
-    }
-}
-
 /// The risks of the tables and of the session of a connection that no column shows. Needs no privileges but those on
-/// the tables, and no transaction that is open.
+/// the tables.
 ///
 /// # Errors
 /// Those of the database.
@@ -92,7 +79,7 @@ pub async fn risks(
         let Some(&risk) = risks.get(number) else { continue };
         let subject: String = row.try_get_by_index(1)?;
         let what: String = row.try_get_by_index(2)?;
-        if !dialect.confirms_risk(risk, &what) || is_exempt(connection, dialect, risk, &subject).await {
+        if !dialect.confirms_risk(risk, &what) {
             continue;
         }
         let table = subject.strip_prefix(tables.prefix()).filter(|name| table_names().contains(name));
