@@ -21,6 +21,7 @@ mod migrations;
 mod model;
 mod odd_rows;
 mod pools;
+mod pressure;
 mod processes;
 mod python;
 mod repairs;
@@ -157,6 +158,7 @@ fn main() -> ExitCode {
             durability::CASES,
             late::CASES,
             pools::CASES,
+            pressure::CASES,
             faults::CASES,
             files::CASES,
             groups::CASES,
