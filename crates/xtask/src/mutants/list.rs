@@ -599,8 +599,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a replay is looked up with a lock, which sees more than the snapshot of a caller's transaction",
         file: APPEND_SQL,
-        from: ".and_where(name::<D>(Column::Id).eq(placeholder()))\n        .lock_exclusive()",
-        to: ".and_where(name::<D>(Column::Id).eq(placeholder()))",
+        from: ".and_where(event_key_predicate::<D>())\n        .lock_exclusive()",
+        to: ".and_where(event_key_predicate::<D>())",
         case: "mariadb::a_replay_in_an_old_snapshot_of_its_caller_is_told",
     },
     Mutant {
