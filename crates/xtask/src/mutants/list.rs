@@ -221,7 +221,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a create in doubt checks whether the existing session is its own",
         file: ATTEMPT,
-        from: "        running.write.resolve_refused(engine).await?;\n",
+        from: "        timeout_at(deadline, running.write.resolve_refused(engine)).await.map_err(late)??;\n",
         to: "",
         case: "mariadb::a_cut_create_is_stored_once_and_told",
     },
@@ -882,6 +882,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "        || error.of_driver().is_some_and(D::Driver::refuses_content)\n",
         to: "",
         case: "postgres_18::a_refused_write_costs_no_connection",
+    },
+    Mutant {
+        guard: "appends of a batch share their statements, MySQL",
+        file: MYSQL,
+        from: "const GROUPS_STATEMENTS: bool = true;",
+        to: "const GROUPS_STATEMENTS: bool = false;",
+        case: "mariadb::many_writers_of_a_server_that_is_far_away_are_served",
     },
     Mutant {
         guard: "limit on a read",

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 
 use async_trait::async_trait;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::op::{Attempt, Engine, LockMode, Row, SharedChanges};
@@ -16,10 +17,12 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// One attempt. It finds what an earlier attempt may have committed.
 pub(super) async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrite<E>) -> Result<()> {
-    running.write.resolve_unrepeatable(engine).await?;
+    let (operation, deadline) = (running.write.name(), running.write.ticket().deadline());
+    let late = |_: Elapsed| too_late(operation);
+    timeout_at(deadline, running.write.resolve_unrepeatable(engine)).await.map_err(late)??;
     if !running.write.is_settled() {
         attempt(engine, std::slice::from_mut(running), LockMode::Wait).await?;
-        running.write.resolve_refused(engine).await?;
+        timeout_at(deadline, running.write.resolve_refused(engine)).await.map_err(late)??;
         running.write.settle();
     }
     Ok(())

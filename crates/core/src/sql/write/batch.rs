@@ -10,6 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::attempt::{attempt, attempt_one, tickets, too_late, while_wanted};
@@ -180,7 +181,10 @@ impl<E: Engine> Writer<E> {
             }
             contain_panic(async {
                 if self.batches && self.lock == LockMode::SkipLocked {
-                    running.write.diagnose(&self.engine).await;
+                    let ticket = running.write.ticket().clone();
+                    // If that takes too long, the attempt finds that nobody waits.
+                    let _: Result<(), Elapsed> =
+                        timeout_at(ticket.deadline(), running.write.diagnose(&self.engine)).await;
                 }
                 if running.write.is_settled() {
                     running.reply(retries.count_so_far());
