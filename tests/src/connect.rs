@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use seabed::sea_orm::DatabaseConnection;
 use seabed::{DynSessionService, SqlSessionService};
 use seabed_core::sql::{ConnectOptions, Dialect};
 use seabed_mysql::MySql;
@@ -27,6 +28,22 @@ impl Family {
             Self::MySql => connect::<MySql>(url, connections, acquire_timeout).await,
         }
     }
+
+    /// Opens a pool with the same settings.
+    ///
+    /// # Errors
+    /// Those of [`open`](ConnectOptions::open).
+    pub async fn open(
+        self,
+        url: &str,
+        connections: u32,
+        acquire_timeout: Duration,
+    ) -> seabed::Result<DatabaseConnection> {
+        match self {
+            Self::Postgres => options::<Postgres>(url, connections, acquire_timeout)?.open().await,
+            Self::MySql => options::<MySql>(url, connections, acquire_timeout)?.open().await,
+        }
+    }
 }
 
 async fn connect<D: Dialect>(
@@ -34,7 +51,11 @@ async fn connect<D: Dialect>(
     connections: u32,
     acquire_timeout: Duration,
 ) -> seabed::Result<DynSessionService> {
-    let options: ConnectOptions<D> = url.parse()?;
-    let options = options.with_max_connections(connections).with_acquire_timeout(acquire_timeout);
+    let options = options::<D>(url, connections, acquire_timeout)?;
     Ok(Arc::new(SqlSessionService::connect_with(options).await?))
+}
+
+fn options<D: Dialect>(url: &str, connections: u32, acquire_timeout: Duration) -> seabed::Result<ConnectOptions<D>> {
+    let options: ConnectOptions<D> = url.parse()?;
+    Ok(options.with_max_connections(connections).with_acquire_timeout(acquire_timeout))
 }

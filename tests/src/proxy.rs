@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,10 @@ struct Line {
     /// The next cuts, and how many requests pass before each.
     cuts: Mutex<VecDeque<(usize, Cut)>>,
     stalled: watch::Sender<bool>,
+    /// How long the server is away: each reply comes so much later.
+    distance: Mutex<Duration>,
+    /// How many connections were opened.
+    opened: AtomicUsize,
 }
 
 /// The traffic that has passed.
@@ -110,6 +115,8 @@ impl Proxy {
             traffic: Mutex::default(),
             cuts: Mutex::default(),
             stalled: watch::Sender::new(false),
+            distance: Mutex::default(),
+            opened: AtomicUsize::new(0),
         };
         let line = Arc::new(line);
         let accepting = tokio::spawn(accept(listener, server, line.clone())).abort_handle();
@@ -137,6 +144,16 @@ impl Proxy {
         std::mem::take(&mut *lock(&self.line.cuts)).len()
     }
 
+    /// Moves the server away: from now on a round trip takes so much longer.
+    pub fn set_distance(&self, round_trip: Duration) {
+        *lock(&self.line.distance) = round_trip;
+    }
+
+    /// Returns how many connections have been opened so far.
+    pub fn opened(&self) -> usize {
+        self.line.opened.load(Ordering::Relaxed)
+    }
+
     /// While stalled, forwards nothing and closes no connection.
     pub fn stall(&self, stalled: bool) {
         self.line.stalled.send_replace(stalled);
@@ -156,6 +173,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn accept(listener: TcpListener, server: SocketAddr, line: Arc<Line>) {
     while let Ok((client, _)) = listener.accept().await {
         let line = line.clone();
+        line.opened.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(async move {
             // However one side of a connection ends, the other side sees it end.
             let _: anyhow::Result<()> = forward(client, server, &line).await;
@@ -181,19 +199,27 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
     let (mut from_server, mut to_server) = server.into_split();
     // What the client has sent since the server's last reply, and how to cut the reply.
     let request = Mutex::new((Vec::new(), None));
-    let requests = copy(line, &mut from_client, &mut to_server, |bytes| -> Passes {
-        let (sent, cut) = &mut *lock(&request);
-        if sent.is_empty() && !(line.tells_pings && bytes == line.ping()) {
-            *cut = line.next_cut();
-        }
-        sent.extend_from_slice(bytes);
-        match cut {
-            Some(Cut::BeforeRequest | Cut::RequestDelayed(_)) => Passes::Only(0),
-            Some(Cut::RequestSwallowed) => Passes::NoMore,
-            _ => Passes::All,
-        }
-    });
-    let answers = copy(line, &mut from_server, &mut to_client, |bytes| -> Passes {
+    let requests = copy(
+        line,
+        &mut from_client,
+        &mut to_server,
+        || Duration::ZERO,
+        |bytes| -> Passes {
+            let (sent, cut) = &mut *lock(&request);
+            if sent.is_empty() && !(line.tells_pings && bytes == line.ping()) {
+                *cut = line.next_cut();
+            }
+            sent.extend_from_slice(bytes);
+            match cut {
+                Some(Cut::BeforeRequest | Cut::RequestDelayed(_)) => Passes::Only(0),
+                Some(Cut::RequestSwallowed) => Passes::NoMore,
+                _ => Passes::All,
+            }
+        },
+    );
+    // Only the first part of a reply has been on its way for long.
+    let delay = || if lock(&request).0.is_empty() { Duration::ZERO } else { *lock(&line.distance) };
+    let answers = copy(line, &mut from_server, &mut to_client, delay, |bytes| -> Passes {
         let (sent, cut) = std::mem::take(&mut *lock(&request));
         if !sent.is_empty() {
             lock(&line.traffic).count(line.family, &sent);
@@ -222,6 +248,7 @@ async fn copy(
     line: &Line,
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
+    delay: impl Fn() -> Duration,
     mut passes: impl FnMut(&[u8]) -> Passes,
 ) -> anyhow::Result<()> {
     let mut stalled = line.stalled.subscribe();
@@ -235,6 +262,10 @@ async fn copy(
         stalled.wait_for(|stalled| !stalled).await?;
         if is_silent {
             continue;
+        }
+        let delay = delay();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         match passes(&buffer[..length]) {
             Passes::All => to.write_all(&buffer[..length]).await?,

@@ -25,6 +25,7 @@ mod model;
 mod odd_keys;
 mod odd_rows;
 mod pools;
+mod pressure;
 mod processes;
 mod python;
 mod repairs;
@@ -168,6 +169,7 @@ fn main() -> ExitCode {
             durability::CASES,
             late::CASES,
             pools::CASES,
+            pressure::CASES,
             faults::CASES,
             files::CASES,
             groups::CASES,

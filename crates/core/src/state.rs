@@ -177,6 +177,10 @@ impl State {
     }
 
     /// Returns the part that is stored: all but the `temp:` keys.
+    pub(crate) fn bytes(&self) -> usize {
+        self.values.iter().map(|(key, value)| key.len() + value.as_str().len()).sum()
+    }
+
     pub(crate) fn without_temp(&self) -> Self {
         self.filtered(|scope| scope != Scope::Temp)
     }

@@ -14,7 +14,8 @@
 
 mod schema;
 
-use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict};
+use sea_orm::sea_query::extension::mysql::{IndexHintScope, MySqlSelectStatementExt as _};
+use sea_orm::sea_query::{DynIden, InsertStatement, OnConflict, SelectStatement};
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryResult, MySqlRow};
 use sea_orm::sqlx::{self, Pool};
@@ -73,6 +74,11 @@ impl Dialect for MySql {
     /// Only the unique violation is exact.
     const DUPLICATE_IS_ERROR: bool = true;
     const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
+    const GROUPS_STATEMENTS: bool = true;
+
+    fn look_up_by_primary_key(select: &mut SelectStatement) {
+        select.force_index("PRIMARY", IndexHintScope::All);
+    }
 
     /// `ON DUPLICATE KEY UPDATE key = key`, because `INSERT IGNORE` would swallow truncation as well. Without the
     /// columns sea-query writes `ON DUPLICATE KEY IGNORE`, which no server understands.
@@ -208,5 +214,14 @@ impl SqlxBackend for MySql {
     /// `ER_SERVER_SHUTDOWN` and `ER_CONNECTION_KILLED` (MariaDB) are no such errors: the statement may have run.
     fn was_rejected(error: &dyn DatabaseError) -> bool {
         number(error).is_some_and(|number| !matches!(number, 1053 | 1927))
+    }
+
+    /// The SQLSTATE classes of data exceptions and of constraint violations. Errors that have no such class:
+    /// `ER_SIGNAL_EXCEPTION` (a trigger's own), `ER_CHECK_CONSTRAINT_VIOLATED`, `ER_CONSTRAINT_FAILED` (MariaDB),
+    /// `ER_NO_DEFAULT_FOR_FIELD`, `ER_TRUNCATED_WRONG_VALUE_FOR_FIELD`, `ER_TABLEACCESS_DENIED_ERROR`,
+    /// `ER_COLUMNACCESS_DENIED_ERROR`
+    fn refuses_content(error: &dyn DatabaseError) -> bool {
+        error.code().is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
+            || matches!(number(error), Some(1644 | 3819 | 4025 | 1364 | 1366 | 1142 | 1143))
     }
 }

@@ -195,6 +195,13 @@ impl SqlxBackend for Postgres {
         error.code().is_some_and(|code| !matches!(&*code, "57P01" | "57P02") && !code.starts_with("08"))
     }
 
+    /// The classes of data exceptions and of constraint violations, `insufficient_privilege`, and what a trigger raises.
+    fn refuses_content(error: &dyn DatabaseError) -> bool {
+        error
+            .code()
+            .is_some_and(|code| matches!(&*code, "42501" | "P0001") || code.starts_with("22") || code.starts_with("23"))
+    }
+
     /// The driver's own decoder panics for `infinity` and for years that chrono does not know. The wire has
     /// microseconds since the year 2000.
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {

@@ -111,6 +111,12 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     /// Whether an error that the database reported means that it did not carry out the statement.
     fn was_rejected(error: &dyn DatabaseError) -> bool;
 
+    /// Whether an error that the database reported is about what the statement would store; see
+    /// [`Driver::refuses_content`].
+    fn refuses_content(_error: &dyn DatabaseError) -> bool {
+        false
+    }
+
     #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
     fn moment(row: &QueryResult, index: impl ColIdx) -> Result<Timestamp, DbErr> {
         row.try_get_by::<DateTime, _>(index).and_then(in_range)
@@ -153,6 +159,11 @@ where
     fn was_rejected(error: &RuntimeErr) -> bool {
         let RuntimeErr::SqlxError(error) = error else { return false };
         error.as_database_error().is_some_and(B::was_rejected)
+    }
+
+    fn refuses_content(error: &RuntimeErr) -> bool {
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        error.as_database_error().is_some_and(B::refuses_content)
     }
 
     fn advice(error: &RuntimeErr) -> Option<&'static str> {

@@ -10,7 +10,8 @@ use tokio::task::yield_now;
 
 use crate::sql::executor::{Executor, TransactionBody};
 use crate::sql::write::{
-    Applied, Attempt, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey, SharedStates, WriteOp,
+    Applied, Attempt, BeforeSending, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey,
+    SharedStates, WriteOp,
 };
 use crate::{AppName, BackendError, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
 
@@ -192,9 +193,17 @@ impl<K: Kind> WriteOp<Database> for Write<K> {
         Ok(if is_new { Applied::Written(()) } else { Applied::Unchanged(()) })
     }
 
-    async fn apply_bulk(database: &Database, writes: &[&Self]) -> Option<Result<BulkResults<()>>> {
+    async fn apply_bulk(
+        database: &Database,
+        writes: &[&Self],
+        before_sending: BeforeSending<'_>,
+    ) -> Option<Result<BulkResults<()>>> {
         if !K::HAS_BULK {
             return None;
+        }
+        yield_now().await;
+        if !before_sending() {
+            return Some(Ok(writes.iter().map(|_| Ok(Applied::Locked)).collect()));
         }
         let transaction = database.lock().begin();
         for write in writes {

@@ -1,6 +1,7 @@
 //! Callers who write at the same time, and what must hold for them in any order of events.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, yield_now};
@@ -112,7 +113,7 @@ async fn call<K: Kind>(writer: Arc<Writer<Database>>, caller: usize, count: usiz
         let (target, changes_app) = (target(id), number == 0 && count > 1);
         let write = Write::<K> { id, target, changes_app, is_refused: is_refused(id), kind: PhantomData };
         let writer = writer.clone();
-        async move { (id, writer.submit(write).await) }
+        async move { (id, writer.submit(write, Duration::MAX).await) }
     });
     join_all(submitted).await
 }

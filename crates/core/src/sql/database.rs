@@ -56,10 +56,12 @@ impl<D: Dialect> Database<D> {
     }
 
     /// Runs a write that is one statement, and commits by itself. `statement` makes it for a deadline, after which the
-    /// statement must change nothing. Unless the server answered, an error comes only after that deadline.
+    /// statement must change nothing. Unless the server answered, an error comes only after that deadline. Nothing is
+    /// sent, and no row changed, if `before_sending` returns false.
     pub(crate) async fn autocommit_write(
         &self,
         operation: &str,
+        before_sending: &(dyn Fn() -> bool + Sync),
         statement: impl FnOnce(Value) -> Statement + Send,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64> {
@@ -69,7 +71,7 @@ impl<D: Dialect> Database<D> {
         let mut sent = Instant::now();
         let statement = || {
             sent = Instant::now();
-            statement(D::SCHEMA.timestamp(clock.deadline(sent)))
+            before_sending().then(|| statement(D::SCHEMA.timestamp(clock.deadline(sent))))
         };
         match unless_duplicate::<D>(self.pool.run_checked(statement, on_row).await) {
             Ok(changed) => {
@@ -96,7 +98,7 @@ impl<D: Dialect> Database<D> {
     /// Reads a row, and checks the database's files.
     pub(crate) async fn query_one_checked(&self, statement: Statement) -> Result<Option<QueryResult>, StatementError> {
         let mut first = None;
-        self.pool.run_checked(|| statement, &mut |row| _ = first.get_or_insert(row)).await?;
+        self.pool.run_checked(|| Some(statement), &mut |row| _ = first.get_or_insert(row)).await?;
         Ok(first)
     }
 

@@ -87,6 +87,14 @@ pub trait Dialect: Send + Sync + 'static {
         None
     }
 
+    /// Whether appends of a batch share statements, each of them about many rows, where there is no bulk statement. For
+    /// servers that lock rows one by one.
+    const GROUPS_STATEMENTS: bool = false;
+
+    /// Makes `select` look its rows up by the primary key, if the planner might read the whole table of a few rows
+    /// instead, and so lock the rows of others.
+    fn look_up_by_primary_key(_select: &mut SelectStatement) {}
+
     /// The predicate that the previous statement changed a row, where the driver runs several statements as one: joined
     /// by semicolons, with their parameters one after the other. `None` where each statement is sent by itself.
     fn if_previous_changed() -> Option<Expr> {

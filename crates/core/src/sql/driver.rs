@@ -82,6 +82,12 @@ pub trait Driver: Send + Sync + 'static {
     /// when somebody ended the connection, or when it broke: the statement may have run.
     fn was_rejected(error: &RuntimeErr) -> bool;
 
+    /// Whether the database refused what the statement would store: by a constraint, a trigger, the type of a column, or
+    /// a missing privilege. Neither the connection nor its prepared statements are to blame.
+    fn refuses_content(_error: &RuntimeErr) -> bool {
+        false
+    }
+
     /// The driver's options for `url`, with the settings that the algorithms need.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub struct ServiceOptions {
     pub(super) accepted_risks: Vec<SchemaRisk>,
     /// `None` for the driver's default.
     pub(super) statement_timeout: Option<Duration>,
+    /// `None` for the statement timeout.
+    pub(super) timeout: Option<Duration>,
     pub(super) shares_pool: bool,
     /// `None` for the default.
     pub(super) max_state_bytes: Option<usize>,
@@ -79,6 +81,15 @@ impl ServiceOptions {
     /// SQLite.
     pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the limit on a call, as long as the statement timeout by default. All that a caller waits for counts: its
+    /// turn, a connection, locks, attempts that fail. A call that exceeds the limit ends less than a second later: in
+    /// [`Unavailable`](BackendErrorKind::Unavailable) if nothing of it is stored, or will be, and otherwise in
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Operations in a transaction of your own have no such limit.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -204,6 +215,11 @@ impl<D: Dialect> ConnectOptions<D> {
     /// See [`ServiceOptions::with_statement_timeout`].
     pub fn with_statement_timeout(self, timeout: Duration) -> Self {
         self.with_service(|service| service.with_statement_timeout(timeout))
+    }
+
+    /// See [`ServiceOptions::with_timeout`].
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        self.with_service(|service| service.with_timeout(timeout))
     }
 
     /// See [`ServiceOptions::with_max_state_bytes`].

@@ -146,12 +146,12 @@ impl<D: Dialect> Pool<D> {
     }
 
     /// Runs a statement outside a transaction, so that it commits by itself. `statement` makes it when there is a
-    /// connection for it.
+    /// connection for it; without one, nothing is run, and no row changed.
     ///
     /// Dropping the future closes the connection, unless the driver is cancel safe.
     pub(crate) async fn run(
         &self,
-        statement: impl FnOnce() -> Statement + Send,
+        statement: impl FnOnce() -> Option<Statement> + Send,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
         self.run_then(statement, on_row, |_| Ok(())).await
@@ -160,7 +160,7 @@ impl<D: Dialect> Pool<D> {
     /// Like [`run`](Self::run), but an error where the database's files were lost meanwhile.
     pub(crate) async fn run_checked(
         &self,
-        statement: impl FnOnce() -> Statement + Send,
+        statement: impl FnOnce() -> Option<Statement> + Send,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
         self.run_then(statement, on_row, Self::check_open_files).await
@@ -169,13 +169,17 @@ impl<D: Dialect> Pool<D> {
     /// `check` runs after the statement, while the connection is open.
     async fn run_then(
         &self,
-        statement: impl FnOnce() -> Statement + Send,
+        statement: impl FnOnce() -> Option<Statement> + Send,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
         check: impl FnOnce(&Self) -> Result<(), StatementError> + Send,
     ) -> Result<u64, StatementError> {
         let mut guard = self.acquire().await?;
+        let Some(statement) = statement() else {
+            guard.release();
+            return Ok(0);
+        };
         guard.cached.is_clean = D::Driver::CANCEL_SAFE;
-        let ran = self.statement_timeout.limit(guard.run(statement(), on_row)).await;
+        let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;
         let ran = ran.and_then(|changed| check(self).map(|()| changed));
         guard.release();
         ran
@@ -255,7 +259,7 @@ impl<D: Dialect> Executor for &Pool<D> {
         statement: Statement,
         on_row: &mut (dyn FnMut(QueryResult) + Send),
     ) -> Result<u64, StatementError> {
-        Pool::run(self, || statement, on_row).await
+        Pool::run(self, || Some(statement), on_row).await
     }
 }
 

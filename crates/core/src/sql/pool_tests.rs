@@ -257,7 +257,7 @@ async fn a_commit_to_lost_files_is_an_error() {
     let pool = Pool::<Embedded>::new(connections, Some(Arc::new(Gone)), timeout);
     let guard = pool.begin().await.expect("a connection");
     assert!(is_lost(guard.end("COMMIT").await.map(|()| 0)));
-    assert!(is_lost(pool.run_checked(|| statement("a"), &mut |_| ()).await));
+    assert!(is_lost(pool.run_checked(|| Some(statement("a")), &mut |_| ()).await));
     assert_eq!(run(&pool, "b").await.ok(), Some(1));
     assert_eq!(events(), ["1 BEGIN", "1 COMMIT", "1 a", "1 b"]);
 }

@@ -27,13 +27,13 @@ use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::check::{check_schema, check_version, version_query};
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
-use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
+use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
 use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::validate::{NewEvent, NewSession, NewStateUpdate};
 use crate::{
-    AppName, AppendEvent, Appended, Clock, CreateSession, DeleteSession, Error, Event, EventCursor, GetSession,
-    IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionService, State, StateService,
-    StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
+    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
+    EventCursor, GetSession, IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionService,
+    State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
 };
 
 /// How long a health check may take, the wait for a connection included.
@@ -61,6 +61,8 @@ pub struct SqlSessionService<D: Dialect> {
     context: Arc<Context<D>>,
     writer: Arc<Writer<Context<D>>>,
     identity: Arc<DatabaseIdentity>,
+    /// The limit on a call; `None` for the statement timeout.
+    timeout: Option<Duration>,
 }
 
 impl<D: Dialect> Clone for SqlSessionService<D> {
@@ -72,6 +74,7 @@ impl<D: Dialect> Clone for SqlSessionService<D> {
             context: self.context.clone(),
             writer: self.writer.clone(),
             identity: self.identity.clone(),
+            timeout: self.timeout,
         }
     }
 }
@@ -146,9 +149,8 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     async fn on_pool(connection: DatabaseConnection, options: ServiceOptions, is_sibling: bool) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, statement_timeout, max_state_bytes, adk_check, shares_pool: _ } =
-            options;
-        let timeout = StatementTimeout(statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
+        let ServiceOptions { tables, accepted_risks, max_state_bytes, adk_check, .. } = options;
+        let timeout = StatementTimeout(options.statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
         let files = D::Driver::files(&connection);
         let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
@@ -158,7 +160,8 @@ impl<D: Dialect> SqlSessionService<D> {
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
         let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);
-        Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), identity, database, tables, settings))
+        let service = Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), identity, database, tables, settings);
+        Ok(Self { timeout: options.timeout, ..service })
     }
 
     fn assemble(
@@ -180,12 +183,14 @@ impl<D: Dialect> SqlSessionService<D> {
             batching: fast_paths,
         };
         let context = Arc::new(Context::new(database, tables, settings));
-        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context, identity }
+        Self { clock, ids, sql, writer: Writer::new(context.clone(), policy), context, identity, timeout: None }
     }
 
     fn reassemble(self, timeout: StatementTimeout, settings: Settings) -> Self {
         let database = self.context.database.with_statement_timeout(timeout);
-        Self::assemble(self.clock, self.ids, self.identity, database, self.context.tables.clone(), settings)
+        let service =
+            Self::assemble(self.clock, self.ids, self.identity, database, self.context.tables.clone(), settings);
+        Self { timeout: self.timeout, ..service }
     }
 
     /// Returns the same service with or without its fast paths; with them by default.
@@ -204,6 +209,14 @@ impl<D: Dialect> SqlSessionService<D> {
     pub fn with_statement_timeout(self, timeout: Duration) -> Self {
         let settings = self.context.settings;
         self.reassemble(StatementTimeout(timeout), settings)
+    }
+
+    /// Returns the same service with another limit on a call; see [`ServiceOptions::with_timeout`]. A clone with another
+    /// limit shares the pool and the queue of writes, so that a single call may have a limit of its own:
+    /// `service.clone().with_timeout(limit).append_event(request)`.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
     }
 
     /// Returns the same service with another clock.
@@ -248,6 +261,23 @@ impl<D: Dialect> SqlSessionService<D> {
         DeleteOp { sql: self.sql.delete.clone(), request }
     }
 
+    fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(self.context.database.statement_timeout().0)
+    }
+
+    async fn submit<O: WriteOp<Context<D>>>(&self, op: O) -> Result<O::Outcome> {
+        self.writer.submit(op, self.timeout()).await
+    }
+
+    /// Repeats a read while another attempt may end differently, and ends it at the limit on a call.
+    async fn read<T, F: Future<Output = Result<T>>>(&self, operation: &'static str, read: impl Fn() -> F) -> Result<T> {
+        let read = tokio::time::timeout(self.timeout(), retry(read)).await;
+        read.unwrap_or_else(|_| {
+            let message = format!("{operation} got no answer within the time that its caller has");
+            Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
+        })
+    }
+
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
         Ok(self.context.read_shared(on, &row, operation).await?.unwrap_or_default())
     }
@@ -269,19 +299,20 @@ async fn traced<D: Dialect, T>(operation: &'static str, work: impl Future<Output
 #[async_trait]
 impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn create_session(&self, request: CreateSession) -> Result<Session> {
-        traced::<D, _>("create_session", async { self.writer.submit(self.create_op(&request)?).await }).await
+        traced::<D, _>("create_session", async { self.submit(self.create_op(&request)?).await }).await
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
         let read = async || self.sql.get.get_session(&mut self.context.database.autocommit(), &request).await;
-        traced::<D, _>("get_session", retry(read)).await
+        traced::<D, _>("get_session", self.read("get_session", read)).await
     }
 
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>> {
         traced::<D, _>("list_sessions", async {
             request.check()?;
             let Context { database, tables, .. } = &*self.context;
-            retry(async || list::list_sessions::<D>(tables, &mut database.autocommit(), &request).await).await
+            let read = async || list::list_sessions::<D>(tables, &mut database.autocommit(), &request).await;
+            self.read("list_sessions", read).await
         })
         .await
     }
@@ -290,7 +321,8 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
         traced::<D, _>("list_events", async {
             request.check()?;
             let Context { database, tables, .. } = &*self.context;
-            retry(async || list::list_events::<D>(tables, &mut database.autocommit(), &request).await).await
+            let read = async || list::list_events::<D>(tables, &mut database.autocommit(), &request).await;
+            self.read("list_events", read).await
         })
         .await
     }
@@ -298,7 +330,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     async fn append_event(&self, request: AppendEvent) -> Result<Appended> {
         traced::<D, _>("append_event", async {
             match self.append_op(request)? {
-                Some(op) => self.writer.submit(op).await,
+                Some(op) => self.submit(op).await,
                 None => Ok(Appended::Partial),
             }
         })
@@ -306,28 +338,29 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn delete_session(&self, request: DeleteSession) -> Result<()> {
-        traced::<D, _>("delete_session", self.writer.submit(self.delete_op(request))).await
+        traced::<D, _>("delete_session", self.submit(self.delete_op(request))).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {
         const OPERATION: &str = "get_user_state";
         let on = || self.context.database.autocommit();
         let read = async || self.read_state(&mut on(), SharedKey::User(key.clone()), OPERATION).await;
-        traced::<D, _>(OPERATION, retry(read)).await
+        traced::<D, _>(OPERATION, self.read(OPERATION, read)).await
     }
 
     async fn get_app_state(&self, app_name: &AppName) -> Result<State> {
         const OPERATION: &str = "get_app_state";
         let on = || self.context.database.autocommit();
         let read = async || self.read_state(&mut on(), SharedKey::App(app_name.clone()), OPERATION).await;
-        traced::<D, _>(OPERATION, retry(read)).await
+        traced::<D, _>(OPERATION, self.read(OPERATION, read)).await
     }
 
     async fn check_health(&self) -> Result<()> {
         traced::<D, _>("check_health", async {
             let Context { database, tables, .. } = &*self.context;
             let row = database.query_one_checked(version_query::<D>(tables));
-            let row: Result<_, StatementError> = StatementTimeout(HEALTH_CHECK_TIMEOUT).limit(row).await;
+            let row: Result<_, StatementError> =
+                StatementTimeout(HEALTH_CHECK_TIMEOUT.min(self.timeout())).limit(row).await;
             check_version::<D>(tables, row)
         })
         .await
@@ -347,9 +380,9 @@ impl<D: Dialect> StateService for SqlSessionService<D> {
     async fn update_state(&self, request: UpdateState) -> Result<StateUpdated> {
         traced::<D, _>("update_state", async {
             Ok(match NewStateUpdate::try_prepare(request, &*self.clock, self.context.settings.adk_check)? {
-                NewStateUpdate::Session(new) => StateUpdated::Session(self.writer.submit(self.append_new(*new)).await?),
+                NewStateUpdate::Session(new) => StateUpdated::Session(self.submit(self.append_new(*new)).await?),
                 NewStateUpdate::Shared(update) => {
-                    StateUpdated::Shared(self.writer.submit(UpdateSharedStateOp::new(update)).await?)
+                    StateUpdated::Shared(self.submit(UpdateSharedStateOp::new(update)).await?)
                 }
             })
         })

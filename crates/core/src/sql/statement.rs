@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use sea_orm::sea_query::{DynIden, Expr, ExprTrait, IntoColumnRef, IntoIden};
+use sea_orm::sea_query::{CaseStatement, DynIden, Expr, ExprTrait, IntoColumnRef, IntoIden, Query, TableRef};
 use sea_orm::{Statement, StatementBuilder, Value};
 
 use super::dialect::Dialect;
@@ -36,6 +36,82 @@ impl<D: Dialect> SqlText<D> {
     }
 }
 
+impl<D: Dialect> SqlText<D> {
+    /// Binds rows to the placeholders of [`update_by_key`].
+    pub(crate) fn bind_by_key<const COLUMNS: usize>(
+        &self,
+        rows: impl Iterator<Item = (impl Iterator<Item = Value> + Clone, [Value; COLUMNS])>,
+    ) -> Statement {
+        let rows: Vec<(Vec<Value>, [Value; COLUMNS])> = rows.map(|(key, values)| (key.collect(), values)).collect();
+        let case =
+            |column: usize| rows.iter().flat_map(move |(key, values)| key.iter().chain([&values[column]]).cloned());
+        let keys = rows.iter().flat_map(|(key, _)| key).cloned();
+        self.bind((0..COLUMNS).flat_map(case).chain(keys))
+    }
+}
+
+/// An update of `rows` rows, each by its key: of each column to a value of its own.
+pub(crate) fn update_by_key<D: Dialect, C: IntoIden + Copy, const COLUMNS: usize>(
+    table: TableRef,
+    rows: usize,
+    key: impl Fn() -> Expr,
+    columns: [(C, Expr); COLUMNS],
+) -> SqlText<D> {
+    let mut update = Query::update();
+    update.table(table);
+    for (column, value) in columns {
+        let mut case = CaseStatement::new();
+        for _ in 0..rows {
+            case = case.case(key(), value.clone());
+        }
+        update.value(column, case.finally(Expr::col(column)));
+    }
+    SqlText::new(update.and_where(any_of(rows, key)))
+}
+
+/// The predicate that one of `rows` keys is that of a row.
+pub(crate) fn any_of(rows: usize, key: impl Fn() -> Expr) -> Expr {
+    (1..rows).fold(key(), |any, _| any.or(key()))
+}
+
+/// A statement about 1, 2, 4 rows and so on, up to 64: few enough texts that a connection keeps them all prepared.
+pub(crate) struct Ladder<D>([SqlText<D>; 7]);
+
+impl<D: Dialect> Ladder<D> {
+    /// `text` makes the statement about a number of rows.
+    pub(crate) fn new(text: impl Fn(usize) -> SqlText<D>) -> Self {
+        Self(std::array::from_fn(|step| text(1 << step)))
+    }
+
+    /// The statement about two rows.
+    pub(crate) fn sample(&self) -> &SqlText<D> {
+        &self.0[1]
+    }
+
+    fn most(&self) -> usize {
+        1 << (self.0.len() - 1)
+    }
+
+    /// Statements about all of `rows`, the last of which may be repeated.
+    pub(crate) fn padded<'r, R>(&self, rows: &'r [R]) -> impl Iterator<Item = (&SqlText<D>, Vec<&'r R>)> {
+        rows.chunks(self.most()).filter_map(|rows| {
+            let step = rows.len().next_power_of_two().trailing_zeros() as usize;
+            let last = std::iter::repeat_n(rows.last()?, (1 << step) - rows.len());
+            Some((&self.0[step], rows.iter().chain(last).collect()))
+        })
+    }
+
+    /// Statements about all of `rows`, each of them once.
+    pub(crate) fn chunks<'r, R>(&self, mut rows: &'r [R]) -> impl Iterator<Item = (&SqlText<D>, &'r [R])> {
+        std::iter::from_fn(move || {
+            let step = rows.len().min(self.most()).checked_ilog2()? as usize;
+            let (chunk, rest) = rows.split_at(1 << step);
+            rows = rest;
+            Some((&self.0[step], chunk))
+        })
+    }
+}
+
 /// A place in a statement to which [`SqlText::bind`] binds a value.
 pub(crate) fn placeholder() -> Expr {
     Expr::value("")
@@ -64,6 +140,11 @@ pub(crate) fn session_key_predicate<D: Dialect>() -> Expr {
 pub(crate) fn event_session_predicate<D: Dialect>() -> Expr {
     use events::Column;
     key_predicate::<D, _, 3>([Column::AppName, Column::UserId, Column::SessionId])
+}
+
+/// The predicate on a row of `events` whose placeholders take [`session_key_values`], and the id of the event.
+pub(crate) fn event_key_predicate<D: Dialect>() -> Expr {
+    event_session_predicate::<D>().and(name::<D>(events::Column::Id).eq(placeholder()))
 }
 
 /// The columns of the key of `sessions`, in the order of [`session_key_values`].

@@ -24,6 +24,8 @@ const CREATE: &str = "crates/core/src/sql/op/create.rs";
 const DELETE: &str = "crates/core/src/sql/op/delete.rs";
 const DATABASE: &str = "crates/core/src/sql/database.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
+const ATTEMPT: &str = "crates/core/src/sql/write/attempt.rs";
+const PLACES: &str = "crates/core/src/sql/write/places.rs";
 const CHECK: &str = "crates/core/src/sql/schema/check.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
@@ -218,8 +220,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a create in doubt checks whether the existing session is its own",
-        file: BATCH,
-        from: "        running.write.resolve_refused(engine).await?;\n",
+        file: ATTEMPT,
+        from: "        timeout_at(deadline, running.write.resolve_refused(engine)).await.map_err(late)??;\n",
         to: "",
         case: "mariadb::a_cut_create_is_stored_once_and_told",
     },
@@ -233,7 +235,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes run in their own tasks",
         file: BATCH,
-        from: "await? {\n            self.spawn(worker(self.clone()));",
+        from: "could_start {\n            self.spawn(worker(self.clone()));",
         to: "await? {\n            worker(self.clone()).await;",
         case: "mariadb::a_dropped_call_leaves_its_group_alone",
     },
@@ -260,8 +262,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "closing waits for accepted writes",
-        file: QUEUE,
-        from: "        let _all = self.capacity.acquire_many(CAPACITY).await;\n",
+        file: PLACES,
+        from: "        let _all = self.all.acquire_many(ALL).await;\n",
         to: "",
         case: "postgres_18::a_closed_service_has_carried_out_what_it_accepted",
     },
@@ -329,7 +331,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "mariadb::a_connection_that_falls_silent_takes_no_place",
     },
     Mutant {
-        guard: "a connection is discarded after any error but a conflict or a duplicate key",
+        guard: "a connection is discarded after any error but a conflict, a duplicate key or a refusal of content",
         file: POOL,
         from: "cached.is_clean = is_reusable || D::Driver::CANCEL_SAFE;",
         to: "cached.is_clean = is_reusable || !is_reusable;",
@@ -463,7 +465,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a batch uses a prefetched session only for the first write to it",
-        file: BATCH,
+        file: ATTEMPT,
         from: "prefetched.remove(*target)",
         to: "(if write.reads_target() { prefetched.remove(*target) } else { None })",
         case: "sqlite_file::writes_of_one_group_to_one_session_see_each_other",
@@ -639,8 +641,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a replay is looked up with a lock, which sees more than the snapshot of a caller's transaction",
         file: APPEND_SQL,
-        from: ".and_where(name::<D>(Column::Id).eq(placeholder()))\n        .lock_exclusive()",
-        to: ".and_where(name::<D>(Column::Id).eq(placeholder()))",
+        from: ".and_where(event_key_predicate::<D>())\n        .lock_exclusive()",
+        to: ".and_where(event_key_predicate::<D>())",
         case: "mariadb::a_replay_in_an_old_snapshot_of_its_caller_is_told",
     },
     Mutant {
@@ -1027,5 +1029,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "const POOLER_PROBE: Option<PoolerProbe> = Some(POOLER_PROBE);",
         to: "const POOLER_PROBE: Option<PoolerProbe> = { let _ = POOLER_PROBE; None };",
         case: "postgres_18::a_pooler_that_mixes_up",
+    },
+    Mutant {
+        guard: "a refused write leaves its connection in order, PostgreSQL",
+        file: "crates/core/src/sql/error.rs",
+        from: "        || error.of_driver().is_some_and(D::Driver::refuses_content)\n",
+        to: "",
+        case: "postgres_18::a_refused_write_costs_no_connection",
+    },
+    Mutant {
+        guard: "appends of a batch share their statements, MySQL",
+        file: MYSQL,
+        from: "const GROUPS_STATEMENTS: bool = true;",
+        to: "const GROUPS_STATEMENTS: bool = false;",
+        case: "mariadb::many_writers_of_a_server_that_is_far_away_are_served",
+    },
+    Mutant {
+        guard: "limit on a read",
+        file: "crates/core/src/sql/service.rs",
+        from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
+        to: "Ok::<_, ()>(retry(read).await);",
+        case: "postgres_18::callers_of_a_server_that_hangs_hear_of_it_in_time",
     },
 ];

@@ -7,10 +7,153 @@ use super::list::Mutant;
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
 const PENDING: &str = "crates/core/src/sql/write/pending.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
+const ATTEMPT: &str = "crates/core/src/sql/write/attempt.rs";
+const PLACES: &str = "crates/core/src/sql/write/places.rs";
+const TICKET: &str = "crates/core/src/sql/write/ticket.rs";
 const RETRY: &str = "crates/core/src/sql/write/retry.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        guard: "the culprit of a batch is found by halves",
+        file: BATCH,
+        from: "if may_be_one && part.len() > 1 && culprits < MAX_CULPRITS {",
+        to: "if may_be_one && part.is_empty() {",
+        case: "sql::write::tests::fair::the_culprit_of_a_batch_is_found_by_halves",
+    },
+    Mutant {
+        guard: "halves are given up where many fail",
+        file: BATCH,
+        from: "const MAX_CULPRITS: usize = 4;",
+        to: "const MAX_CULPRITS: usize = 4000;",
+        case: "sql::write::tests::fair::halves_are_given_up_where_many_fail",
+    },
+    Mutant {
+        guard: "a write does not overtake one that the first half left out",
+        file: BATCH,
+        from: "            left.extend(part.drain(..behind));\n",
+        to: "",
+        case: "sql::write::tests::fair::a_write_does_not_overtake_one_that_was_left_out_of_the_first_half",
+    },
+    Mutant {
+        guard: "a target at fault is kept out of batches",
+        file: QUEUE,
+        from: " && !matches!(apart, Some(Row::Session(_)))",
+        to: "",
+        case: "sql::write::tests::fair::a_target_at_fault_is_kept_out_of_batches_for_a_while",
+    },
+    Mutant {
+        guard: "writes of a shared row that others hold are kept out of the batches of others",
+        file: QUEUE,
+        from: "apart == self.apart_of(&first.rows) && ",
+        to: "",
+        case: "sql::write::tests::fair::a_shared_row_that_others_hold_is_kept_out_of_the_batches_of_others",
+    },
+    Mutant {
+        guard: "a target at fault is forgotten",
+        file: QUEUE,
+        from: "const APART_FOR: Duration = Duration::from_secs(5);",
+        to: "const APART_FOR: Duration = Duration::from_hours(5);",
+        case: "sql::write::tests::fair::a_target_at_fault_is_kept_out_of_batches_for_a_while",
+    },
+    Mutant {
+        guard: "limit on the bytes of a batch",
+        file: QUEUE,
+        from: "let is_light = batch.bytes + bytes <= BATCH_BYTES;",
+        to: "let is_light = *bytes < usize::MAX;",
+        case: "sql::write::tests::fair::a_batch_is_weighed",
+    },
+    Mutant {
+        guard: "small writes take turns with large ones",
+        file: QUEUE,
+        from: "if may_be_large && !self.last_is_large {",
+        to: "if may_be_large {",
+        case: "sql::write::tests::fair::small_writes_take_turns_with_large_ones",
+    },
+    Mutant {
+        guard: "large writes leave half of the batches to small ones",
+        file: QUEUE,
+        from: "self.large_batches * 2 < policy.max_concurrent_batches",
+        to: "policy.max_concurrent_batches > 0",
+        case: "sql::write::tests::fair::large_writes_leave_half_of_the_batches_to_small_ones",
+    },
+    Mutant {
+        guard: "shares of the places",
+        file: PLACES,
+        from: "if self.all.available_permits() <= PLENTY {",
+        to: "if self.all.available_permits() > PLENTY + ALL as usize {",
+        case: "sql::write::tests::fair::a_lone_writer_gets_into_the_next_batch_beside_many_of_one_session",
+    },
+    Mutant {
+        guard: "half of a batch is for other targets",
+        file: QUEUE,
+        from: "let half = (policy.batch_size / 2).max(1);",
+        to: "let half = policy.batch_size;",
+        case: "sql::write::tests::fair::a_lone_writer_gets_into_the_next_batch_beside_many_of_one_session",
+    },
+    Mutant {
+        guard: "a caller who goes gives its place back",
+        file: QUEUE,
+        from: "let _left = lock(&self.state).leave(self.number);",
+        to: "",
+        case: "sql::write::tests::fair::callers_of_a_locked_session_who_have_gone_leave_their_places",
+    },
+    Mutant {
+        guard: "a write whose caller has given up is not sent",
+        file: ATTEMPT,
+        from: "self.writes.retain(|(_, write)| write.ticket().send());",
+        to: "self.writes.iter().for_each(|(_, write)| _ = write.ticket().send());",
+        case: "sql::write::tests::time::a_batch_leaves_out_the_writes_whose_callers_have_given_up",
+    },
+    Mutant {
+        guard: "a bulk statement with a write whose caller has given up is not sent",
+        file: PENDING,
+        from: "let send = || tickets.iter().all(|ticket| ticket.send());",
+        to: "let send = || tickets.iter().map(|ticket| ticket.send()).count() > 0;",
+        case: "sql::write::tests::time::a_batch_leaves_out_the_writes_whose_callers_have_given_up",
+    },
+    Mutant {
+        guard: "an attempt that nobody waits for ends",
+        file: ATTEMPT,
+        from: "Err(_) => Err(too_late(operation)),",
+        to: "Err(_) => Ok(attempt.await),",
+        case: "sql::write::tests::time::an_attempt_that_nobody_waits_for_holds_up_nobody",
+    },
+    Mutant {
+        guard: "a transaction ends when nobody waits for it",
+        file: ATTEMPT,
+        from: "match timeout_at(self.until, self.apply(on)).await {",
+        to: "match Ok::<_, Error>(self.apply(on).await) {",
+        case: "sql::write::tests::time::a_write_that_waits_for_a_lock_too_long_is_not_stored",
+    },
+    Mutant {
+        guard: "a write that may be stored is not told to be unsent",
+        file: BATCH,
+        from: "Err(_) if ticket.give_up() => return",
+        to: "Err(_) if ticket.give_up() || ticket.is_sent() => return",
+        case: "sql::write::tests::time::a_write_whose_commit_takes_too_long_may_be_stored",
+    },
+    Mutant {
+        guard: "a write of a failed attempt is unsent",
+        file: PENDING,
+        from: "            self.ticket.take_back();\n",
+        to: "",
+        case: "sql::write::tests::time::a_failed_attempt_leaves_no_doubt",
+    },
+    Mutant {
+        guard: "the time of a caller is its own",
+        file: BATCH,
+        from: "failed = (is_in_time && error",
+        to: "failed = (error",
+        case: "sql::write::tests::time::the_time_of_a_caller_is_not_that_of_the_caller_behind_it",
+    },
+    Mutant {
+        guard: "a caller does not wait for a place for ever",
+        file: BATCH,
+        from: "timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write)))).await;",
+        to: "timeout_at(deadline + LONGEST, self.wait_for(pin!(self.queue.accept(write)))).await;",
+        case: "sql::write::tests::time::a_caller_waits_for_a_place_no_longer_than_its_limit",
+    },
     Mutant {
         guard: "writes to one target keep their order",
         file: QUEUE,
@@ -35,36 +178,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "rows are free before the caller gets its outcome",
         file: QUEUE,
-        from: "        drop(self.locks);\n        drop(self.capacity);\n        self.write.reply(retries);",
-        to: "        drop(self.capacity);\n        self.write.reply(retries);\n        drop(self.locks);",
+        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(retries);",
+        to: "        drop(self.place);\n        self.write.reply(retries);\n        drop(self.locks);",
         case: "sql::write::tests::queue::the_next_write_of_a_caller_who_got_its_outcome_starts_at_once",
     },
     Mutant {
         guard: "the place is free before the caller gets its outcome",
         file: QUEUE,
-        from: "        drop(self.locks);\n        drop(self.capacity);\n        self.write.reply(retries);",
-        to: "        drop(self.locks);\n        self.write.reply(retries);\n        drop(self.capacity);",
+        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(retries);",
+        to: "        drop(self.locks);\n        self.write.reply(retries);\n        drop(self.place);",
         case: "sql::write::tests::queue::the_place_of_a_caller_who_got_its_outcome_is_free",
     },
     Mutant {
         guard: "closing waits for what was accepted",
-        file: QUEUE,
-        from: "        let _all = self.capacity.acquire_many(CAPACITY).await;\n",
+        file: PLACES,
+        from: "        let _all = self.all.acquire_many(ALL).await;\n",
         to: "",
         case: "sql::write::tests::queue::closing_waits_for_accepted_writes_and_refuses_later_ones",
     },
     Mutant {
         guard: "a closed queue accepts no more",
-        file: QUEUE,
-        from: "        self.capacity.close();\n",
+        file: PLACES,
+        from: "        self.all.close();\n",
         to: "",
         case: "sql::write::tests::queue::closing_waits_for_accepted_writes_and_refuses_later_ones",
     },
     Mutant {
         guard: "limit on the writes that wait",
-        file: QUEUE,
-        from: "Arc::new(Semaphore::new(CAPACITY as usize))",
-        to: "Arc::new(Semaphore::new(CAPACITY as usize + 1))",
+        file: PLACES,
+        from: "Arc::new(Semaphore::new(ALL as usize))",
+        to: "Arc::new(Semaphore::new(ALL as usize + 1))",
         case: "sql::write::tests::queue::a_write_too_many_waits_for_a_place_and_gets_the_first_that_is_free",
     },
     Mutant {
@@ -91,7 +234,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "limit on the size of a batch",
         file: QUEUE,
-        from: "while at < self.waiting.len() && batch.len() < policy.batch_size {",
+        from: "while at < self.waiting.len() && batch.writes.len() < policy.batch_size {",
         to: "while at < self.waiting.len() {",
         case: "sql::write::tests::queue::a_batch_takes_at_most_its_size",
     },
@@ -182,13 +325,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "no batch for writes that cannot leave a row out",
         file: BATCH,
-        from: "            None if self.lock == LockMode::SkipLocked && !batch.iter().any(|running| running.write.skips_locked()) => {}\n",
-        to: "",
+        from: " && !part.iter().any(|running| running.write.skips_locked()) => {",
+        to: " && part.is_empty() => {",
         case: "sql::write::tests::batch::a_batch_is_not_attempted_when_none_of_its_writes_can_leave_a_locked_row_out",
     },
     Mutant {
         guard: "a batch that wrote nothing is not committed",
-        file: BATCH,
+        file: ATTEMPT,
         from: "        Ok(self.writes.iter().any(|(_, write)| write.is_applied()))",
         to: "        Ok(true)",
         case: "sql::write::tests::batch::a_batch_without_a_write_commits_nothing",
@@ -273,8 +416,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a write whose caller is gone is not retried",
         file: BATCH,
-        from: "if !(running.write.is_wanted() && retries.wait(&error).await) {",
-        to: "if !retries.wait(&error).await {",
+        from: "if !(running.write.is_wanted() && is_in_time",
+        to: "if !(is_in_time",
         case: "sql::write::tests::retry::a_write_whose_caller_is_gone_is_not_retried",
     },
     Mutant {
@@ -293,7 +436,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a write of a target that was left out is not overtaken in its batch",
-        file: BATCH,
+        file: ATTEMPT,
         from: "                left_out = Some(*target);\n",
         to: "",
         case: "sql::write::tests::batch::writes_to_one_target_keep_their_order_when_a_batch_leaves_the_first_out",
@@ -497,8 +640,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "limit on a statement",
         file: POOL,
-        from: "let ran = self.statement_timeout.limit(guard.run(statement(), on_row)).await;",
-        to: "let ran = guard.run(statement(), on_row).await;",
+        from: "let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;",
+        to: "let ran = guard.run(statement, on_row).await;",
         case: "sql::pool::tests::a_connection_whose_statement_times_out_is_closed",
     },
     Mutant {
@@ -559,8 +702,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "closing waits for what was accepted",
-        file: QUEUE,
-        from: "        let _all = self.capacity.acquire_many(CAPACITY).await;\n",
+        file: PLACES,
+        from: "        let _all = self.all.acquire_many(ALL).await;\n",
         to: "",
         case: "shuttle::closing_ends_with_an_outcome_for_every_write",
     },
@@ -601,7 +744,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a write of a target that was left out is not overtaken in its batch",
-        file: BATCH,
+        file: ATTEMPT,
         from: "                left_out = Some(*target);\n",
         to: "",
         case: "shuttle::a_dropped_caller_harms_nobody",
@@ -637,15 +780,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "homogeneous batches hold different targets of a bulk statement",
         file: QUEUE,
-        from: " && !(write.has_bulk() && targets.contains(target));",
+        from: " && !(write.has_bulk() && batch.targets.contains_key(target));",
         to: ";",
         case: "sql::write::tests::queue::homogeneous_batches_hold_one_operation_and_different_targets",
     },
     Mutant {
         guard: "homogeneous batches hold one operation",
         file: QUEUE,
-        from: "let is_alike = first.write.name() == write.name() && ",
-        to: "let is_alike = ",
+        from: "|| first.write.name() == write.name() && ",
+        to: "|| ",
         case: "sql::write::tests::queue::homogeneous_batches_hold_one_operation_and_different_targets",
     },
     Mutant {
@@ -658,7 +801,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a write left out is not attempted for a caller who is gone",
         file: BATCH,
-        from: "    if !running.write.is_wanted() {\n        return given_up;\n    }\n",
+        from: "    if !running.write.is_wanted() {\n        return None;\n    }\n",
         to: "",
         case: "sql::write::tests::retry::a_write_that_its_batch_left_out_is_not_attempted_for_a_caller_who_is_gone",
     },
@@ -699,7 +842,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a prefetched target serves the first write only",
-        file: BATCH,
+        file: ATTEMPT,
         from: "prefetched: prefetched.remove(*target) };\n            write.apply",
         to: "prefetched: if write.reads_target() { prefetched.remove(*target) } else { None } };\n            write.apply",
         case: "sql::write::tests::batch::a_prefetched_target_serves_the_first_write_to_it",
@@ -714,8 +857,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes to a shared row have batches of their own",
         file: QUEUE,
-        from: "waits_alone && (",
-        to: "(waits_alone || !waits_alone) && (",
+        from: " && waits_alone && ",
+        to: " && ",
         case: "sql::write::tests::shared::a_write_to_an_app_shares_its_batch_only_with_writes_to_that_app",
     },
     Mutant {

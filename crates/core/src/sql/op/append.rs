@@ -1,6 +1,7 @@
 //! `append_event`: under the lock of the session row, revision check, replay check, event, state.
 
 mod bulk_append;
+mod group;
 mod sql;
 
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::session_key_values;
-use crate::sql::write::{Applied, Attempt, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp};
+use crate::sql::write::{
+    Applied, Attempt, BeforeSending, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp,
+};
 use crate::validate::NewEvent;
 use crate::{
     Appended, BackendError, BackendErrorKind, Error, ExpectedRevision, Result, Revision, SessionKey, State, Timestamp,
@@ -57,6 +60,10 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         changed_rows(&self.new.key, &self.new.delta)
     }
 
+    fn bytes(&self) -> usize {
+        self.new.event_data.as_str().len()
+    }
+
     fn reads_target(&self) -> bool {
         self.new.revision_for_blind_append().is_none()
     }
@@ -82,9 +89,26 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         self.store_under_lock(context, Attempt { on, lock, prefetched }).await
     }
 
-    async fn apply_bulk(context: &Context<D>, writes: &[&Self]) -> Option<Result<BulkResults<Appended>>> {
+    async fn apply_bulk(
+        context: &Context<D>,
+        writes: &[&Self],
+        before_sending: BeforeSending<'_>,
+    ) -> Option<Result<BulkResults<Appended>>> {
         let bulk = writes.first()?.sql.bulk.as_ref()?;
-        Some(apply_bulk(context, bulk, writes).await)
+        Some(apply_bulk(context, bulk, writes, before_sending).await)
+    }
+
+    async fn apply_together(
+        context: &Context<D>,
+        on: &mut dyn Executor,
+        lock: LockMode,
+        writes: &[&Self],
+    ) -> Result<Option<BulkResults<Appended>>> {
+        let group = writes.first().and_then(|write| write.sql.group.as_ref());
+        match group.filter(|_| context.settings.fast_paths && lock == LockMode::SkipLocked) {
+            Some(group) => group.apply(context, on, writes).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn diagnose(&self, context: &Context<D>) -> Result<Option<Appended>> {
@@ -208,6 +232,7 @@ async fn apply_bulk<D: Dialect>(
     context: &Context<D>,
     append: &BulkAppend<D>,
     writes: &[&AppendOp<D>],
+    before_sending: BeforeSending<'_>,
 ) -> Result<BulkResults<Appended>> {
     let new = || writes.iter().map(|write| &write.new);
     let max = context.settings.max_state_bytes;
@@ -230,7 +255,7 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| (&new.key, &new.delta.user)), max)?,
         bulk::times(new().map(|new| new.now)),
     ]);
-    let rows = bulk::run(&context.database, append.next(), values, writes.len(), OPERATION).await?;
+    let rows = bulk::run(&context.database, append.next(), values, writes.len(), OPERATION, before_sending).await?;
     let mut results: BulkResults<Appended> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;

@@ -7,6 +7,7 @@ use sea_orm::{DbErr, QueryResult, Value};
 use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
 use crate::sql::statement::SqlText;
+use crate::sql::write::BeforeSending;
 use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
 
 /// Runs a bulk statement for `writes` writes, and returns its rows.
@@ -16,11 +17,12 @@ pub(super) async fn run<D: Dialect>(
     arrays: impl Iterator<Item = Value> + Send,
     writes: usize,
     operation: &str,
+    before_sending: BeforeSending<'_>,
 ) -> Result<Vec<QueryResult>> {
     let count = Value::from(i64::try_from(writes).unwrap_or(i64::MAX));
     let statement = |deadline| text.bind(arrays.chain([deadline, count]));
     let mut rows = Vec::with_capacity(writes);
-    database.autocommit_write(operation, statement, &mut |row| rows.push(row)).await?;
+    database.autocommit_write(operation, before_sending, statement, &mut |row| rows.push(row)).await?;
     Ok(rows)
 }
 

@@ -16,7 +16,9 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
 use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::tables::Tables;
-use crate::sql::write::{Applied, Attempt, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp};
+use crate::sql::write::{
+    Applied, Attempt, BeforeSending, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp,
+};
 use crate::state::ScopedState;
 use crate::validate::NewSession;
 use crate::{BackendError, BackendErrorKind, Error, Result, Revision, Session, State};
@@ -106,6 +108,11 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         changed_rows(&self.new.key, &self.new.state)
     }
 
+    fn bytes(&self) -> usize {
+        let ScopedState { app, user, session } = &self.new.state;
+        app.bytes() + user.bytes() + session.bytes()
+    }
+
     /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
         let insert = self.sql.insert_session.bind(row_values(context, &self.new)?);
@@ -125,7 +132,11 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     /// A session whose app and user have their rows, and that changes neither, is one row that commits by itself.
     ///
     /// If that inserts none, there is such a session, or the statement came too late: a transaction finds out.
-    async fn apply_alone(&self, context: &Context<D>) -> Result<Option<Applied<Session>>> {
+    async fn apply_alone(
+        &self,
+        context: &Context<D>,
+        before_sending: BeforeSending<'_>,
+    ) -> Result<Option<Applied<Session>>> {
         let Self { sql, new } = self;
         if !(context.settings.fast_paths && sql.bulk.is_none() && new.state.app.is_empty() && new.state.user.is_empty())
         {
@@ -137,13 +148,17 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         };
         let row = row_values(context, new)?;
         let insert = |deadline| sql.insert_in_time.bind(row.chain([deadline]));
-        let inserted = context.database.autocommit_write(OPERATION, insert, &mut |_| {}).await? > 0;
+        let inserted = context.database.autocommit_write(OPERATION, before_sending, insert, &mut |_| {}).await? > 0;
         Ok(inserted.then(|| Applied::Written(new.to_session(app, user))))
     }
 
-    async fn apply_bulk(context: &Context<D>, writes: &[&Self]) -> Option<Result<BulkResults<Session>>> {
+    async fn apply_bulk(
+        context: &Context<D>,
+        writes: &[&Self],
+        before_sending: BeforeSending<'_>,
+    ) -> Option<Result<BulkResults<Session>>> {
         let bulk = writes.first()?.sql.bulk.as_ref()?;
-        Some(apply_bulk(context, bulk, writes).await)
+        Some(apply_bulk(context, bulk, writes, before_sending).await)
     }
 
     /// Whether the session that exists is this write's own. The time of its creation, in microseconds, decides.
@@ -163,6 +178,7 @@ async fn apply_bulk<D: Dialect>(
     context: &Context<D>,
     statement: &SqlText<D>,
     writes: &[&CreateOp<D>],
+    before_sending: BeforeSending<'_>,
 ) -> Result<BulkResults<Session>> {
     let new = || writes.iter().map(|write| &write.new);
     let max = context.settings.max_state_bytes;
@@ -172,7 +188,7 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| (&new.key, &new.state.user)), max)?,
         bulk::times(new().map(|new| new.create_time)),
     ]);
-    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION).await?;
+    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION, before_sending).await?;
     let mut results: BulkResults<Session> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;

@@ -2,15 +2,18 @@
 //!
 //! The two tables differ in their name and in one key column. The algorithm is written once, over [`SharedTable`].
 
-use sea_orm::sea_query::{Alias, Expr, IntoIden, Query, SelectStatement, UnionType};
+use std::collections::HashMap;
+
+use sea_orm::sea_query::{Alias, Expr, ExprTrait as _, IntoIden, Query, SelectStatement, UnionType};
 use sea_orm::{EntityTrait, QueryResult, Value};
 
 use crate::entity::{app_states, user_states};
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
+use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::{SqlText, key_predicate, placeholder};
+use crate::sql::statement::{Ladder, SqlText, any_of, key_predicate, placeholder, update_by_key};
 use crate::sql::tables::Tables;
 use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
 use crate::state::ScopedState;
@@ -43,7 +46,7 @@ impl<D: Dialect> SharedStateSql<D> {
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
         let Self { app, user, both, .. } = self;
-        vec![
+        let mut texts = vec![
             ("read_app", &app.read),
             ("lock_app", &app.lock),
             ("insert_app", &app.insert_or_ignore),
@@ -53,7 +56,13 @@ impl<D: Dialect> SharedStateSql<D> {
             ("insert_user", &user.insert_or_ignore),
             ("write_user", &user.write),
             ("read_both", both),
-        ]
+        ];
+        for (table, lock, write) in [(app, "lock_apps", "write_apps"), (user, "lock_users", "write_users")] {
+            texts.extend(
+                table.group.iter().flat_map(|group| [(lock, group.lock.sample()), (write, group.write.sample())]),
+            );
+        }
+        texts
     }
 
     fn table(&self, row: &SharedKey) -> &SharedTable<D> {
@@ -63,7 +72,8 @@ impl<D: Dialect> SharedStateSql<D> {
         }
     }
 
-    /// Merges the changes into their rows, one after the other in lock order, and returns the resulting states.
+    /// Merges the changes into their rows in lock order, and returns the resulting states. Many rows that exist take few
+    /// statements, where the dialect has some for that.
     pub(super) async fn merge(
         &self,
         on: &mut dyn Executor,
@@ -71,11 +81,33 @@ impl<D: Dialect> SharedStateSql<D> {
         operation: &str,
     ) -> Result<SharedStates> {
         let mut states = SharedStates::default();
-        for change in changes.into_iter() {
+        let (apps, users): (Vec<SharedChange>, Vec<SharedChange>) =
+            changes.into_iter().partition(|change| matches!(change.row, SharedKey::App(_)));
+        for (table, changes) in [(&self.app, apps), (&self.user, users)] {
+            let rest = match &table.group {
+                Some(group) if changes.len() > 1 => {
+                    group.merge(table, on, changes, self.max_state_bytes, operation, &mut states).await?
+                }
+                _ => changes,
+            };
+            self.merge_each(on, rest, operation, &mut states).await?;
+        }
+        Ok(states)
+    }
+
+    /// Merges the changes into their rows one by one.
+    async fn merge_each(
+        &self,
+        on: &mut dyn Executor,
+        changes: Vec<SharedChange>,
+        operation: &str,
+        states: &mut SharedStates,
+    ) -> Result<()> {
+        for change in changes {
             let state = self.table(&change.row).merge(on, &change, self.max_state_bytes, operation).await?;
             states.insert(change.row, state);
         }
-        Ok(states)
+        Ok(())
     }
 
     /// Reads a state; `None` where there is no row.
@@ -120,6 +152,8 @@ impl<D: Dialect> SharedStateSql<D> {
 /// The statements on one table of shared state.
 struct SharedTable<D> {
     name: &'static str,
+    /// How many columns the key has.
+    key_columns: usize,
     /// Reads the state, and locks nothing.
     read: SqlText<D>,
     /// Reads the newest state, and locks the row until the transaction ends.
@@ -128,6 +162,57 @@ struct SharedTable<D> {
     insert_or_ignore: SqlText<D>,
     /// Replaces the state.
     write: SqlText<D>,
+    group: Option<GroupSql<D>>,
+}
+
+/// The statements on many rows of a table.
+struct GroupSql<D> {
+    /// Reads the newest states with their keys, and locks the rows.
+    lock: Ladder<D>,
+    /// Replaces the states.
+    write: Ladder<D>,
+}
+
+impl<D: Dialect> GroupSql<D> {
+    /// Merges changes into the rows that exist, and returns the other changes, and those that change nothing.
+    async fn merge(
+        &self,
+        table: &SharedTable<D>,
+        on: &mut dyn Executor,
+        changes: Vec<SharedChange>,
+        max_state_bytes: usize,
+        operation: &str,
+        states: &mut SharedStates,
+    ) -> Result<Vec<SharedChange>> {
+        let failed = |error| statement_error::<D>(operation, error);
+        let (changes, mut rest): (Vec<SharedChange>, Vec<SharedChange>) =
+            changes.into_iter().partition(|change| !change.delta.is_empty());
+        let mut found: HashMap<Vec<String>, QueryResult> = HashMap::new();
+        for (text, changes) in self.lock.padded(&changes) {
+            let keys = changes.into_iter().flat_map(|change| key_values(&change.row));
+            for row in on.query_all(text.bind(keys)).await.map_err(failed)? {
+                let names = (0..table.key_columns).map_while(|index| D::Driver::text(&row, index).ok().flatten());
+                found.insert(names.map(str::to_owned).collect(), row);
+            }
+        }
+        let mut written = Vec::new();
+        for change in changes {
+            let Some(row) = found.get(&names(&change.row)) else {
+                rest.push(change);
+                continue;
+            };
+            let mut state = table.decode(row, &change.row)?;
+            state.merge(change.delta);
+            let values = [state.to_row(max_state_bytes, &change.row)?.into(), D::SCHEMA.timestamp(change.now)];
+            written.push((change.row.clone(), values));
+            states.insert(change.row, state);
+        }
+        for (text, rows) in self.write.padded(&written) {
+            let rows = rows.into_iter().map(|(key, values)| (key_values(key), values.clone()));
+            on.execute(text.bind_by_key(rows)).await.map_err(failed)?;
+        }
+        Ok(rest)
+    }
 }
 
 impl<D: Dialect> SharedTable<D> {
@@ -162,7 +247,21 @@ impl<D: Dialect> SharedTable<D> {
             .value(update_time, placeholder())
             .and_where(key_predicate::<D, _, N>(key))
             .take();
+        let lock_many = |rows| {
+            let mut select = Query::select().columns(key).expr_as(D::SCHEMA.read_json(Expr::col(state)), state).take();
+            select.from(tables.table(table)).and_where(any_of(rows, || key_predicate::<D, _, N>(key)));
+            D::look_up_by_primary_key(&mut select);
+            SqlText::new(select.lock_exclusive())
+        };
+        let write_many = |rows| {
+            let time = placeholder().cast_as(D::SCHEMA.timestamp_type());
+            let columns = [(state, D::SCHEMA.write_json(placeholder())), (update_time, time)];
+            update_by_key(tables.table(table), rows, || key_predicate::<D, _, N>(key), columns)
+        };
         let table = Self {
+            group: D::GROUPS_STATEMENTS
+                .then(|| GroupSql { lock: Ladder::new(lock_many), write: Ladder::new(write_many) }),
+            key_columns: N,
             name: table.table_name(),
             lock: SqlText::new(read.clone().lock_exclusive()),
             read: SqlText::new(&read),
@@ -224,12 +323,20 @@ impl<D: Dialect> SharedTable<D> {
     }
 }
 
-fn key_values(key: &SharedKey) -> impl Iterator<Item = Value> + use<> {
+fn key_values(key: &SharedKey) -> impl Iterator<Item = Value> + Clone + use<> {
     let (app_name, user_id) = match key {
         SharedKey::App(app_name) => (app_name, None),
         SharedKey::User(user) => (&user.app_name, Some(Value::from(user.user_id.as_str()))),
     };
     [Value::from(app_name.as_str())].into_iter().chain(user_id)
+}
+
+/// The names in a key, in the order of its columns.
+fn names(key: &SharedKey) -> Vec<String> {
+    match key {
+        SharedKey::App(app_name) => vec![app_name.as_str().to_owned()],
+        SharedKey::User(user) => vec![user.app_name.as_str().to_owned(), user.user_id.as_str().to_owned()],
+    }
 }
 
 /// The shared rows of a session's that `delta` changes.

@@ -48,6 +48,10 @@ impl<D: Dialect> WriteOp<Context<D>> for UpdateSharedStateOp {
         vec![SharedChange { row: self.row.clone(), delta: self.delta.clone(), now: self.now }]
     }
 
+    fn bytes(&self) -> usize {
+        self.delta.bytes()
+    }
+
     async fn apply(&self, _: &Context<D>, _: Attempt<'_, Context<D>>) -> Result<Applied<State>> {
         Ok(Applied::Written(State::new()))
     }

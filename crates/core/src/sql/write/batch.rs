@@ -1,24 +1,37 @@
 //! Running writes: in tasks of their own, in batches that share a commit, and again after a conflict with other
 //! writers.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::task::{self, Poll, ready};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::yield_now;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 
-use super::op::{Attempt, Engine, LockMode, Row, SharedChanges, WriteOp};
-use super::pending::{PendingWrite, Reply, pending};
+use super::attempt::{attempt, attempt_one, tickets, too_late, while_wanted};
+use super::op::{Engine, LockMode, Row, WriteOp};
+use super::pending::{Outcome, Reply, pending};
 use super::queue::{Queue, QueuePolicy, RunningWrite};
 use super::retry::Retries;
-use crate::sql::executor::{Executor, TransactionBody};
+use super::ticket::Ticket;
 use crate::sync::Arc;
 use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// How many writes of a batch are found to be at fault by halves. If there are more, something else may be at fault, and
+/// the rest of the batch runs one by one.
+const MAX_CULPRITS: usize = 4;
+
+/// How much longer than its limit a caller waits for the end of an attempt that may have stored its write. Attempts keep
+/// the same limit, so they end about now, and know more than that it has passed.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Longer limits make no difference.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// The write path of one service.
 pub(crate) struct Writer<E: Engine> {
@@ -65,21 +78,43 @@ impl<E: Engine> Writer<E> {
         Arc::new(Self { engine, queue, lock: policy.lock, batches: policy.batching, abandoned })
     }
 
-    /// Queues a write, and waits for its outcome. A write whose caller is gone before its turn is dropped. One that has
-    /// begun continues.
-    pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O) -> Result<O::Outcome> {
-        let (write, outcome) = pending(op);
-        if self.wait_for(pin!(self.queue.accept(write))).await? {
+    /// Queues a write, and waits for its outcome, not much longer than `within`. A write whose caller is gone before its
+    /// turn is dropped. One that has begun continues.
+    ///
+    /// # Errors
+    /// When the time is up, [`Unavailable`](BackendErrorKind::Unavailable) if nothing is stored, and
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown) if that is unknown.
+    pub(crate) async fn submit<O: WriteOp<E>>(self: &Arc<Self>, op: O, within: Duration) -> Result<O::Outcome> {
+        let deadline = Instant::now() + within.min(LONGEST);
+        let (write, outcome) = pending(op, deadline);
+        let ticket = write.ticket().clone();
+        let accepted = timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write)))).await;
+        let accepted = accepted.map_err(|_| too_late(O::NAME))??;
+        if accepted.could_start {
             self.spawn(worker(self.clone()));
         }
-        let Reply { outcome, retries } =
-            self.wait_for(outcome).await.map_err(|oneshot::error::RecvError { .. }| {
-                let message =
-                    format!("{} was interrupted, because its runtime is shutting down or because of a bug", O::NAME);
-                BackendError::new(BackendErrorKind::CommitUnknown, message)
-            })?;
+        let Reply { outcome, retries } = self.wait_in_time(outcome, &ticket, O::NAME).await?;
         tracing::Span::current().record("retries", retries);
         outcome
+    }
+
+    async fn wait_in_time<T>(
+        self: &Arc<Self>,
+        mut outcome: Outcome<T>,
+        ticket: &Ticket,
+        operation: &str,
+    ) -> Result<Reply<T>> {
+        let unknown = |why: &str| BackendError::new(BackendErrorKind::CommitUnknown, format!("{operation} {why}"));
+        let replied = match timeout_at(ticket.deadline(), self.wait_for(&mut outcome)).await {
+            Err(_) if ticket.give_up() => return Err(too_late(operation)),
+            // The attempt ends at about the same time.
+            Err(_) => timeout_at(ticket.deadline() + GRACE, self.wait_for(&mut outcome)).await,
+            replied => replied,
+        };
+        let replied = replied.map_err(|_| unknown("got no answer within the time that its caller has"))?;
+        Ok(replied.map_err(|oneshot::error::RecvError { .. }| {
+            unknown("was interrupted, because its runtime is shutting down or because of a bug")
+        })?)
     }
 
     /// Accepts no more writes, and returns when every accepted write has its outcome.
@@ -109,14 +144,10 @@ impl<E: Engine> Writer<E> {
         batch.sort_by(|left, right| left.target.cmp(&right.target));
         let mut retries = Retries::new();
         if self.batches {
-            self.attempt_batch(&mut batch, &mut retries).await;
+            batch = self.attempt_batch(batch, &mut retries).await;
         }
         let mut deferred: Vec<Vec<RunningWrite<E>>> = Vec::new();
         for mut running in batch {
-            if running.write.is_settled() {
-                running.reply(0);
-                continue;
-            }
             running.release_shared_rows();
             let is_next_to = |writes: &&mut Vec<RunningWrite<E>>| writes[0].target == running.target;
             match deferred.last_mut().filter(|writes| self.lock == LockMode::Wait || is_next_to(writes)) {
@@ -150,31 +181,82 @@ impl<E: Engine> Writer<E> {
             }
             contain_panic(async {
                 if self.batches && self.lock == LockMode::SkipLocked {
-                    running.write.diagnose(&self.engine).await;
+                    let ticket = running.write.ticket().clone();
+                    // If that takes too long, the attempt finds that nobody waits.
+                    let _: Result<(), Elapsed> =
+                        timeout_at(ticket.deadline(), running.write.diagnose(&self.engine)).await;
                 }
                 if running.write.is_settled() {
                     running.reply(retries.count_so_far());
                 } else {
                     let target = running.target.clone();
-                    given_up = run_with_retries(&*self.engine, running, retries).await.map(|error| (target, error));
+                    match run_with_retries(&*self.engine, running, retries).await {
+                        Some(error) if error.is_retryable() => given_up = Some((target, error)),
+                        Some(_) => self.queue.keep_apart(target),
+                        None => {}
+                    }
                 }
             })
             .await;
         }
     }
 
-    /// Attempts a batch, in one statement if its operation has one, else in one transaction.
-    async fn attempt_batch(&self, batch: &mut [RunningWrite<E>], retries: &mut Retries) {
-        let Some(bulk) = batch.first().map(|first| first.write.bulk()) else { return };
-        let writes = batch.iter_mut().map(|running| &mut *running.write).collect();
-        match bulk(&self.engine, writes).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => on_batch_error(batch, error, retries, true),
-            None if self.lock == LockMode::SkipLocked && !batch.iter().any(|running| running.write.skips_locked()) => {}
-            None => match attempt(&*self.engine, batch, self.lock).await {
-                Ok(()) => batch.iter_mut().for_each(|running| running.write.settle()),
-                Err(error) => on_batch_error(batch, error, retries, false),
-            },
+    /// Attempts a batch, and returns the writes that still have no outcome. If one of the writes may be to blame for a
+    /// failure, finds that write by halves, so that the others still share commits.
+    async fn attempt_batch(&self, batch: Vec<RunningWrite<E>>, retries: &mut Retries) -> Vec<RunningWrite<E>> {
+        let (mut parts, mut left, mut culprits) = (vec![batch], Vec::<RunningWrite<E>>::new(), 0);
+        while let Some(mut part) = parts.pop() {
+            // An earlier write to their target has no outcome yet.
+            let is_behind = |running: &&RunningWrite<E>| left.last().is_some_and(|left| left.target == running.target);
+            let behind = part.iter().take_while(is_behind).count();
+            left.extend(part.drain(..behind));
+            if let Err((error, is_bulk)) = self.attempt_part(&mut part).await {
+                let may_be_one = !error.is_retryable();
+                if may_be_one && part.len() > 1 && culprits < MAX_CULPRITS {
+                    part.iter_mut().for_each(|running| running.write.discard_attempt());
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                    continue;
+                }
+                if let [culprit] = &*part
+                    && may_be_one
+                {
+                    self.queue.keep_apart(culprit.target.clone());
+                    culprits += 1;
+                }
+                if error.backend_kind() == Some(BackendErrorKind::Contention) {
+                    part.iter().flat_map(RunningWrite::shared_rows).for_each(|row| self.queue.keep_apart(row.clone()));
+                }
+                on_batch_error(&mut part, error, retries, is_bulk);
+            }
+            for running in part {
+                if running.write.is_settled() {
+                    running.reply(0);
+                } else {
+                    left.push(running);
+                }
+            }
+        }
+        left
+    }
+
+    /// Attempts writes in one statement if their operation has one, else in one transaction. An error says whether it
+    /// was the statement's.
+    async fn attempt_part(&self, part: &mut [RunningWrite<E>]) -> Result<(), (Error, bool)> {
+        let Some(first) = part.first() else { return Ok(()) };
+        let (bulk, operation, tickets) = (first.write.bulk(), first.write.name(), tickets(part));
+        let writes = part.iter_mut().map(|running| &mut *running.write).collect();
+        let ended = while_wanted(&tickets, operation, bulk(&self.engine, writes)).await;
+        match ended.unwrap_or_else(|late| Some(Err(late))) {
+            Some(ended) => ended.map_err(|error| (error, true)),
+            None if self.lock == LockMode::SkipLocked && !part.iter().any(|running| running.write.skips_locked()) => {
+                Ok(())
+            }
+            None => {
+                attempt(&*self.engine, part, self.lock).await.map_err(|error| (error, false))?;
+                part.iter_mut().for_each(|running| running.write.settle());
+                Ok(())
+            }
         }
     }
 }
@@ -200,8 +282,8 @@ async fn contain_panic(work: impl Future<Output = ()>) {
     let _: std::thread::Result<()> = AssertUnwindSafe(work).catch_unwind().await;
 }
 
-/// Handles the failure of a batch. One write may be the cause, so each is then retried by itself, except when it was
-/// alone in its transaction and would fail the same way again, or when the server is gone.
+/// Handles the failure of a batch, or of a part of one. Each write is then retried by itself, except when it was alone in
+/// its transaction and would fail the same way again, or when the server is gone.
 fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retries: &mut Retries, is_bulk: bool) {
     let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
     // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
@@ -231,96 +313,26 @@ async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWr
 }
 
 /// Runs a write in a transaction of its own, retries it while it conflicts with other writers and its caller waits, and
-/// replies. Returns the error that used up the retries.
+/// replies. Returns the error in which it ended, if the database is at fault.
 async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) -> Option<Error> {
-    let mut given_up = None;
     if !running.write.is_wanted() {
-        return given_up;
+        return None;
     }
+    let mut failed = None;
     while let Err(error) = attempt_one(engine, &mut running).await {
-        if !(running.write.is_wanted() && retries.wait(&error).await) {
-            given_up = error.is_retryable().then(|| error.without_source());
+        let is_in_time = Instant::now() < running.write.ticket().deadline();
+        if !(running.write.is_wanted() && is_in_time && retries.wait(&error).await) {
+            // That this caller has no more time says nothing about the writes of others.
+            failed = (is_in_time && error.backend_kind().is_some()).then(|| error.without_source());
             running.write.fail(error);
             break;
         }
         if error.backend_kind() == Some(BackendErrorKind::CommitUnknown) {
             running.write.doubt(error);
+        } else {
+            running.write.discard_attempt();
         }
     }
     running.reply(retries.count_so_far());
-    given_up
-}
-
-/// One attempt. It finds what an earlier attempt may have committed.
-async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrite<E>) -> Result<()> {
-    running.write.resolve_unrepeatable(engine).await?;
-    if !running.write.is_settled() {
-        attempt(engine, std::slice::from_mut(running), LockMode::Wait).await?;
-        running.write.resolve_refused(engine).await?;
-        running.write.settle();
-    }
-    Ok(())
-}
-
-/// Attempts the writes in one transaction. After an error none of them is stored, unless the error says that this is
-/// unknown.
-async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: LockMode) -> Result<()> {
-    let operation = match batch {
-        [running] => running.write.name(),
-        _ => "a batch of writes",
-    };
-    if let [running] = batch
-        && running.write.apply_alone(engine).await?
-    {
-        return Ok(());
-    }
-    let writes = batch.iter_mut().map(|running| (&running.target, &mut *running.write)).collect();
-    engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock }).await
-}
-
-/// The statements of a batch.
-struct BatchBody<'a, E: Engine> {
-    engine: &'a E,
-    /// The writes and their targets.
-    writes: Vec<(&'a Row, &'a mut dyn PendingWrite<E>)>,
-    operation: &'static str,
-    lock: LockMode,
-}
-
-#[async_trait]
-impl<E: Engine> TransactionBody for BatchBody<'_, E> {
-    /// The rows of each write alone come first, then app state, then user state, so that locks are taken in one order.
-    async fn run(&mut self, on: &mut dyn Executor) -> Result<bool> {
-        let mut changes = SharedChanges::default();
-        let mut prefetched = match self.targets_to_prefetch() {
-            targets if targets.is_empty() => HashMap::new(),
-            targets => self.engine.prefetch(on, targets, self.operation).await?,
-        };
-        let mut left_out = None;
-        for (target, write) in &mut self.writes {
-            // The row may be free by now, and a later write to it would overtake.
-            if left_out == Some(*target) {
-                continue;
-            }
-            let attempt = Attempt { on: &mut *on, lock: self.lock, prefetched: prefetched.remove(*target) };
-            write.apply(self.engine, attempt, &mut changes).await?;
-            if write.is_left_out() {
-                left_out = Some(*target);
-            }
-        }
-        let states = self.engine.merge_shared(on, changes, self.operation).await?;
-        self.writes.iter_mut().for_each(|(_, write)| write.complete(&states));
-        Ok(self.writes.iter().any(|(_, write)| write.is_applied()))
-    }
-}
-
-impl<E: Engine> BatchBody<'_, E> {
-    /// The targets that the writes read before they write, unless it is one only.
-    fn targets_to_prefetch(&self) -> Vec<Row> {
-        let reading = self.writes.iter().filter(|(_, write)| write.reads_target());
-        let mut targets: Vec<Row> = reading.map(|(target, _)| (*target).clone()).collect();
-        // The writes are in the order of their targets.
-        targets.dedup();
-        if targets.len() > 1 { targets } else { Vec::new() }
-    }
+    failed
 }

@@ -8,17 +8,21 @@
 //! left out, or that failed with others, is retried by itself (`retry.rs`). Each write runs in a task that is not its
 //! caller's: dropping the caller's future does not interrupt it.
 
+mod attempt;
 mod batch;
 mod op;
 mod pending;
+mod places;
 mod queue;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 pub(crate) use batch::Writer;
 pub(crate) use op::{
-    Applied, Attempt, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey, SharedStates, WriteOp,
+    Applied, Attempt, BeforeSending, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey,
+    SharedStates, WriteOp,
 };
 pub(crate) use queue::QueuePolicy;
 pub(crate) use retry::retry;

@@ -22,6 +22,17 @@ pub(crate) enum SharedKey {
     User(UserKey),
 }
 
+impl Row {
+    /// The row of the app to which the row belongs.
+    pub(super) fn app(&self) -> Self {
+        Self::Shared(match self {
+            Self::Session(session) => SharedKey::app(session),
+            Self::Shared(SharedKey::User(user)) => SharedKey::App(user.app_name.clone()),
+            Self::Shared(app) => app.clone(),
+        })
+    }
+}
+
 impl SharedKey {
     /// The row of a session's app.
     pub(crate) fn app(session: &SessionKey) -> Self {
@@ -115,6 +126,10 @@ pub(crate) struct Attempt<'a, E: Engine> {
 /// The outcome of a bulk statement for each of its writes, in their order. An error means that this write is in doubt.
 pub(crate) type BulkResults<T> = Vec<Result<Applied<T>>>;
 
+/// To be called right before a statement is sent that commits by itself. If it returns false, the statement must not be
+/// sent: a caller has given up.
+pub(crate) type BeforeSending<'a> = &'a (dyn Fn() -> bool + Sync);
+
 /// The database, as the write path needs it.
 #[async_trait]
 pub(crate) trait Engine: Send + Sync + 'static {
@@ -179,6 +194,11 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
         self.shared().into_iter().filter(|change| !change.delta.is_empty()).map(|change| change.row).collect()
     }
 
+    /// About how many bytes a write brings.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// Whether [`apply`](Self::apply) reads its target before it writes, and so may find it prefetched.
     fn reads_target(&self) -> bool {
         false
@@ -194,14 +214,33 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
 
     /// Applies a write that is alone in its batch without a transaction, where one statement can do it. `None`, and
     /// nothing is written, where it cannot.
-    async fn apply_alone(&self, _engine: &E) -> Result<Option<Applied<Self::Outcome>>> {
+    async fn apply_alone(
+        &self,
+        _engine: &E,
+        _before_sending: BeforeSending<'_>,
+    ) -> Result<Option<Applied<Self::Outcome>>> {
         Ok(None)
     }
 
     /// Applies writes to different targets in one statement, where the database has such a statement. Writes that it
-    /// leaves out are [`Locked`](Applied::Locked).
-    async fn apply_bulk(_engine: &E, _writes: &[&Self]) -> Option<Result<BulkResults<Self::Outcome>>> {
+    /// leaves out are [`Locked`](Applied::Locked), as are all if the statement must not be sent.
+    async fn apply_bulk(
+        _engine: &E,
+        _writes: &[&Self],
+        _before_sending: BeforeSending<'_>,
+    ) -> Option<Result<BulkResults<Self::Outcome>>> {
         None
+    }
+
+    /// Applies writes of a batch, sorted by target, with few statements whatever their number. Later writes to a target
+    /// see the earlier ones. `None`, and nothing is written, where [`apply`](Self::apply) does it one by one.
+    async fn apply_together(
+        _engine: &E,
+        _on: &mut dyn Executor,
+        _lock: LockMode,
+        _writes: &[&Self],
+    ) -> Result<Option<BulkResults<Self::Outcome>>> {
+        Ok(None)
     }
 
     /// Finds out why a batch left the write out, without waiting for a lock. `None` when there is no reason to refuse

@@ -5,8 +5,12 @@ use std::any::Any;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::op::{Applied, Attempt, Engine, Row, SharedChanges, SharedStates, WriteOp};
+use super::op::{Applied, Attempt, Engine, LockMode, Row, SharedChanges, SharedStates, WriteOp};
+use super::ticket::Ticket;
+use crate::sql::executor::Executor;
+use crate::sync::Arc;
 use crate::{Error, Result};
 
 /// What a caller gets: the outcome, and how often the write was retried before.
@@ -32,6 +36,7 @@ struct Pending<E: Engine, O: WriteOp<E>> {
     /// The outcome of the current attempt. It counts once it is committed.
     attempt: Option<Result<Applied<O::Outcome>>>,
     caller: oneshot::Sender<Reply<O::Outcome>>,
+    ticket: Arc<Ticket>,
 }
 
 /// A pending write of any operation.
@@ -48,6 +53,12 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 
     /// Whether the operation may have a bulk statement.
     fn has_bulk(&self) -> bool;
+
+    /// About how many bytes it brings.
+    fn bytes(&self) -> usize;
+
+    /// What the caller and the work on the write agree on.
+    fn ticket(&self) -> &Arc<Ticket>;
 
     /// Whether the caller still waits for the outcome.
     fn is_wanted(&self) -> bool;
@@ -78,6 +89,12 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 
     /// Attempts a batch of writes of this operation as one statement.
     fn bulk(&self) -> Bulk<E>;
+
+    /// Attempts writes of this operation together, where it can.
+    fn together(&self) -> Together<E>;
+
+    /// Whether the current attempt has come to this write.
+    fn is_attempted(&self) -> bool;
 
     /// Settles the write if there is a reason to refuse it. An error of the backend leaves it as it was: the next
     /// attempt meets the error again, if it is about this write.
@@ -110,18 +127,39 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 /// Attempts a batch as one statement; `None` where the operation has no such statement.
 pub(super) type Bulk<E> = for<'a> fn(&'a E, Vec<&'a mut dyn PendingWrite<E>>) -> BoxFuture<'a, Option<Result<()>>>;
 
+/// Attempts writes of a batch, sorted by target, together; leaves them unattempted where the operation cannot do that.
+/// Adds what they do to shared rows to the changes.
+pub(super) type Together<E> = for<'a> fn(
+    &'a E,
+    &'a mut dyn Executor,
+    LockMode,
+    Vec<&'a mut dyn PendingWrite<E>>,
+    &'a mut SharedChanges,
+) -> BoxFuture<'a, Result<()>>;
+
 /// Where the outcome of a write arrives.
 pub(super) type Outcome<T> = oneshot::Receiver<Reply<T>>;
 
-/// A pending write of `op`, and where its outcome arrives.
-pub(super) fn pending<E: Engine, O: WriteOp<E>>(op: O) -> (Box<dyn PendingWrite<E>>, Outcome<O::Outcome>) {
+/// A pending write of `op`, and where its outcome arrives, for which the caller waits until `deadline`.
+pub(super) fn pending<E: Engine, O: WriteOp<E>>(
+    op: O,
+    deadline: Instant,
+) -> (Box<dyn PendingWrite<E>>, Outcome<O::Outcome>) {
     let (caller, outcome) = oneshot::channel();
-    (Box::new(Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, caller }), outcome)
+    let ticket = Arc::new(Ticket::new(deadline));
+    (Box::new(Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, caller, ticket }), outcome)
 }
 
 impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
     fn is_in_doubt(&self) -> bool {
         matches!(self.fate, Fate::InDoubt(_))
+    }
+
+    /// Nothing of the current attempt is stored. An earlier one may be.
+    fn take_back(&self) {
+        if !self.is_in_doubt() {
+            self.ticket.take_back();
+        }
     }
 
     /// The one place where a write gets its outcome.
@@ -130,16 +168,44 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
         self.fate = Fate::Settled(outcome);
     }
 
-    async fn apply_bulk(engine: &E, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
-        let mut writes: Vec<&mut Self> = writes
-            .into_iter()
-            .filter_map(|write| {
-                let write: &mut dyn Any = write;
-                write.downcast_mut()
-            })
-            .collect();
+    /// The writes, all of which are of this operation.
+    fn of_this_operation<'a>(writes: Vec<&'a mut dyn PendingWrite<E>>) -> Vec<&'a mut Self> {
+        let of_this_operation = |write: &'a mut dyn PendingWrite<E>| {
+            let write: &mut dyn Any = write;
+            write.downcast_mut()
+        };
+        writes.into_iter().filter_map(of_this_operation).collect()
+    }
+
+    /// Keeps the outcome of an attempt, and adds what the write does to shared rows to `changes`.
+    fn keep_attempt(&mut self, attempt: Result<Applied<O::Outcome>>, changes: &mut SharedChanges) -> Result<()> {
+        let attempt = refusal_as_attempt(attempt)?;
+        if matches!(attempt, Ok(Applied::Written(_))) {
+            self.op.shared().into_iter().for_each(|change| changes.add(change));
+        }
+        self.attempt = Some(attempt);
+        Ok(())
+    }
+
+    async fn apply_together(
+        engine: &E,
+        on: &mut dyn Executor,
+        lock: LockMode,
+        writes: Vec<&mut dyn PendingWrite<E>>,
+        changes: &mut SharedChanges,
+    ) -> Result<()> {
+        let writes = Self::of_this_operation(writes);
         let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
-        let results = match O::apply_bulk(engine, &ops).await? {
+        let Some(results) = O::apply_together(engine, on, lock, &ops).await? else { return Ok(()) };
+        writes.into_iter().zip(results).try_for_each(|(write, result)| write.keep_attempt(result, changes))
+    }
+
+    async fn apply_bulk(engine: &E, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
+        let mut writes = Self::of_this_operation(writes);
+        let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
+        let tickets: Vec<Arc<Ticket>> = writes.iter().map(|write| write.ticket.clone()).collect();
+        let send = || tickets.iter().all(|ticket| ticket.send());
+        let results = match O::apply_bulk(engine, &ops, &send).await? {
             Ok(results) => results,
             Err(error) => return Some(Err(error)),
         };
@@ -193,6 +259,14 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         self.op.reads_target()
     }
 
+    fn bytes(&self) -> usize {
+        self.op.bytes()
+    }
+
+    fn ticket(&self) -> &Arc<Ticket> {
+        &self.ticket
+    }
+
     fn is_wanted(&self) -> bool {
         !self.caller.is_closed()
     }
@@ -210,12 +284,8 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     async fn apply(&mut self, engine: &E, attempt: Attempt<'_, E>, changes: &mut SharedChanges) -> Result<()> {
-        let attempt = refusal_as_attempt(self.op.apply(engine, attempt).await)?;
-        if matches!(attempt, Ok(Applied::Written(_))) {
-            self.op.shared().into_iter().for_each(|change| changes.add(change));
-        }
-        self.attempt = Some(attempt);
-        Ok(())
+        let attempt = self.op.apply(engine, attempt).await;
+        self.keep_attempt(attempt, changes)
     }
 
     fn complete(&mut self, shared: &SharedStates) {
@@ -226,7 +296,7 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     async fn apply_alone(&mut self, engine: &E) -> Result<bool> {
-        let applied = match self.op.apply_alone(engine).await {
+        let applied = match self.op.apply_alone(engine, &|| self.ticket.send()).await {
             Ok(None) => return Ok(false),
             Ok(Some(applied)) => Ok(applied),
             Err(error) => Err(error),
@@ -237,6 +307,14 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
 
     fn bulk(&self) -> Bulk<E> {
         |engine, writes| Box::pin(Self::apply_bulk(engine, writes))
+    }
+
+    fn together(&self) -> Together<E> {
+        |engine, on, lock, writes, changes| Box::pin(Self::apply_together(engine, on, lock, writes, changes))
+    }
+
+    fn is_attempted(&self) -> bool {
+        self.attempt.is_some()
     }
 
     async fn diagnose(&mut self, engine: &E) {
@@ -271,12 +349,13 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         match self.attempt.take() {
             Some(Ok(Applied::Written(outcome) | Applied::Unchanged(outcome))) => self.settle_with(Ok(outcome)),
             Some(Err(refusal)) => self.settle_with(Err(refusal)),
-            Some(Ok(Applied::Locked)) | None => {}
+            Some(Ok(Applied::Locked)) | None => self.take_back(),
         }
     }
 
     fn discard_attempt(&mut self) {
         self.attempt = None;
+        self.take_back();
     }
 
     fn fail(&mut self, error: Error) {

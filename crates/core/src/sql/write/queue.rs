@@ -5,20 +5,32 @@
 //! callers than they could make commits. An uncontended write starts at once and alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::op::{Engine, LockMode, Row};
 use super::pending::PendingWrite;
+use super::places::{Place, Places};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{BackendError, BackendErrorKind, Result};
-
-/// How many writes may wait or run; further callers wait for a place.
-const CAPACITY: u32 = 1024;
 
 /// How often a write is passed over before its rows are reserved for it: otherwise writers who take turns on two hot
 /// rows would starve a write that needs both.
 const PATIENCE: u32 = 16;
+
+/// How many bytes the writes of a batch bring at most, unless it has one only.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A write that brings more than so many bytes is large: small ones go before it after each batch with a large one, and
+/// of the batches that run at once, half may have large ones.
+const LARGE: usize = 256 << 10;
+
+/// For how long the writes of a row are kept out of the batches of others, after it was at fault for a failure.
+const APART_FOR: Duration = Duration::from_secs(5);
+
+/// How many rows are kept apart at once. If there are more, something else is at fault.
+const MAX_APART: usize = 64;
 
 /// How writes are put into batches.
 #[derive(Debug, Clone, Copy)]
@@ -40,21 +52,32 @@ pub(crate) struct QueuePolicy {
 pub(super) struct Queue<E> {
     policy: QueuePolicy,
     state: Arc<Mutex<QueueState<E>>>,
-    capacity: Arc<Semaphore>,
+    places: Places,
 }
 
 struct QueueState<E> {
+    /// In the order of their numbers.
     waiting: VecDeque<Waiting<E>>,
+    /// How many writes were accepted.
+    accepted: u64,
     running_batches: usize,
+    /// How many of the running batches have a large write.
+    large_batches: usize,
+    /// Whether the batch that began last has a large write.
+    last_is_large: bool,
     /// The rows that running writes lock, and how many of those writes each row has.
     locked_rows: HashMap<Row, usize>,
+    /// The rows whose writes are kept out of the batches of others, and until when.
+    apart: HashMap<Row, Instant>,
 }
 
 struct Waiting<E> {
+    number: u64,
     write: Box<dyn PendingWrite<E>>,
     /// The rows that it locks; its target first.
     rows: Vec<Row>,
-    capacity: OwnedSemaphorePermit,
+    bytes: usize,
+    place: Place,
     /// How many batches have left it waiting for its rows.
     passed_over: u32,
 }
@@ -64,7 +87,7 @@ pub(super) struct RunningWrite<E: Engine> {
     pub(super) write: Box<dyn PendingWrite<E>>,
     pub(super) target: Row,
     locks: RowLocks<E>,
-    capacity: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl<E: Engine> RunningWrite<E> {
@@ -74,10 +97,15 @@ impl<E: Engine> RunningWrite<E> {
         self.locks.release(|row| matches!(row, Row::Shared(_)) && *row != self.target);
     }
 
+    /// The shared rows that it changes.
+    pub(super) fn shared_rows(&self) -> impl Iterator<Item = &Row> {
+        self.locks.rows.iter().filter(|row| matches!(row, Row::Shared(_)))
+    }
+
     /// Sends the outcome to the caller. The rows are free by then: the caller's next write must not find them locked.
     pub(super) fn reply(self, retries: u32) {
         drop(self.locks);
-        drop(self.capacity);
+        drop(self.place);
         self.write.reply(retries);
     }
 }
@@ -92,6 +120,23 @@ struct RowLocks<E> {
 pub(super) struct BatchPermit<'a, E> {
     queue: &'a Queue<E>,
     is_released: bool,
+    /// Whether its batch has a large write.
+    is_large: bool,
+}
+
+/// A caller's hold on its write. Dropping it takes a write that still waits out of the queue.
+pub(super) struct Accepted<E> {
+    number: u64,
+    state: Arc<Mutex<QueueState<E>>>,
+    /// Whether a new worker could start the write now.
+    pub(super) could_start: bool,
+}
+
+impl<E> Drop for Accepted<E> {
+    fn drop(&mut self) {
+        // It is dropped once the lock is free: that takes locks as well.
+        let _left = lock(&self.state).leave(self.number);
+    }
 }
 
 /// No change of the state can panic halfway, so the state behind a poisoned lock is consistent.
@@ -101,33 +146,53 @@ fn lock<E>(state: &Mutex<QueueState<E>>) -> MutexGuard<'_, QueueState<E>> {
 
 impl<E: Engine> Queue<E> {
     pub(super) fn new(policy: QueuePolicy) -> Self {
-        let state = QueueState { waiting: VecDeque::new(), running_batches: 0, locked_rows: HashMap::new() };
-        Self { policy, state: Arc::new(Mutex::new(state)), capacity: Arc::new(Semaphore::new(CAPACITY as usize)) }
+        let state = QueueState {
+            waiting: VecDeque::new(),
+            accepted: 0,
+            running_batches: 0,
+            large_batches: 0,
+            last_is_large: false,
+            locked_rows: HashMap::new(),
+            apart: HashMap::new(),
+        };
+        Self { policy, state: Arc::new(Mutex::new(state)), places: Places::new() }
     }
 
-    /// Accepts a write, and returns whether a new worker could start it now.
+    /// Accepts a write.
     ///
     /// Dropping the future leaves the write out.
     ///
     /// # Errors
     /// When the queue is closed.
-    pub(super) async fn accept(&self, write: Box<dyn PendingWrite<E>>) -> Result<bool> {
-        let capacity = self.capacity.clone().acquire_owned().await.map_err(|_| {
+    pub(super) async fn accept(&self, write: Box<dyn PendingWrite<E>>) -> Result<Accepted<E>> {
+        let rows = write.rows();
+        let place = self.places.take(&rows[0]).await.map_err(|_| {
             let message = format!("{} on a service that was closed", write.name());
             BackendError::new(BackendErrorKind::Unavailable, message)
         })?;
-        let rows = write.rows();
         let mut state = lock(&self.state);
         let could_start = state.running_batches < self.policy.max_concurrent_batches && !state.any_is_locked(&rows);
-        state.waiting.push_back(Waiting { write, rows, capacity, passed_over: 0 });
-        Ok(could_start)
+        let (number, bytes) = (state.accepted, write.bytes());
+        state.accepted += 1;
+        state.waiting.push_back(Waiting { number, write, rows, bytes, place, passed_over: 0 });
+        drop(state);
+        Ok(Accepted { number, state: self.state.clone(), could_start })
     }
 
     /// Accepts no more writes, and returns when every accepted write has its outcome.
     pub(super) async fn close(&self) {
-        // An error means that it is closed already.
-        let _all = self.capacity.acquire_many(CAPACITY).await;
-        self.capacity.close();
+        self.places.close().await;
+    }
+
+    /// Keeps the next writes that need `row` out of the batches of others: of a target, because a write to it has failed,
+    /// and the next may fail as well; of a shared row, because others hold it, and the batch would wait for it. Writes
+    /// to a target run alone then, and those that change the shared row together.
+    pub(super) fn keep_apart(&self, row: Row) {
+        let apart = &mut lock(&self.state).apart;
+        apart.retain(|_, until| Instant::now() < *until);
+        if apart.len() < MAX_APART {
+            apart.insert(row, Instant::now() + APART_FOR);
+        }
     }
 
     /// The permit to run batches; `None` while the largest number of batches runs.
@@ -135,7 +200,7 @@ impl<E: Engine> Queue<E> {
         let mut state = lock(&self.state);
         (state.running_batches < self.policy.max_concurrent_batches).then(|| {
             state.running_batches += 1;
-            BatchPermit { queue: self, is_released: false }
+            BatchPermit { queue: self, is_released: false, is_large: false }
         })
     }
 }
@@ -146,13 +211,17 @@ impl<E: Engine> BatchPermit<'_, E> {
     pub(super) fn next_batch(&mut self) -> Option<(Vec<RunningWrite<E>>, bool)> {
         let Queue { policy, state: shared, .. } = self.queue;
         let mut state = lock(shared);
-        let batch = state.take_batch(*policy);
+        state.large_batches -= usize::from(std::mem::take(&mut self.is_large));
+        let batch = state.next_batch(*policy);
         if batch.is_empty() {
             state.running_batches -= 1;
             self.is_released = true;
             return None;
         }
-        let start = |Waiting { write, mut rows, capacity, .. }: Waiting<E>| {
+        self.is_large = batch.iter().any(Waiting::is_large);
+        state.large_batches += usize::from(self.is_large);
+        state.last_is_large = self.is_large;
+        let start = |Waiting { write, mut rows, place, .. }: Waiting<E>| {
             let target = rows[0].clone();
             if policy.batching {
                 for row in &rows {
@@ -161,10 +230,24 @@ impl<E: Engine> BatchPermit<'_, E> {
             } else {
                 rows.clear();
             }
-            RunningWrite { write, target, locks: RowLocks { rows, state: shared.clone() }, capacity }
+            RunningWrite { write, target, locks: RowLocks { rows, state: shared.clone() }, place }
         };
         let batch = batch.into_iter().map(start).collect();
         Some((batch, !state.waiting.is_empty()))
+    }
+}
+
+impl<E> Waiting<E> {
+    fn is_large(&self) -> bool {
+        self.bytes > LARGE
+    }
+}
+
+impl<E> QueueState<E> {
+    /// Takes a write out of the queue, if it still waits.
+    fn leave(&mut self, number: u64) -> Option<Waiting<E>> {
+        let at = self.waiting.binary_search_by_key(&number, |waiting| waiting.number).ok()?;
+        self.waiting.remove(at)
     }
 }
 
@@ -173,28 +256,50 @@ impl<E: Engine> QueueState<E> {
         rows.iter().any(|row| self.locked_rows.contains_key(row))
     }
 
-    fn take_batch(&mut self, policy: QueuePolicy) -> Vec<Waiting<E>> {
+    fn is_apart(&self, row: &Row) -> bool {
+        self.apart.get(row).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// The first of `rows` that is kept apart.
+    fn apart_of<'r>(&self, rows: &'r [Row]) -> Option<&'r Row> {
+        if self.apart.is_empty() { None } else { rows.iter().find(|row| self.is_apart(row)) }
+    }
+
+    /// Large writes take turns with small ones, and leave half of the batches to them.
+    fn next_batch(&mut self, policy: QueuePolicy) -> Vec<Waiting<E>> {
         self.waiting.retain(|waiting| waiting.write.is_wanted());
-        let mut batch: Vec<Waiting<E>> = Vec::new();
-        let mut targets: HashSet<Row> = HashSet::new();
+        let may_be_large = self.large_batches == 0 || self.large_batches * 2 < policy.max_concurrent_batches;
+        let batch = if may_be_large && !self.last_is_large { Vec::new() } else { self.take_batch(policy, false) };
+        if batch.is_empty() && may_be_large { self.take_batch(policy, true) } else { batch }
+    }
+
+    fn take_batch(&mut self, policy: QueuePolicy, may_be_large: bool) -> Vec<Waiting<E>> {
+        let mut batch = Batch { writes: Vec::new(), bytes: 0, targets: HashMap::new() };
+        // Half of a batch is for others, if there are any: the writers of one target may be many.
+        let half = (policy.batch_size / 2).max(1);
+        self.add_to(&mut batch, half, policy, may_be_large);
+        if batch.writes.len() < policy.batch_size && batch.targets.values().any(|writes| *writes == half) {
+            self.add_to(&mut batch, policy.batch_size, policy, may_be_large);
+        }
+        batch.writes
+    }
+
+    /// Adds writes that may run now, at most so many of a target.
+    fn add_to(&mut self, batch: &mut Batch<E>, of_target: usize, policy: QueuePolicy, may_be_large: bool) {
         // Targets of writes that must wait: a later write to one of them must not overtake. All rows of writes that
         // have waited for long.
         let mut passed: HashSet<Row> = HashSet::new();
         let mut at = 0;
-        while at < self.waiting.len() && batch.len() < policy.batch_size {
-            let Waiting { write, rows, .. } = &self.waiting[at];
-            let target = &rows[0];
+        while at < self.waiting.len() && batch.writes.len() < policy.batch_size {
+            let waiting = &self.waiting[at];
+            let (rows, target) = (&waiting.rows, &waiting.rows[0]);
             let is_free = !rows.iter().any(|row| passed.contains(row)) && !self.any_is_locked(rows);
-            let fits = batch.first().is_none_or(|first| {
-                let is_alike = first.write.name() == write.name() && !(write.has_bulk() && targets.contains(target));
-                // The batch waits for a shared row that others have locked, and no other write should wait with it.
-                let waits_alone =
-                    matches!((&first.rows[0], target), (Row::Session(_), Row::Session(_))) || first.rows[0] == *target;
-                waits_alone && (is_alike || !policy.homogeneous)
-            });
-            if is_free && fits {
-                targets.insert(target.clone());
-                batch.extend(self.waiting.remove(at));
+            let has_room = batch.targets.get(target).is_none_or(|writes| *writes < of_target)
+                && (may_be_large || !waiting.is_large());
+            if is_free && has_room && self.fits(waiting, batch, policy) {
+                *batch.targets.entry(target.clone()).or_default() += 1;
+                batch.bytes += waiting.bytes;
+                batch.writes.extend(self.waiting.remove(at));
             } else {
                 passed.insert(target.clone());
                 let waiting = &mut self.waiting[at];
@@ -205,14 +310,38 @@ impl<E: Engine> QueueState<E> {
                 at += 1;
             }
         }
-        batch
     }
+
+    /// Whether a write may run together with those of a batch.
+    fn fits(&self, Waiting { write, rows, bytes, .. }: &Waiting<E>, batch: &Batch<E>, policy: QueuePolicy) -> bool {
+        let Some(first) = batch.writes.first() else { return true };
+        let (target, of_first) = (&rows[0], &first.rows[0]);
+        let is_light = batch.bytes + bytes <= BATCH_BYTES;
+        let is_alike = !policy.homogeneous
+            || first.write.name() == write.name() && !(write.has_bulk() && batch.targets.contains_key(target));
+        // The batch waits for a shared row that others have locked, and no other write should wait with it.
+        let waits_alone = of_first == target || matches!((of_first, target), (Row::Session(_), Row::Session(_)));
+        // Writes that are kept apart share a batch if they are so for the same shared row.
+        let apart = self.apart_of(rows);
+        let is_apart_alike = apart == self.apart_of(&first.rows) && !matches!(apart, Some(Row::Session(_)));
+        is_light && is_alike && waits_alone && is_apart_alike
+    }
+}
+
+/// A batch in the making.
+struct Batch<E> {
+    writes: Vec<Waiting<E>>,
+    bytes: usize,
+    /// How many writes each target has.
+    targets: HashMap<Row, usize>,
 }
 
 impl<E> Drop for BatchPermit<'_, E> {
     fn drop(&mut self) {
         if !self.is_released {
-            lock(&self.queue.state).running_batches -= 1;
+            let mut state = lock(&self.queue.state);
+            state.running_batches -= 1;
+            state.large_batches -= usize::from(self.is_large);
         }
     }
 }

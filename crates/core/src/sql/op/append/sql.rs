@@ -7,14 +7,14 @@ use sea_orm::sea_query::{
 
 use super::OPERATION;
 use super::bulk_append::BulkAppend;
+use super::group::GroupSql;
 use crate::Result;
 use crate::entity::{events, sessions};
 use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, event_columns, event_key_columns, event_session_predicate, inserted, name, placeholder,
-    session_key_predicate,
+    SqlText, event_columns, event_key_columns, event_key_predicate, inserted, name, placeholder, session_key_predicate,
 };
 use crate::sql::tables::Tables;
 
@@ -38,6 +38,8 @@ pub(crate) struct AppendSql<D> {
     pub(super) diagnose: SqlText<D>,
     /// Appends many events to different sessions.
     pub(super) bulk: Option<BulkAppend<D>>,
+    /// Appends many events in a transaction.
+    pub(super) group: Option<GroupSql<D>>,
 }
 
 impl<D: Dialect> AppendSql<D> {
@@ -81,6 +83,7 @@ impl<D: Dialect> AppendSql<D> {
             store_at_revision: StoreSql::new(&insert_at(at_revision), &write_time),
             diagnose: SqlText::new(&select_for_diagnosis::<D>(tables)),
             bulk: bulk.map(BulkAppend::new),
+            group: D::GROUPS_STATEMENTS.then(|| GroupSql::new(tables)),
         }
     }
 
@@ -105,24 +108,25 @@ impl<D: Dialect> AppendSql<D> {
             texts.extend(store.joined.iter().map(|text| (joined, text)));
         }
         texts.extend(self.bulk.iter().flat_map(BulkAppend::texts));
+        texts.extend(self.group.iter().flat_map(GroupSql::texts));
         texts.sort_by_key(|(name, _)| *name);
         texts.dedup_by_key(|(name, _)| *name);
         texts
     }
 }
 
-fn skip_locked(select: &SelectStatement) -> SelectStatement {
+pub(super) fn skip_locked(select: &SelectStatement) -> SelectStatement {
     select.clone().lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).take()
 }
 
 /// A placeholder for each of [`event_columns`].
-fn new_event<D: Dialect>() -> [Expr; 7] {
+pub(super) fn new_event<D: Dialect>() -> [Expr; 7] {
     let value = || placeholder();
     [value(), value(), value(), value(), value(), value(), D::SCHEMA.write_json(value())]
 }
 
 /// An insert of an event that leaves alone an event with the same id. It still lacks its source.
-fn insert_event<D: Dialect>(tables: &Tables) -> InsertStatement {
+pub(super) fn insert_event<D: Dialect>(tables: &Tables) -> InsertStatement {
     let mut insert = Query::insert().into_table(tables.table(events::Entity)).columns(event_columns()).take();
     D::insert_if_absent(&mut insert, event_key_columns());
     insert
@@ -140,8 +144,7 @@ fn select_event<D: Dialect>(tables: &Tables) -> SelectStatement {
         .column(Column::Timestamp)
         .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity))
-        .and_where(event_session_predicate::<D>())
-        .and_where(name::<D>(Column::Id).eq(placeholder()))
+        .and_where(event_key_predicate::<D>())
         .lock_exclusive()
         .take()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
 use super::engine::{End, FakeEngine, error};
 use super::ops::{AloneDelete, Append, Bulk, BulkCreate, Create, Delete, Gate, Kind, Outcome, STORED, session, write};
@@ -171,7 +172,7 @@ async fn a_write_that_a_bulk_statement_leaves_in_doubt_is_attempted_again() {
 
 /// What the caller of a write gets that was in doubt when it failed with `last`.
 fn outcome_in_doubt(last: Error) -> Result<Outcome> {
-    let (mut write, caller): (Box<dyn PendingWrite<FakeEngine>>, _) = pending(write::<Append>("1"));
+    let (mut write, caller): (Box<dyn PendingWrite<FakeEngine>>, _) = pending(write::<Append>("1"), Instant::now());
     write.doubt(error(BackendErrorKind::CommitUnknown));
     write.fail(last);
     write.reply(3);

@@ -57,6 +57,10 @@ pub(super) struct FakeDatabase {
     pub(super) resolve_fails: Option<BackendErrorKind>,
     /// How long a transaction takes.
     pub(super) duration: Duration,
+    /// How long a transaction or a bulk statement waits for a connection.
+    pub(super) wait_for_connection: Duration,
+    /// How long a commit takes, and stores what it commits at its end.
+    pub(super) commit_takes: Duration,
     running: usize,
     /// How many transactions ran at once.
     pub(super) most_running: usize,
@@ -106,6 +110,10 @@ impl Engine for FakeEngine {
     }
 
     async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()> {
+        let wait = self.lock().wait_for_connection;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let duration = {
             let mut database = self.lock();
             database.transactions.push(operation.to_owned());
@@ -117,6 +125,10 @@ impl Engine for FakeEngine {
         let ran = body.run(&mut transaction).await;
         if !duration.is_zero() {
             tokio::time::sleep(duration).await;
+        }
+        let commit_takes = self.lock().commit_takes;
+        if matches!(ran, Ok(true)) && !commit_takes.is_zero() {
+            tokio::time::sleep(commit_takes).await;
         }
         if ran? { self.lock().commit(std::mem::take(&mut transaction.writes)) } else { Ok(()) }
     }

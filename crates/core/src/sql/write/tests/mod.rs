@@ -3,12 +3,14 @@
 mod batch;
 mod doubt;
 mod engine;
+mod fair;
 mod ops;
 mod panics;
 mod queue;
 mod retry;
 mod runtimes;
 mod shared;
+mod time;
 
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ const HOMOGENEOUS: QueuePolicy = QueuePolicy { homogeneous: true, ..SEVERAL };
 /// Each write is a transaction of its own, and the database alone keeps writers from each other.
 const UNBATCHED: QueuePolicy = QueuePolicy { batch_size: 1, batching: false, ..SEVERAL };
 
+/// Longer than any case takes.
+const FOREVER: Duration = Duration::MAX;
+
 const AN_HOUR: Duration = Duration::from_hours(1);
 
 type FakeWriter = Arc<Writer<FakeEngine>>;
@@ -47,7 +52,7 @@ fn writer(policy: QueuePolicy) -> (FakeWriter, Arc<FakeEngine>) {
 /// Submits a write in a task, and returns when it runs, waits, or has its outcome.
 async fn submit<K: Kind>(writer: &FakeWriter, write: Write<K>) -> JoinHandle<Result<Outcome>> {
     let writer = writer.clone();
-    let caller = tokio::spawn(async move { writer.submit(write).await });
+    let caller = tokio::spawn(async move { writer.submit(write, FOREVER).await });
     settle().await;
     caller
 }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::engine::{FakeEngine, error, execute};
 use super::settle;
 use crate::sql::write::op::{
-    Applied, Attempt, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp,
+    Applied, Attempt, BeforeSending, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp,
 };
 use crate::sync::Arc;
 use crate::{AppName, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
@@ -88,6 +88,7 @@ pub(super) struct Write<K> {
     gate: Option<Gate>,
     is_diagnosed: bool,
     panics: bool,
+    bytes: usize,
     kind: PhantomData<K>,
 }
 
@@ -102,7 +103,8 @@ pub(super) fn app(name: &str) -> SharedKey {
 /// A write to a session that bears its id.
 pub(super) fn write<K>(id: &str) -> Write<K> {
     let (id, target) = (id.to_owned(), session(id));
-    Write { id, target, shared: Vec::new(), gate: None, is_diagnosed: false, panics: false, kind: PhantomData }
+    let (shared, gate, kind) = (Vec::new(), None, PhantomData);
+    Write { id, target, shared, gate, is_diagnosed: false, panics: false, bytes: 0, kind }
 }
 
 impl<K> Write<K> {
@@ -139,6 +141,11 @@ impl<K> Write<K> {
         Self { is_diagnosed: true, ..self }
     }
 
+    /// Brings so many bytes.
+    pub(super) fn of(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
     pub(super) fn panicking(self) -> Self {
         Self { panics: true, ..self }
     }
@@ -152,6 +159,10 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
     const REPEATABLE: bool = K::REPEATABLE;
     const SKIPS_LOCKED: bool = K::SKIPS_LOCKED;
     const HAS_BULK: bool = K::HAS_BULK;
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
 
     fn reads_target(&self) -> bool {
         K::READS_TARGET
@@ -199,8 +210,12 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         Outcome::Stored(self.shared.iter().map(|change| shared.get(&change.row)).collect())
     }
 
-    async fn apply_alone(&self, engine: &FakeEngine) -> Result<Option<Applied<Outcome>>> {
-        if !K::HAS_ALONE {
+    async fn apply_alone(
+        &self,
+        engine: &FakeEngine,
+        before_sending: BeforeSending<'_>,
+    ) -> Result<Option<Applied<Outcome>>> {
+        if !K::HAS_ALONE || !before_sending() {
             return Ok(None);
         }
         let mut database = engine.lock();
@@ -211,9 +226,20 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         Ok(Some(Applied::Written(STORED)))
     }
 
-    async fn apply_bulk(engine: &FakeEngine, writes: &[&Self]) -> Option<Result<BulkResults<Outcome>>> {
+    async fn apply_bulk(
+        engine: &FakeEngine,
+        writes: &[&Self],
+        before_sending: BeforeSending<'_>,
+    ) -> Option<Result<BulkResults<Outcome>>> {
         if !K::HAS_BULK {
             return None;
+        }
+        let wait = engine.lock().wait_for_connection;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        if !before_sending() {
+            return Some(Ok(writes.iter().map(|_| Ok(Applied::Locked)).collect()));
         }
         for Gate(gate) in writes.iter().filter_map(|write| write.gate.as_ref()) {
             let _open = gate.acquire().await;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
 use super::engine::FakeEngine;
 use super::ops::{Alone, Append, Bulk, Create, Gate, STORED, Write, write};
@@ -285,9 +286,13 @@ async fn a_caller_who_is_gone_does_not_interrupt_a_running_write() {
 /// Adds a write to a queue. Returns whether it could start, and where its outcome arrives; `None` when it has to wait
 /// for a place.
 fn accept(queue: &Queue<FakeEngine>, write: Write<Append>) -> Option<(bool, impl Future + use<>)> {
-    let (write, outcome) = pending(write);
-    let could_start = queue.accept(write).now_or_never()?;
-    Some((could_start.expect("the queue is open"), outcome))
+    let (write, outcome) = pending(write, Instant::now());
+    let accepted = queue.accept(write).now_or_never()?.expect("the queue is open");
+    let could_start = accepted.could_start;
+    Some((could_start, async move {
+        let _accepted = accepted;
+        outcome.await
+    }))
 }
 
 fn next_batch(queue: &Queue<FakeEngine>) -> Vec<RunningWrite<FakeEngine>> {
@@ -297,21 +302,23 @@ fn next_batch(queue: &Queue<FakeEngine>) -> Vec<RunningWrite<FakeEngine>> {
 #[test]
 fn a_write_too_many_waits_for_a_place_and_gets_the_first_that_is_free() {
     let queue = Queue::new(SEVERAL);
-    let callers: Vec<_> = (0..1024).map(|number| accept(&queue, append(&number.to_string()))).collect();
+    let of_app = |number: u32| append(&number.to_string()).for_app(&number.to_string());
+    let callers: Vec<_> = (0..1024).map(|number| accept(&queue, of_app(number))).collect();
     assert!(callers.iter().all(Option::is_some));
-    let (write, _outcome) = pending(append("too many"));
+    let (write, _outcome) = pending(of_app(1024), Instant::now());
     let mut accepted = pin!(queue.accept(write));
     let mut context = Context::from_waker(Waker::noop());
     assert!(accepted.as_mut().poll(&mut context).is_pending());
-    let (later, _outcome) = pending(append("later"));
+    let (later, _outcome) = pending(of_app(1025), Instant::now());
     let mut later = pin!(queue.accept(later));
     assert!(later.as_mut().poll(&mut context).is_pending());
-    let mut batch = next_batch(&queue);
+    let first = next_batch(&queue);
     assert!(accepted.as_mut().poll(&mut context).is_pending());
-    drop(batch.pop());
-    assert!(matches!(accepted.as_mut().poll(&mut context), Poll::Ready(Ok(true))));
+    drop(first);
+    let Poll::Ready(Ok(accepted)) = accepted.as_mut().poll(&mut context) else { panic!("no place is free") };
+    assert!(accepted.could_start);
     assert!(later.as_mut().poll(&mut context).is_pending());
-    drop(batch.pop());
+    drop(next_batch(&queue));
     assert!(later.as_mut().poll(&mut context).is_ready());
 }
 

@@ -13,7 +13,7 @@ use tracing_subscriber::registry::Registry;
 
 use super::engine::{End, error};
 use super::ops::{Append, Gate, write};
-use super::{ONE, SEVERAL, UNBATCHED, close, failure, settle, submit, writer};
+use super::{FOREVER, ONE, SEVERAL, UNBATCHED, close, failure, settle, submit, writer};
 use crate::BackendErrorKind;
 use crate::sql::write::retry;
 use crate::sql::write::retry::Retries;
@@ -139,8 +139,8 @@ async fn retries_are_counted_for_the_caller() {
     for policy in [ONE, SEVERAL, UNBATCHED] {
         let (writer, engine) = writer(policy);
         engine.end("1", [CONTENTION; 3]);
-        assert_eq!(recorded(writer.submit(write::<Append>("1"))).await, 3);
-        assert_eq!(recorded(writer.submit(write::<Append>("2"))).await, 0);
+        assert_eq!(recorded(writer.submit(write::<Append>("1"), FOREVER)).await, 3);
+        assert_eq!(recorded(writer.submit(write::<Append>("2"), FOREVER)).await, 0);
     }
     let reads = AtomicU64::new(0);
     let read = || async {
