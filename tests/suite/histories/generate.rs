@@ -1,7 +1,7 @@
 //! Random histories. Ids, times and names come from small pools, so that rules meet.
 
 use fastrand::Rng;
-use seabed::{Event, Json, State};
+use seabed::Json;
 use serde_json::{Map, Value, json};
 
 use super::{Agent, History};
@@ -28,28 +28,26 @@ const BRANCHES: [&str; 12] = [
 const PATHS: [&str; 6] = ["", "flow@1", "flow@1/a@1", "flow@1/a@12", "flow@1/b@1", "flow@1/a@1/x@1"];
 
 /// The history of a seed.
-pub(super) fn history(seed: u64) -> anyhow::Result<History> {
+pub(super) fn history(seed: u64) -> History {
     let mut rng = Rng::with_seed(seed);
     // What hides events from an agent leaves too little for compactions, so half of the histories are without.
     let is_plain = rng.bool();
     let mut generator = Generator { clock: 0, invocation: 0, is_plain, rng: &mut rng };
     let count = generator.rng.usize(..=if is_plain { 20 } else { 14 });
     let mut events: Vec<Value> = (0..count).map(|number| generator.event(number)).collect();
+    let deltas = events.iter().filter_map(|event| event["actions"]["state_delta"].as_object());
+    let stored = deltas.flatten().filter(|(key, _)| !key.starts_with("temp:"));
+    // Later values replace earlier ones.
+    let state = stored.map(|(key, value)| (key.clone(), value.clone().into())).collect();
     if rng.u8(..10) == 0 {
         events.iter_mut().for_each(rename);
     }
-    let mut state = State::new();
-    for event in &events {
-        let event: Event = Json::from(event.clone()).decode()?;
-        let stored = event.actions.state_delta.into_iter().filter(|(key, _)| !key.starts_with("temp:"));
-        state.merge(stored.collect());
-    }
-    Ok(History {
+    History {
         events: events.into_iter().map(Json::from).collect(),
         agent: if is_plain { Agent::default() } else { agent(&mut rng) },
         state,
         before: pick(&mut rng, &INVOCATIONS).to_owned(),
-    })
+    }
 }
 
 fn agent(rng: &mut Rng) -> Agent {

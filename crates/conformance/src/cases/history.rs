@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
 use seabed_core::history::{AgentContext, RewindSession, StateHistory, live_events};
-use seabed_core::{Error, Event, Scope, Session, SessionServiceExt, State};
+use seabed_core::{
+    AppendEvent, Error, Event, ExpectedRevision, Scope, Session, SessionKey, SessionService, SessionServiceExt, State,
+};
 use serde_json::{Value, json};
 
 use crate::Context;
@@ -85,33 +87,21 @@ async fn a_rewind_that_cannot_be_is_refused_and_writes_nothing(context: Context)
 }
 
 /// Writers and rewinds at once. Whatever was appended before a rewind was read by it: right after it, no key has a
-/// value that it did not have before the rewound invocation.
+/// value.
 async fn a_rewind_takes_back_only_what_it_has_read(context: Context) -> anyhow::Result<()> {
     let key = context.session("alice").await?.key;
     context.append(&key, turn("a", State::new().with("k", 0))).await?;
     let outcomes = at_once(8, |task| {
         let (service, key) = (context.service.clone(), key.clone());
         async move {
-            let mut rewinds = 0;
-            for number in 0..10 {
-                let delta = State::new().with("k", number).with(format!("k{task}"), number);
-                let event = turn(&format!("{task}-{number}"), delta);
-                if task % 2 == 0 {
-                    let mut session = match service.rewind(RewindSession::new(key.clone(), "a")).await {
-                        Ok(rewound) => rewound.session,
-                        Err(Error::RevisionConflict { .. }) => continue,
-                        Err(error) => return Err(error),
-                    };
-                    rewinds += 1;
-                    service
-                        .append_latest(&mut session, turn("a", State::new()).with_id(format!("a-{task}-{number}")))
-                        .await?;
-                } else {
-                    let any = seabed_core::ExpectedRevision::Any;
-                    service.append_event(seabed_core::AppendEvent::new(key.clone(), event, any)).await?;
-                }
+            if task % 2 == 0 {
+                return rewind_at_times(&*service, &key).await;
             }
-            Ok(rewinds)
+            for number in 0..10 {
+                let event = turn(&format!("{task}-{number}"), State::new().with(format!("k{task}"), number));
+                service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
+            }
+            Ok(0)
         }
     })
     .await;
@@ -122,9 +112,22 @@ async fn a_rewind_takes_back_only_what_it_has_read(context: Context) -> anyhow::
         state.merge(event.actions.state_delta.clone());
         let is_rewind = event.actions.extra.contains_key("rewind_before_invocation_id");
         let left = state.iter().find(|(_, value)| is_rewind && !value.is_null());
-        ensure!(left.is_none(), "{left:?} was written between the reads and the write of {}", event.id);
+        ensure!(left.is_none(), "{left:?} was written between the read and the write of {}", event.id);
     }
     Ok(())
+}
+
+/// Goes on after the writers are done, when of the rewinds that meet each other one succeeds.
+async fn rewind_at_times(service: &dyn SessionService, key: &SessionKey) -> Result<u32, Error> {
+    let mut rewinds = 0;
+    for _ in 0..20 {
+        match service.rewind(RewindSession::new(key.clone(), "a")).await {
+            Ok(_) => rewinds += 1,
+            Err(Error::RevisionConflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rewinds)
 }
 
 /// The keys of the session itself.

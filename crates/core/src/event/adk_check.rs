@@ -224,7 +224,8 @@ pub(crate) fn boolean(json: &str) -> Option<bool> {
             let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
             BOOLEANS.iter().find(|(_, words)| is_one_of(words)).map(|(boolean, _)| *boolean)
         }
-        (None, Some(number @ (0.0 | 1.0))) => Some(number == 1.0),
+        (None, Some(0.0)) => Some(false),
+        (None, Some(1.0)) => Some(true),
         (None, _) => None,
     }
 }

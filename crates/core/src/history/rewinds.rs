@@ -35,12 +35,11 @@ pub fn live_events(events: &[Event]) -> Vec<&Event> {
     let mut live = Vec::with_capacity(events.len());
     let mut end = events.len();
     while let Some(index) = end.checked_sub(1) {
-        end = match rewind_target(&events[index]) {
-            Some(invocation) => first.get(invocation.as_str()).copied().unwrap_or(index).min(index),
-            None => {
-                live.push(&events[index]);
-                index
-            }
+        end = if let Some(invocation) = rewind_target(&events[index]) {
+            first.get(invocation.as_str()).copied().unwrap_or(index).min(index)
+        } else {
+            live.push(&events[index]);
+            index
         };
     }
     live.reverse();

@@ -15,10 +15,10 @@ fn event(id: &str, invocation: &str, time: f64, keys: Value) -> Event {
 }
 
 fn text(id: &str, invocation: &str, time: f64) -> Event {
-    event(id, invocation, time, said(json!([{"text": id}])))
+    event(id, invocation, time, said(&json!([{"text": id}])))
 }
 
-fn said(parts: Value) -> Value {
+fn said(parts: &Value) -> Value {
     json!({"author": "root", "content": {"role": "model", "parts": parts}})
 }
 
@@ -33,11 +33,12 @@ fn compaction(id: &str, start: f64, end: f64) -> Event {
 }
 
 fn call(id: &str, time: f64, calls: &[&str]) -> Event {
-    event(id, "", time, said(calls.iter().map(|id| json!({"function_call": {"id": id, "name": "f"}})).collect()))
+    let calls = calls.iter().map(|id| json!({"function_call": {"id": id, "name": "f"}}));
+    event(id, "", time, said(&calls.collect()))
 }
 
 fn response(id: &str, time: f64, to: &str) -> Event {
-    event(id, "", time, said(json!([{"function_response": {"id": to, "name": "f"}}])))
+    event(id, "", time, said(&json!([{"function_response": {"id": to, "name": "f"}}])))
 }
 
 #[track_caller]
@@ -87,10 +88,10 @@ fn a_rewind_to_an_unknown_or_later_invocation_takes_back_only_itself() {
 fn an_event_without_anything_for_a_model_is_left_out() {
     let signature = json!([{"thought": true, "thought_signature": "YQ=="}]);
     for parts in [json!([{"text": "hi"}]), json!([{}, {"toolCall": {}}]), json!([{"inlineData": {}}]), signature] {
-        assert!(is_seen(said(parts.clone())), "{parts}");
+        assert!(is_seen(said(&parts)), "{parts}");
     }
     for parts in [json!([]), json!([{}]), json!([{"text": ""}]), json!([{"text": "hm", "thought": "yes"}]), json!(7)] {
-        assert!(!is_seen(said(parts.clone())), "{parts}");
+        assert!(!is_seen(said(&parts)), "{parts}");
     }
     assert!(!is_seen(json!({"content": {"parts": [{"text": "hi"}]}})), "no role");
     assert!(!is_seen(json!({})) && !is_seen(json!({"content": "hi"})));
@@ -119,13 +120,13 @@ fn an_agent_sees_its_branch_and_those_that_it_comes_from() {
 
 #[test]
 fn an_agent_sees_only_its_own_scope_and_node() {
-    let mut keys = said(json!([{"text": "hi"}]));
+    let mut keys = said(&json!([{"text": "hi"}]));
     keys["isolation_scope"] = "call-1".into();
     assert!(!is_seen(keys.clone()));
     let scoped = AgentContext::new("root").with_isolation_scope("call-1");
-    assert!(is_seen_by(&scoped, keys) && !is_seen_by(&scoped, said(json!([{"text": "hi"}]))));
+    assert!(is_seen_by(&scoped, keys) && !is_seen_by(&scoped, said(&json!([{"text": "hi"}]))));
 
-    let mut keys = said(json!([{"text": "hi"}]));
+    let mut keys = said(&json!([{"text": "hi"}]));
     keys["nodeInfo"] = json!({"path": "flow@1/a@1"});
     assert!(is_seen(keys.clone()), "what agents say is seen");
     keys["author"] = "user".into();
@@ -136,7 +137,7 @@ fn an_agent_sees_only_its_own_scope_and_node() {
 #[test]
 fn a_single_turn_is_confined_to_its_nodes() {
     let at = |path: &str| {
-        let mut keys = said(json!([{"text": "hi"}]));
+        let mut keys = said(&json!([{"text": "hi"}]));
         keys["node_info"] = json!({"path": path});
         is_seen_by(&AgentContext::new("root").with_node_path("flow@1/a@1").in_single_turn(), keys)
     };
@@ -148,7 +149,7 @@ fn a_single_turn_is_confined_to_its_nodes() {
 fn requests_to_the_user_are_left_out() {
     for name in ["adk_request_credential", "adk_request_confirmation", "adk_framework"] {
         for kind in ["function_call", "functionResponse"] {
-            assert!(!is_seen(said(json!([{"text": "hi"}, {kind: {"name": name}}]))), "{name}");
+            assert!(!is_seen(said(&json!([{"text": "hi"}, {kind: {"name": name}}]))), "{name}");
         }
     }
 }

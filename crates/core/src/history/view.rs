@@ -46,14 +46,15 @@ pub(super) struct Compaction {
 impl<'a> View<'a> {
     pub(super) fn of(event: &'a Event) -> Self {
         let content = event.content.as_ref().map(|content| object(content.as_str())).unwrap_or_default();
-        let parts = get(&content, "parts").and_then(|parts| serde_json::from_str(parts.get()).ok());
+        let parts: Option<Vec<&RawValue>> =
+            get(&content, "parts").and_then(|parts| serde_json::from_str(parts.get()).ok());
         let extra = |name| get(&event.extra, name).filter(|value| !value.is_null());
         let text_of = |name| extra(name).and_then(|value: &Json| text(value.as_str()));
         let node_info = extra("node_info").map(|info| object(info.as_str())).unwrap_or_default();
         Self {
             event,
             has_role: !string(&content, "role").is_empty(),
-            parts: parts.unwrap_or_else(Vec::<&RawValue>::new).into_iter().map(Part::of).collect(),
+            parts: parts.unwrap_or_default().into_iter().map(Part::of).collect(),
             has_transcript: extra("input_transcription").or(extra("output_transcription")).is_some(),
             isolation_scope: text_of("isolation_scope"),
             node_path: string(&node_info, "path"),
