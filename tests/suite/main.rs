@@ -20,6 +20,7 @@ mod limits;
 mod migrations;
 mod model;
 mod odd_rows;
+mod own_tables;
 mod pools;
 mod processes;
 mod python;
@@ -165,6 +166,7 @@ fn main() -> ExitCode {
             migrations::CASES,
             model::CASES,
             odd_rows::CASES,
+            own_tables::CASES,
             processes::CASES,
             python::CASES,
             repairs::CASES,

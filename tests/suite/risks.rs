@@ -215,7 +215,9 @@ async fn settings_of_the_server_do_not_reach_our_connections(fixture: &Fixture) 
 
 async fn unlogged_tables_are_refused(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
-    fixture.execute("ALTER TABLE events SET UNLOGGED;\nALTER TABLE sessions SET UNLOGGED").await?;
+    for table in ["seabed_labels", "seabed_sessions", "events", "sessions"] {
+        fixture.execute(&format!("ALTER TABLE {table} SET UNLOGGED")).await?;
+    }
     expect_refusal(fixture, &["table sessions is unlogged", "SchemaRisk::Unlogged"]).await?;
     session(&accepting(fixture, SchemaRisk::Unlogged).await?).await?;
     expect_finding(&fixture.admin, "table events is unlogged").await?;

@@ -1,7 +1,9 @@
 //! The cases, a file for each kind of guarantee.
 
 mod deletes;
+mod directory;
 mod events;
+mod finding;
 mod handles;
 mod ids;
 mod lists;
@@ -51,6 +53,7 @@ impl Case {
 pub(crate) enum Capability {
     Session,
     State,
+    Directory,
 }
 
 impl Capability {
@@ -58,6 +61,7 @@ impl Capability {
         match self {
             Self::Session => true,
             Self::State => services.state.is_some(),
+            Self::Directory => services.directory.is_some(),
         }
     }
 }
@@ -92,6 +96,8 @@ pub fn cases() -> impl Iterator<Item = Case> {
         ids::CASES,
         lists::CASES,
         deletes::CASES,
+        directory::CASES,
+        finding::CASES,
         handles::CASES,
         refusals::CASES,
     ]
