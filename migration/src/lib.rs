@@ -1,8 +1,9 @@
 //! Creates, checks, moves and drops Seabed's tables, with sea-orm-migration.
 //!
 //! The schema is google-adk's v1, so Python and Rust agents share one database. Tables that google-adk created are
-//! adopted unchanged, and google-adk can use the tables created here. On MySQL and MariaDB, tables created here use a
-//! binary collation without padding, so `Alice` is not `alice`.
+//! adopted unchanged, and google-adk can use the tables created here. Beside them stand two tables of Seabed's own, for
+//! titles, labels and whatever else google-adk has no place for; their rows are deleted with their sessions. On MySQL
+//! and MariaDB, tables created here use a binary collation without padding, so `Alice` is not `alice`.
 //!
 //! Any number of processes may migrate concurrently: each first takes a lock in the database. Applied migrations are
 //! recorded in a separate table, `seabed_migrations` (the ledger).
@@ -12,6 +13,7 @@ mod layout;
 mod ledger;
 mod location;
 mod lock;
+mod own_tables;
 mod rights;
 mod rows;
 mod schema;
@@ -28,7 +30,7 @@ use std::time::Duration;
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, DynIden, EntityName as _};
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::{app_states, events, seabed_labels, seabed_sessions, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
 use location::located;
@@ -52,8 +54,8 @@ pub mod fuzzing {
     pub use crate::upgrade::decode_actions;
 }
 
-/// The migrations of google-adk's own tables, for use with sea-orm-migration's own tools. Those tools take no lock;
-/// [`up`] does.
+/// The migrations of the tables under google-adk's names, and of Seabed's own beside them, for use with
+/// sea-orm-migration's own tools. Those tools take no lock; [`up`] does.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrator;
 
@@ -69,7 +71,10 @@ impl MigratorTrait for Migrator {
 
 /// The migrations of the tables, in order.
 fn migrations(tables: &Tables) -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(adk_schema_v1::Migration { tables: tables.clone() })]
+    vec![
+        Box::new(adk_schema_v1::Migration { tables: tables.clone() }),
+        Box::new(own_tables::Migration { tables: tables.clone() }),
+    ]
 }
 
 /// What [`up`] creates besides the tables.
@@ -178,6 +183,9 @@ async fn up_locked(
     if schema::is_table_missing(transaction, spec).await? {
         schema::create_missing(transaction, spec).await?;
     }
+    if own_tables::is_missing(transaction, spec).await? {
+        execute(transaction, own_tables::create_sql(transaction, spec).await?).await?;
+    }
     execute(transaction, missing_sql(transaction, spec, options).await?).await?;
     Ok(Attempt::Done)
 }
@@ -191,6 +199,9 @@ async fn missing_sql(
     let mut statements = Vec::new();
     if schema::is_table_missing(connection, spec).await? {
         statements.extend(schema::create_missing_sql(connection, spec).await?);
+    }
+    if own_tables::is_missing(connection, spec).await? {
+        statements.extend(own_tables::create_sql(connection, spec).await?);
     }
     if layout::lacks_version(connection, spec).await? {
         statements.push(schema::insert_version(spec));
@@ -307,7 +318,7 @@ pub async fn down_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String
 /// Backend errors.
 pub async fn refresh_sql(tables: impl Into<SessionTables<'_>>) -> Result<Vec<String>> {
     let spec = checked_spec(&tables.into()).await?;
-    Ok([schema::drop(&spec), schema::create(&spec, None)].concat())
+    Ok([schema::drop(&spec), schema::create(&spec, None), own_tables::create(&spec, None)].concat())
 }
 
 async fn located_spec(tables: &SessionTables<'_>) -> Result<SchemaSpec> {
@@ -328,6 +339,8 @@ async fn check_empty(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Re
         events::Entity.table_name(),
         user_states::Entity.table_name(),
         app_states::Entity.table_name(),
+        seabed_sessions::Entity.table_name(),
+        seabed_labels::Entity.table_name(),
     ] {
         if columns.iter().all(|column| column.table_name != table) {
             continue;

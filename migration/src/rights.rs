@@ -1,14 +1,18 @@
 //! The privileges that an account needs to run a service, and no others.
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
-use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+use seabed_core::entity::{
+    adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states,
+};
 use seabed_core::sql::SchemaRisk;
 
+use crate::own_tables;
 use crate::spec::{Database, SchemaSpec};
 
 /// The tables, and the privileges that a service needs on each. State rows stay when sessions are deleted. Events are
-/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns.
-fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 5] {
+/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns. Seabed's own tables
+/// come last.
+fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 7] {
     let events_rights: &[&str] = match spec.database {
         Database::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
         Database::MySql | Database::Sqlite => &["SELECT", "INSERT", "DELETE"],
@@ -19,7 +23,18 @@ fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 5] {
         (user_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
         (sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
         (events::Entity.table_name(), events_rights),
+        (seabed_sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+        (seabed_labels::Entity.table_name(), &["SELECT", "INSERT", "DELETE"]),
     ]
+}
+
+/// What is [`needed`] on the tables that there are: Seabed's own may be missing.
+async fn needed_here(
+    connection: &DatabaseConnection,
+    spec: &SchemaSpec,
+) -> Result<Vec<(&'static str, &'static [&'static str])>, DbErr> {
+    let missing = own_tables::missing(connection, spec).await?;
+    Ok(needed(spec).into_iter().filter(|(table, _)| !missing.contains(table)).collect())
 }
 
 /// The statement that lets only the owner, and who was granted it by name, create in a schema of PostgreSQL's.
@@ -56,7 +71,7 @@ pub(crate) async fn grants(
     let grant = |(table, rights): (&str, &[&str])| {
         format!("GRANT {} ON {} TO {account}", rights.join(", "), spec.full_name(table))
     };
-    statements.extend(needed(spec).into_iter().map(grant));
+    statements.extend(needed_here(connection, spec).await?.into_iter().map(grant));
     Ok(statements)
 }
 
@@ -78,7 +93,7 @@ pub(crate) async fn missing(connection: &DatabaseConnection, spec: &SchemaSpec) 
         Database::Sqlite => return Ok(missing),
         Database::Postgres | Database::MySql => {}
     }
-    for (table, rights) in needed(spec) {
+    for (table, rights) in needed_here(connection, spec).await? {
         for &right in rights {
             let name = spec.full_name(table);
             // A part of the key is never null. With `sql_safe_updates`, MySQL and MariaDB reject statements that search

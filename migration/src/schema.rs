@@ -6,16 +6,19 @@ use sea_orm::sea_query::{
 };
 use sea_orm::{ConnectionTrait, DbErr, EntityName, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn};
 use seabed_core::entity::adk_internal_metadata::{SCHEMA_VERSION, SCHEMA_VERSION_KEY};
-use seabed_core::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+use seabed_core::entity::{
+    adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states,
+};
+use seabed_core::sql::own_table_names;
 
 use crate::execute;
 use crate::spec::{Database, SchemaSpec};
 
 /// An index, as on google-adk's own tables.
-struct IndexSpec {
-    name: &'static str,
-    table: &'static str,
-    columns: &'static [(&'static str, IndexOrder)],
+pub(crate) struct IndexSpec {
+    pub(crate) name: &'static str,
+    pub(crate) table: &'static str,
+    pub(crate) columns: &'static [(&'static str, IndexOrder)],
 }
 
 const EVENTS_INDEX: IndexSpec = IndexSpec {
@@ -62,15 +65,18 @@ pub(crate) async fn create_missing_sql(
     Ok(create(spec, sessions_collation(connection, spec).await?.as_deref()))
 }
 
-/// Returns the statements that create the tables, those for `events` with the collation of the table `sessions` if that
-/// exists.
+/// Returns the statements that create google-adk's tables, those for `events` with the collation of the table `sessions`
+/// if that exists.
 pub(crate) fn create(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
     [create_sessions_and_states(spec), create_events(spec, sessions_collation)].concat()
 }
 
 /// The collation of the ids of sessions, if the table exists: google-adk may have created it. MySQL and MariaDB allow a
 /// foreign key only between columns of one collation.
-async fn sessions_collation(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Option<String>, DbErr> {
+pub(crate) async fn sessions_collation(
+    connection: &impl ConnectionTrait,
+    spec: &SchemaSpec,
+) -> Result<Option<String>, DbErr> {
     let columns = spec.columns_of_tables(connection, &[sessions::Entity.table_name()]).await?;
     Ok(columns.into_iter().find(|column| column.column_name == "id").and_then(|column| column.collation))
 }
@@ -187,8 +193,8 @@ pub(crate) fn insert_version(spec: &SchemaSpec) -> String {
     spec.build(&row)
 }
 
-/// The tables and the columns of their primary keys.
-pub(crate) fn primary_keys() -> [(&'static str, Vec<&'static str>); 5] {
+/// The tables and the columns of their primary keys, Seabed's own last.
+pub(crate) fn primary_keys() -> [(&'static str, Vec<&'static str>); 7] {
     fn of<E: EntityTrait>(table: E) -> (&'static str, Vec<&'static str>) {
         (table.table_name(), E::PrimaryKey::iter().map(|key| key.into_column().as_str()).collect())
     }
@@ -198,11 +204,24 @@ pub(crate) fn primary_keys() -> [(&'static str, Vec<&'static str>); 5] {
         of(user_states::Entity),
         of(sessions::Entity),
         of(events::Entity),
+        of(seabed_sessions::Entity),
+        of(seabed_labels::Entity),
     ]
 }
 
+/// Whether a column may be null.
+pub(crate) fn is_nullable(table: &str, column: &str) -> bool {
+    const OF_ANNOTATIONS: [&str; 6] =
+        ["title", "labels", "initial_state", "parent_session_id", "parent_event_id", "held_since"];
+    match table {
+        "events" => column == "event_data",
+        "seabed_sessions" => OF_ANNOTATIONS.contains(&column),
+        _ => false,
+    }
+}
+
 /// SQLite takes the schema before the index's name, the others before the table's.
-fn create_index(spec: &SchemaSpec, what: &str, index: &IndexSpec) -> String {
+pub(crate) fn create_index(spec: &SchemaSpec, what: &str, index: &IndexSpec) -> String {
     let (name, table) = match spec.database {
         Database::Sqlite => (spec.full_name(index.name), spec.quote(&spec.name(index.table))),
         Database::Postgres | Database::MySql => (spec.quote(&spec.name(index.name)), spec.full_name(index.table)),
@@ -232,9 +251,11 @@ pub(crate) fn drop_events_index(spec: &SchemaSpec) -> Vec<String> {
     }
 }
 
-/// The tables, dependents first.
-pub(crate) fn tables() -> [&'static str; 5] {
+/// The tables, dependents first: Seabed's own, then google-adk's.
+pub(crate) fn tables() -> [&'static str; 7] {
     [
+        seabed_labels::Entity.table_name(),
+        seabed_sessions::Entity.table_name(),
         adk_internal_metadata::Entity.table_name(),
         events::Entity.table_name(),
         sessions::Entity.table_name(),
@@ -243,9 +264,11 @@ pub(crate) fn tables() -> [&'static str; 5] {
     ]
 }
 
+/// Whether one of google-adk's tables is missing.
 pub(crate) async fn is_table_missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
     let columns = spec.columns(connection).await?;
-    Ok(tables().iter().any(|table| columns.iter().all(|column| column.table_name != *table)))
+    let mut tables = tables().into_iter().filter(|table| !own_table_names().contains(table));
+    Ok(tables.any(|table| columns.iter().all(|column| column.table_name != table)))
 }
 
 /// Returns the statements that drop the tables.
@@ -281,7 +304,7 @@ pub(crate) async fn has_update_time_index(connection: &impl ConnectionTrait, spe
     Ok(connection.query_one_raw(spec.query(query)).await?.is_some())
 }
 
-fn table(spec: &SchemaSpec, table: impl EntityTrait, collation: Option<&str>) -> TableCreateStatement {
+pub(crate) fn table(spec: &SchemaSpec, table: impl EntityTrait, collation: Option<&str>) -> TableCreateStatement {
     let mut create = Table::create();
     create.table(spec.tables.table(table)).if_not_exists();
     if let Some(collation) = collation {
@@ -292,15 +315,15 @@ fn table(spec: &SchemaSpec, table: impl EntityTrait, collation: Option<&str>) ->
     create
 }
 
-fn id(column: impl IntoIden) -> ColumnDef {
+pub(crate) fn id(column: impl IntoIden) -> ColumnDef {
     ColumnDef::new(column).string_len(128).not_null().take()
 }
 
-fn json(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
+pub(crate) fn json(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
     ColumnDef::new(column).custom(spec.dialect.json_type()).take()
 }
 
-fn timestamp(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
+pub(crate) fn timestamp(spec: &SchemaSpec, column: impl IntoIden) -> ColumnDef {
     ColumnDef::new(column).custom(spec.dialect.timestamp_type()).not_null().take()
 }
 
@@ -310,6 +333,7 @@ mod tests {
     use seabed_core::sql::Tables;
 
     use super::*;
+    use crate::own_tables;
 
     #[test]
     fn every_statement_names_the_schema_and_the_prefix() {
@@ -317,23 +341,26 @@ mod tests {
         for backend in [DbBackend::Postgres, DbBackend::MySql, DbBackend::Sqlite] {
             let spec = SchemaSpec::new(backend, "", &tables).expect("a dialect");
             let full = format!("{}.", spec.quote("agents"));
-            let statements = [create(&spec, None), vec![update_time_index(&spec)], drop(&spec)].concat();
+            let created = [create(&spec, None), own_tables::create(&spec, None)].concat();
+            let statements = [created, vec![update_time_index(&spec)], drop(&spec)].concat();
             assert!(statements.iter().all(|statement| statement.contains(&full)), "{statements:#?}");
             // No table and no index has its plain name.
-            let plain = tables_and_indexes().map(|name| spec.quote(name));
+            let plain: Vec<String> = tables_and_indexes().into_iter().map(|name| spec.quote(name)).collect();
             let is_plain = |statement: &String| plain.iter().any(|name| statement.contains(name));
             assert!(!statements.iter().any(is_plain), "{statements:#?}");
-            let references = statements.iter().find_map(|statement| Some(statement.split_once("REFERENCES ")?.1));
+            let references: Vec<_> =
+                statements.iter().filter_map(|statement| Some(statement.split_once("REFERENCES ")?.1)).collect();
             let sessions = match spec.database {
                 Database::Postgres => spec.full_name("sessions"),
                 Database::MySql | Database::Sqlite => spec.quote("bot_sessions"),
             };
-            assert!(references.is_some_and(|after| after.starts_with(&sessions)), "{references:?}");
+            assert_eq!(references.len(), 3);
+            assert!(references.iter().all(|after| after.starts_with(&sessions)), "{references:?}");
         }
     }
 
-    fn tables_and_indexes() -> [&'static str; 7] {
-        let [metadata, events, sessions, users, apps] = super::tables();
-        [metadata, events, sessions, users, apps, EVENTS_INDEX.name, UPDATE_TIME_INDEX.name]
+    fn tables_and_indexes() -> Vec<&'static str> {
+        let indexes = [EVENTS_INDEX, UPDATE_TIME_INDEX, own_tables::LABELS_INDEX].map(|index| index.name);
+        super::tables().into_iter().chain(indexes).collect()
     }
 }

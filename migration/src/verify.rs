@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::layout::{self, Layout};
 use crate::session_tables::SessionTables;
 use crate::spec::SchemaSpec;
-use crate::{lock, migration_error, rights, schema};
+use crate::{lock, migration_error, own_tables, rights, schema};
 
 pub use contents::{ContentsOptions, verify_contents};
 
@@ -109,21 +109,23 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
         Err(finding) => return Ok(vec![finding]),
     };
     let inexact = unsuitable.iter().any(|column| column.problem == ColumnProblem::Risk(SchemaRisk::InexactIds));
-    let key = catalog::SessionKey::find(connection, spec).await?;
-    let key = key.as_ref();
+    let keys = catalog::SessionKey::find_all(connection, spec).await?;
     let mut findings = Vec::new();
     if layout::lacks_version(connection, spec).await? {
         findings.push(no_version(spec));
     }
+    findings.extend(half_of_own_tables(connection, spec).await?);
     if inexact {
-        findings.push(content::inexact_ids(connection, spec, key, &unsuitable).await?);
+        findings.push(content::inexact_ids(connection, spec, &keys, &unsuitable).await?);
     }
-    findings.extend(unsuitable.iter().filter_map(|column| repair::column(spec, key, column)));
+    findings.extend(unsuitable.iter().filter_map(|column| repair::column(spec, &keys, column)));
     findings.extend(spec.risks(connection).await?.iter().map(|found| repair::risk(spec, found)));
     findings.extend(catalog::keys_and_indexes(connection, spec).await?);
     // Only exact ids show which rows belong together.
-    let has_orphans = !inexact && content::has_orphans(connection, spec).await?;
-    findings.extend(catalog::foreign_key(spec, key, has_orphans));
+    for key in &keys {
+        let has_orphans = !inexact && content::has_orphans(connection, spec, key.table()).await?;
+        findings.extend(catalog::foreign_key(spec, key, has_orphans));
+    }
     if !inexact {
         findings.extend(content::rows(connection, spec).await?);
     }
@@ -178,6 +180,14 @@ fn no_version(spec: &SchemaSpec) -> Finding {
         "no Seabed service and no google-adk starts on these tables",
         Repair::Safe(vec![schema::insert_version(spec)]),
     )
+}
+
+/// The finding that only one of Seabed's own tables is there. A database may do without both.
+async fn half_of_own_tables(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Option<Finding>, DbErr> {
+    let [missing] = own_tables::missing(connection, spec).await?[..] else { return Ok(None) };
+    let create = own_tables::create_sql(connection, spec).await?;
+    let consequence = "titles and labels cannot be set";
+    Ok(Some(Finding::warning(missing, format!("there is no table {missing}"), consequence, Repair::Safe(create))))
 }
 
 fn missing_right(missing: rights::Missing) -> Finding {

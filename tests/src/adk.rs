@@ -260,6 +260,14 @@ impl Peer {
         self.append_to(key, event, true).await
     }
 
+    /// Deletes a session.
+    ///
+    /// # Errors
+    /// Those of google-adk.
+    pub async fn delete(&self, key: &SessionKey) -> Result<(), AdkError> {
+        self.call::<Json>("delete", user(key), [("session", key.session_id.as_str().into())]).await.map(drop)
+    }
+
     async fn append_to(&self, key: &SessionKey, event: &Json, reload: bool) -> Result<(), AdkError> {
         let session = ("session", key.session_id.as_str().into());
         let arguments = [session, ("event", event.clone()), ("reload", reload.into())];

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use seabed::{
-    AppName, AppendEvent, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision, GetSession,
-    ListEvents, ListSessions, SessionId, SessionKey, SessionScope, SessionService, State, StateService,
-    TransactionalService, UpdateState, UserKey,
+    AnnotateSession, AppName, AppendEvent, CreateSession, DatabaseSessionService, DeleteSession, DirectoryService as _,
+    DynSessionService, Event, ExpectedRevision, FindSessions, GetSession, ListEvents, ListSessions, SessionFilter,
+    SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 
@@ -32,24 +32,30 @@ enum Operation {
     Append,
     Delete,
     UpdateState,
+    Annotate,
     Get,
     ListSessions,
     ListEvents,
     GetAppState,
     GetUserState,
+    Find,
+    Count,
     CheckHealth,
 }
 
-const OPERATIONS: [Operation; 10] = [
+const OPERATIONS: [Operation; 13] = [
     Operation::Create,
     Operation::Append,
     Operation::Delete,
     Operation::UpdateState,
+    Operation::Annotate,
     Operation::Get,
     Operation::ListSessions,
     Operation::ListEvents,
     Operation::GetAppState,
     Operation::GetUserState,
+    Operation::Find,
+    Operation::Count,
     Operation::CheckHealth,
 ];
 
@@ -70,7 +76,7 @@ fn append(key: &SessionKey, mark: &str) -> AppendEvent {
     AppendEvent::new(key.clone(), Event::new("user").with_id(mark).with_state_delta(delta), ExpectedRevision::Any)
 }
 
-async fn call(service: &dyn StateService, operation: Operation, mark: &str) -> seabed::Result<()> {
+async fn call(service: &dyn DatabaseSessionService, operation: Operation, mark: &str) -> seabed::Result<()> {
     match operation {
         Operation::Create => {
             let (key, state) = (key(mark)?, State::new().with("k", 1).with(format!("app:{mark}"), 1));
@@ -83,6 +89,10 @@ async fn call(service: &dyn StateService, operation: Operation, mark: &str) -> s
             let delta = State::new().with(format!("{mark} first"), 1).with(format!("{mark} second"), 1);
             service.update_state(UpdateState::new(alice()?, delta)).await.map(drop)
         }
+        Operation::Annotate => {
+            let request = AnnotateSession::new(key("lasting")?).with_title(mark);
+            service.annotate_session(request.with_label("first", mark).with_label("second", mark)).await.map(drop)
+        }
         Operation::Get => service.get_session(GetSession::new(key("lasting")?)).await.map(drop),
         Operation::ListSessions => {
             service.list_sessions(ListSessions::new(SessionScope::User(alice()?))).await.map(drop)
@@ -90,6 +100,11 @@ async fn call(service: &dyn StateService, operation: Operation, mark: &str) -> s
         Operation::ListEvents => service.list_events(ListEvents::new(key("lasting")?)).await.map(drop),
         Operation::GetAppState => service.get_app_state(&AppName::try_new("app")?).await.map(drop),
         Operation::GetUserState => service.get_user_state(&alice()?).await.map(drop),
+        Operation::Find => service.find_sessions(FindSessions::new(SessionScope::User(alice()?))).await.map(drop),
+        Operation::Count => {
+            let filter = SessionFilter::new().with_any_label("first");
+            service.count_sessions(&SessionScope::User(alice()?), &filter).await.map(drop)
+        }
         Operation::CheckHealth => service.check_health().await,
     }
 }
@@ -134,6 +149,16 @@ async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &
         Operation::UpdateState => {
             let has = |name: &str| lasting.state.get(&format!("user:{mark} {name}")).is_some();
             ensure!(has("first") == has("second"), "{mark}: half of an update");
+        }
+        Operation::Annotate => {
+            let request = FindSessions::new(SessionScope::User(alice()?));
+            let filter = SessionFilter::new().with_id_prefix("lasting").with_label("first", mark);
+            let found = observer.find_sessions(request.with_filter(filter)).await?.try_into_items()?;
+            let has = |label: Option<&String>| label.is_some_and(|label| label == mark);
+            let whole = found.iter().map(|found| &found.annotations).all(|annotations| {
+                has(annotations.title.as_ref()) && ["first", "second"].iter().all(|l| has(annotations.labels.get(*l)))
+            });
+            ensure!(whole, "{mark}: half of a change: {found:?}");
         }
         _ => {}
     }

@@ -10,9 +10,10 @@ use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
 use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::{
-    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Error, Event,
-    ExpectedRevision, GetSession, MySqlSessionService, PostgresSessionService, ServiceOptions, SessionId, SessionKey,
-    SessionService, SqliteOptions, SqliteSessionService, State, UpdateState, UserKey,
+    AnnotateSession, AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DirectoryService as _,
+    DynSessionService, Error, Event, ExpectedRevision, GetSession, MySqlSessionService, PostgresSessionService,
+    ServiceOptions, SessionFilter, SessionId, SessionKey, SessionScope, SessionService, SqliteOptions,
+    SqliteSessionService, State, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -33,6 +34,7 @@ crate::database_cases! {
         a_cut_create_is_stored_once_and_told,
         a_cut_delete_is_carried_out_or_in_doubt,
         a_cut_state_update_is_carried_out_or_in_doubt,
+        a_cut_annotation_is_carried_out_or_in_doubt,
         a_cut_read_is_read_again,
         a_connection_that_falls_silent_is_replaced,
         a_connection_that_falls_silent_takes_no_place,
@@ -219,6 +221,25 @@ async fn a_cut_state_update_is_carried_out_or_in_doubt(fixture: &Fixture) -> any
         let stored = direct.get_user_state(&user).await?.get(&name).is_some();
         match updated {
             Ok(_) => ensure!(stored, "{name} is lost"),
+            Err(error) => ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}"),
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Nor is a change of labels repeated.
+async fn a_cut_annotation_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, key) = behind_proxy(fixture).await?;
+    let scope = SessionScope::User(key.user());
+    sweep(&proxy, async |number| {
+        let value = number.to_string();
+        let request = AnnotateSession::new(key.clone()).with_label("a", &value).with_label("b", &value);
+        let changed = service.annotate_session(request).await;
+        let both = SessionFilter::new().with_label("a", &value).with_label("b", &value);
+        let stored = direct.count_sessions(&scope, &both).await? == 1;
+        match changed {
+            Ok(_) => ensure!(stored, "{value} is lost"),
             Err(error) => ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}"),
         }
         Ok(())

@@ -24,6 +24,7 @@ mod migrations;
 mod model;
 mod odd_keys;
 mod odd_rows;
+mod own_tables;
 mod pools;
 mod pressure;
 mod processes;
@@ -181,6 +182,7 @@ fn main() -> ExitCode {
             model::CASES,
             odd_keys::CASES,
             odd_rows::CASES,
+            own_tables::CASES,
             processes::CASES,
             python::CASES,
             repairs::CASES,

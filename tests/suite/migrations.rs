@@ -148,7 +148,8 @@ async fn dropping_keeps_data_unless_told(fixture: &Fixture) -> anyhow::Result<()
     }
     ensure!(fixture.service().await?.get_session(GetSession::new(key)).await?.is_some());
     down(&fixture.admin, StoredData::Drop).await?;
-    for table in ["adk_internal_metadata", "app_states", "user_states", "sessions", "events", "seabed_migrations"] {
+    let of_adk = ["adk_internal_metadata", "app_states", "user_states", "sessions", "events"];
+    for table in of_adk.into_iter().chain(["seabed_sessions", "seabed_labels", "seabed_migrations"]) {
         ensure!(fixture.execute(&format!("SELECT 1 FROM {table}")).await.is_err(), "{table} is still there");
     }
     // And up again.
@@ -234,6 +235,7 @@ async fn a_view_with_the_name_of_a_table_is_left_alone(fixture: &Fixture) -> any
 
 async fn a_table_of_others_beside_the_version_is_left_alone(fixture: &Fixture) -> anyhow::Result<()> {
     seabed::migrate(&fixture.admin).await?;
+    fixture.execute("DROP TABLE seabed_labels;\nDROP TABLE seabed_sessions").await?;
     fixture.execute("DROP TABLE events;\nDROP TABLE sessions").await?;
     fixture.execute("CREATE TABLE sessions (id varchar(128) NOT NULL, cookie varchar(128))").await?;
     expect_hands_off(&fixture.admin, "table sessions has no column app_name").await?;
@@ -339,10 +341,10 @@ async fn tables_are_looked_up_as_statements_look_them_up(fixture: &Fixture) -> a
     // A store in front of another is the one that is meant, and the only one.
     up(SessionTables::new(&pool).with_tables(Tables::new().with_schema("agents")), UpOptions::default()).await?;
     refresh(&pool, StoredData::Keep).await?;
-    ensure!((in_agents().await?, count("public.sessions").await?) == ("6".to_owned(), "1".to_owned()));
+    ensure!((in_agents().await?, count("public.sessions").await?) == ("8".to_owned(), "1".to_owned()));
     down(&pool, StoredData::Keep).await?;
     ensure!((in_agents().await?, count("public.sessions").await?) == ("0".to_owned(), "1".to_owned()));
-    ensure!(count("public.seabed_migrations").await? == "1");
+    ensure!(count("public.seabed_migrations").await? == "2");
     pool.close().await?;
     Ok(())
 }

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seabed::{
-    AppName, AppendEvent, Clock, CreateSession, DeleteSession, Error, Event, ExpectedRevision, GetSession, IdSource,
-    Json, ListEvents, ListSessions, MemorySessionService, Order, Revision, ServiceOptions, SessionId, SessionScope,
-    State, StateService, StateTarget, StateUpdated, Timestamp, UpdateState, UserKey,
+    AnnotateSession, AppName, AppendEvent, Clock, CreateSession, DeleteSession, DirectoryService, Error, Event,
+    ExpectedRevision, FindSessions, GetSession, IdSource, Json, ListEvents, ListSessions, MemorySessionService, Order,
+    Revision, ServiceOptions, SessionFilter, SessionId, SessionScope, State, StateService, StateTarget, StateUpdated,
+    Timestamp, UpdateState, UserKey,
 };
 use seabed_core::sql::{Dialect, SqlSessionService};
 use tokio::runtime::Handle;
@@ -56,6 +57,8 @@ enum Step {
     ListEvents { user: u8, id: u8, limit: u8, descending: bool },
     States { user: u8 },
     UpdateState { user: u8, target: u8, event: u8, delta: Vec<(u8, u8)> },
+    Annotate { user: u8, id: u8, title: Option<u8>, labels: Vec<(u8, Option<u8>)>, expected: bool },
+    Find { user: Option<u8>, filter: Vec<(u8, u8)>, limit: u8, descending: bool, with_state: bool },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +86,13 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(user, id, recent)| Step::Get { user, id, recent }),
         1 => (prop::option::of(user.clone()), 1..4_u8, any::<bool>())
             .prop_map(|(user, limit, descending)| Step::ListSessions { user, limit, descending }),
-        1 => (user.clone(), id, 1..4_u8, any::<bool>())
+        1 => (user.clone(), id.clone(), 1..4_u8, any::<bool>())
             .prop_map(|(user, id, limit, descending)| Step::ListEvents { user, id, limit, descending }),
         1 => user.clone().prop_map(|user| Step::States { user }),
+        4 => (user.clone(), id, prop::option::of(0..4_u8), prop::collection::vec((0..3_u8, prop::option::of(0..3_u8)), 0..3), prop::bool::weighted(0.2))
+            .prop_map(|(user, id, title, labels, expected)| Step::Annotate { user, id, title, labels, expected }),
+        4 => (prop::option::of(user.clone()), prop::collection::vec((0..9_u8, 0..4_u8), 0..3), 1..4_u8, any::<bool>(), any::<bool>())
+            .prop_map(|(user, filter, limit, descending, with_state)| Step::Find { user, filter, limit, descending, with_state }),
         2 => (user, 0..5_u8, 0..12_u8, state).prop_map(|(user, target, event, delta)| Step::UpdateState { user, target, event, delta }),
     ]
 }
@@ -103,9 +110,30 @@ fn state(entries: &[(u8, u8)]) -> State {
     })
 }
 
+/// A filter with up to a few conditions, each of a kind and a value.
+fn filter(conditions: &[(u8, u8)]) -> SessionFilter {
+    let time = |value: u8| Timestamp::try_from_micros(START + i64::from(value) * 10_000).expect("a moment");
+    conditions.iter().fold(SessionFilter::new(), |filter, (kind, value)| match kind {
+        0 => filter.with_updated_since(time(*value)),
+        1 => filter.with_updated_until(time(*value)),
+        2 => filter.with_created_since(time(*value)),
+        3 => filter.with_created_until(time(*value)),
+        4 => filter.with_label(format!("l{value}"), format!("v{value}")),
+        5 => filter.with_any_label(format!("l{value}")),
+        6 => filter.with_title_containing(["title", "1", "TITLE", ""][usize::from(*value)]),
+        7 => filter.with_id_prefix(["session", "session1", "generated", "s_"][usize::from(*value)]),
+        _ => filter.with_state(format!("k{}", value * 4), Json::from(u32::from(*value))),
+    })
+}
+
+/// What the suite compares.
+trait Compared: StateService + DirectoryService {}
+
+impl<S: StateService + DirectoryService> Compared for S {}
+
 /// A service, and the last revision that it returned.
 struct Subject {
-    service: Arc<dyn StateService>,
+    service: Arc<dyn Compared>,
     last: Option<Revision>,
 }
 
@@ -185,6 +213,48 @@ impl Subject {
                 let updated = service.update_state(update.with_timestamp(1_767_225_600.0)).await;
                 self.last = updated.as_ref().ok().and_then(StateUpdated::revision).or(self.last);
                 told(updated)
+            }
+            Step::Annotate { user: name, id, title, labels, expected } => {
+                let mut request = AnnotateSession::new(key(*name, *id)?);
+                request = match title {
+                    Some(0) => request.without_title(),
+                    Some(title) => request.with_title(format!("title {title}")),
+                    None => request,
+                };
+                for (label, value) in labels {
+                    request = match value {
+                        Some(value) => request.with_label(format!("l{label}"), format!("v{value}")),
+                        None => request.without_label(format!("l{label}")),
+                    };
+                }
+                if let Some(last) = self.last.filter(|_| *expected) {
+                    request = request.with_expected_revision(last);
+                }
+                told(service.annotate_session(request).await)
+            }
+            Step::Find { user: name, filter: conditions, limit, descending, with_state } => {
+                let scope = match name {
+                    Some(name) => SessionScope::User(user(*name)?),
+                    None => SessionScope::App(AppName::try_new(app)?),
+                };
+                let filter = filter(conditions);
+                let mut request = FindSessions::new(scope.clone()).with_filter(filter.clone());
+                request = request.with_limit(u32::from(*limit)).with_order(order(*descending));
+                if *with_state {
+                    request = request.with_state();
+                }
+                let mut pages = vec![told(service.count_sessions(&scope, &filter).await)];
+                loop {
+                    let page = match service.find_sessions(request.clone()).await {
+                        Ok(page) => page,
+                        Err(error) => break error.to_string(),
+                    };
+                    pages.push(format!("{:?}", page.items));
+                    match page.next {
+                        Some(next) => request = request.with_cursor(next),
+                        None => break pages.join("\n"),
+                    }
+                }
             }
             Step::States { user: name } => {
                 let user = user(*name)?;

@@ -238,7 +238,9 @@ async fn a_schema_is_found_whatever_its_case(admin: &DatabaseConnection) -> anyh
 
 async fn unlogged_tables_are_refused(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
-    fixture.execute("ALTER TABLE events SET UNLOGGED;\nALTER TABLE sessions SET UNLOGGED").await?;
+    for table in ["seabed_labels", "seabed_sessions", "events", "sessions"] {
+        fixture.execute(&format!("ALTER TABLE {table} SET UNLOGGED")).await?;
+    }
     expect_refusal(fixture, &["table sessions is unlogged", "SchemaRisk::Unlogged"]).await?;
     session(&accepting(fixture, SchemaRisk::Unlogged).await?).await?;
     expect_finding(&fixture.admin, "table events is unlogged").await?;

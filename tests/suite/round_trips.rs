@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::ensure;
 use futures_util::future::try_join_all;
 use seabed::{
-    AppendEvent, CreateSession, DeleteSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    ListEvents, ListSessions, Session, SessionKey, SessionScope, State, UpdateState, UserKey,
+    AnnotateSession, AppendEvent, CreateSession, DeleteSession, DirectoryService as _, DynSessionService, Error, Event,
+    ExpectedRevision, FindSessions, GetSession, ListEvents, ListSessions, Session, SessionFilter, SessionKey,
+    SessionScope, State, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind, Proxy};
 
@@ -175,8 +176,27 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
         })
         .await?;
     meter
-        .promise("delete_session", (4, 4), keys.clone(), async |key| {
-            Ok(service.delete_session(DeleteSession::new(key.clone())).await?)
+        .promise("annotate_session, with a first label", (6, 6), keys.clone(), async |key| {
+            service.annotate_session(AnnotateSession::new(key).with_label("a", "1")).await?;
+            Ok(())
+        })
+        .await?;
+    meter
+        .promise("annotate_session, with a title alone", (5, 5), keys.clone(), async |key| {
+            service.annotate_session(AnnotateSession::new(key).with_title("Rome")).await?;
+            Ok(())
+        })
+        .await?;
+    meter
+        .promise("delete_session, with a title", (4, 5), keys, async |key| {
+            Ok(service.delete_session(DeleteSession::new(key)).await?)
+        })
+        .await?;
+    let request = CreateSession::new(alice()?);
+    let plain = [direct.create_session(request.clone()).await?, direct.create_session(request).await?];
+    meter
+        .promise("delete_session", (4, 5), plain.map(|session| session.key), async |key| {
+            Ok(service.delete_session(DeleteSession::new(key)).await?)
         })
         .await?;
     meter.finish()
@@ -207,6 +227,20 @@ async fn reads_take_one_round_trip(fixture: &Fixture) -> anyhow::Result<()> {
     meter
         .promise("list_sessions", (1, 1), [lists.clone(), lists], async |request| {
             ensure!(!service.list_sessions(request).await?.items.is_empty());
+            Ok(())
+        })
+        .await?;
+    let finds = FindSessions::new(SessionScope::User(alice()?)).with_state();
+    meter
+        .promise("find_sessions", (1, 1), [finds.clone(), finds], async |request| {
+            ensure!(!service.find_sessions(request).await?.items.is_empty());
+            Ok(())
+        })
+        .await?;
+    let scope = SessionScope::User(alice()?);
+    meter
+        .promise("count_sessions", (1, 1), [SessionFilter::new(), SessionFilter::new()], async |filter| {
+            ensure!(service.count_sessions(&scope, &filter).await? > 0);
             Ok(())
         })
         .await?;

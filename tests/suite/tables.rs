@@ -4,8 +4,9 @@ use anyhow::{Context as _, ensure};
 use seabed::migration::{Layout, SessionTables, StoredData, UpOptions, down, layout, repair, up, verify};
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{
-    AppName, AppendEvent, CreateSession, DeleteSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    ListSessions, ServiceOptions, SessionKey, SessionScope, State, Tables, UpdateState, UserKey,
+    AppName, AppendEvent, CreateSession, DeleteSession, DirectoryService as _, DirectoryServiceExt as _,
+    DynSessionService, Error, Event, ExpectedRevision, FindSessions, GetSession, ListSessions, ServiceOptions,
+    SessionFilter, SessionKey, SessionScope, State, Tables, UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind};
 
@@ -78,6 +79,12 @@ async fn exercise(service: &DynSessionService, id: &str) -> anyhow::Result<()> {
     ensure!(service.get_session(recent).await?.is_some_and(|session| session.events.len() == 1));
     let scope = SessionScope::User(key.user());
     ensure!(service.list_sessions(ListSessions::new(scope)).await?.try_into_items()?.len() == 1);
+    service.set_labels(&key, &[("created", Some(id)), ("gone", Some(""))]).await?;
+    service.set_labels(&key, &[("gone", None)]).await?;
+    let (scope, filter) = (SessionScope::User(key.user()), SessionFilter::new().with_label("created", id));
+    ensure!(service.count_sessions(&scope, &filter).await? == 1);
+    let found = service.find_sessions(FindSessions::new(scope).with_filter(filter).with_state()).await?;
+    ensure!(found.try_into_items()?.iter().all(|found| found.annotations.labels.len() == 1));
     ensure!(service.list_events(seabed::ListEvents::new(key)).await?.try_into_items()?.len() == 2);
     service.check_health().await?;
     Ok(())

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use seabed::{MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService, StateService};
+use seabed::{
+    DirectoryService, MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService,
+    StateService,
+};
 use seabed_conformance::{Opened, Services, Target};
 use seabed_tests::{Database, Family, Kind, Report, Servers, Unavailable};
 use tempfile::TempDir;
@@ -41,6 +44,11 @@ impl Store {
     }
 }
 
+/// The traits that the conformance suite tests.
+trait Tested: StateService + DirectoryService {}
+
+impl<S: StateService + DirectoryService> Tested for S {}
+
 /// The stores of this process, each created on first use.
 #[derive(Default)]
 pub(crate) struct Stores {
@@ -71,7 +79,7 @@ impl Stores {
     }
 
     async fn open(&self, store: Store, fast: bool) -> anyhow::Result<Services> {
-        let service: Arc<dyn StateService> = match store {
+        let service: Arc<dyn Tested> = match store {
             Store::Memory => Arc::new(self.memory.clone()),
             Store::SqliteMemory => {
                 let service = self.sqlite_memory.get_or_try_init(|| async {
@@ -108,7 +116,7 @@ impl Stores {
                 }
             }
         };
-        Ok(Services::with_state(service))
+        Ok(Services::with_state(service.clone()).and_directory(service))
     }
 
     /// Creates a new database on `store`, without tables.

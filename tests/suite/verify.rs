@@ -4,8 +4,9 @@ use anyhow::{Context as _, ensure};
 use seabed::migration::{Finding, Repair, Selection, Severity, copy, grants, repair, verify};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
-    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision,
-    GetSession, SessionId, SessionKey, State, UserKey,
+    AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DirectoryService as _,
+    DirectoryServiceExt as _, DynSessionService, Event, ExpectedRevision, GetSession, SessionFilter, SessionId,
+    SessionKey, SessionScope, State, UserKey,
 };
 use seabed::{SchemaRisk, ServiceOptions};
 use seabed_tests::{Family, Kind};
@@ -231,6 +232,10 @@ async fn the_printed_grants_suffice_and_allow_no_more(fixture: &Fixture) -> anyh
         };
         let key = exercise(&service, "s").await?;
         ensure!(service.get_app_state(&key.app_name).await?.len() == 1);
+        service.set_labels(&key, &[("a", Some("1")), ("b", Some("2"))]).await?;
+        service.set_labels(&key, &[("a", Some("2")), ("b", None)]).await?;
+        let scope = SessionScope::User(key.user());
+        ensure!(service.count_sessions(&scope, &SessionFilter::new().with_label("a", "2")).await? == 1);
         service.delete_session(DeleteSession::new(key.clone())).await?;
         ensure!(service.get_session(GetSession::new(key)).await?.is_none());
     }
@@ -256,7 +261,8 @@ async fn missing_rights_are_found(fixture: &Fixture) -> anyhow::Result<()> {
     }
     let pool = seabed::open(&url).await?;
     let findings = verify(&pool).await?;
-    ensure!(findings.len() == 1 && findings[0].problem.contains("may not DELETE"), "{findings:#?}");
+    let is_delete = |finding: &Finding| finding.problem.contains("may not DELETE");
+    ensure!(findings.len() == 2 && findings.iter().all(is_delete), "{findings:#?}");
     pool.close().await?;
     remove_account(fixture, &name).await
 }
@@ -265,24 +271,39 @@ const FOREIGN_KEY: &str =
     "FOREIGN KEY (app_name, user_id, session_id) REFERENCES sessions (app_name, user_id, id) ON DELETE CASCADE";
 
 /// Sets a collation that folds case.
-async fn fold_ids(fixture: &Fixture) -> anyhow::Result<()> {
+pub(crate) async fn fold_ids(fixture: &Fixture) -> anyhow::Result<()> {
     if fixture.kind.map(Kind::family) == Some(Family::Postgres) {
         let collation = "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
         fixture.execute(collation).await?;
-        fixture.execute("ALTER TABLE events DROP CONSTRAINT events_app_name_user_id_session_id_fkey").await?;
-        for (table, column) in [("app_states", "app_name"), ("sessions", "user_id"), ("events", "user_id")] {
+        for table in OF_SESSIONS {
+            let drop = format!("ALTER TABLE {table} DROP CONSTRAINT {table}_app_name_user_id_session_id_fkey");
+            fixture.execute(&drop).await?;
+        }
+        let of_sessions = ["sessions"].into_iter().chain(OF_SESSIONS).map(|table| (table, "user_id"));
+        for (table, column) in of_sessions.chain([("app_states", "app_name")]) {
             let change = format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE varchar(128) COLLATE folding");
             fixture.execute(&change).await?;
         }
-        fixture.execute(&format!("ALTER TABLE events ADD {FOREIGN_KEY}")).await?;
-        return Ok(());
+        return add_foreign_keys(fixture).await;
     }
-    let tables = ["adk_internal_metadata", "app_states", "user_states", "sessions", "events"];
-    let convert =
-        tables.map(|table| format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"));
-    fixture.execute("ALTER TABLE events DROP FOREIGN KEY events_ibfk_1").await?;
-    fixture.execute(&convert.join(";\n")).await?;
-    fixture.execute(&format!("ALTER TABLE events ADD {FOREIGN_KEY}")).await
+    for table in OF_SESSIONS {
+        fixture.execute(&format!("ALTER TABLE {table} DROP FOREIGN KEY {table}_ibfk_1")).await?;
+    }
+    for table in ["adk_internal_metadata", "app_states", "user_states", "sessions"].into_iter().chain(OF_SESSIONS) {
+        let convert = format!("ALTER TABLE {table} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci");
+        fixture.execute(&convert).await?;
+    }
+    add_foreign_keys(fixture).await
+}
+
+/// The tables whose rows belong to sessions.
+const OF_SESSIONS: [&str; 3] = ["events", "seabed_sessions", "seabed_labels"];
+
+async fn add_foreign_keys(fixture: &Fixture) -> anyhow::Result<()> {
+    for table in OF_SESSIONS {
+        fixture.execute(&format!("ALTER TABLE {table} ADD {FOREIGN_KEY}")).await?;
+    }
+    Ok(())
 }
 
 async fn ids_that_collide_are_named_and_left(fixture: &Fixture) -> anyhow::Result<()> {

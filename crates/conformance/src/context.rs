@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use seabed_core::{
-    AppName, AppendEvent, Appended, CreateSession, Event, ExpectedRevision, GetSession, Revision, Session, SessionId,
-    SessionKey, SessionService, State, StateService, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DirectoryService, Event, ExpectedRevision, GetSession, Revision,
+    Session, SessionId, SessionKey, SessionService, State, StateService, UserKey,
 };
 use tokio::task::JoinSet;
 
@@ -17,6 +17,7 @@ pub(crate) struct Context {
     /// A service on the target.
     pub(crate) service: Arc<dyn SessionService>,
     state: Option<Arc<dyn StateService>>,
+    directory: Option<Arc<dyn DirectoryService>>,
     /// The name of this case's app.
     pub(crate) app: String,
 }
@@ -25,7 +26,8 @@ impl Context {
     #[allow(clippy::disallowed_methods, reason = "each case has an app of its own")]
     pub(crate) fn new(target: Target, services: Services) -> Self {
         let app = format!("app-{:016x}", fastrand::u64(..));
-        Self { target, service: services.sessions, state: services.state, app }
+        let Services { sessions: service, state, directory } = services;
+        Self { target, service, state, directory, app }
     }
 
     /// Another service on the same store.
@@ -39,6 +41,20 @@ impl Context {
     /// The service as a [`StateService`]. Cases that call this need [`Capability::State`](crate::cases::Capability).
     pub(crate) fn state(&self) -> anyhow::Result<&Arc<dyn StateService>> {
         self.state.as_ref().context("the service implements no StateService")
+    }
+
+    /// The service as a [`DirectoryService`]. Cases that call this need
+    /// [`Capability::Directory`](crate::cases::Capability).
+    pub(crate) fn directory(&self) -> anyhow::Result<&Arc<dyn DirectoryService>> {
+        self.directory.as_ref().context("the service implements no DirectoryService")
+    }
+
+    /// Another service on the same store, as a [`DirectoryService`].
+    pub(crate) async fn another_directory(&self) -> anyhow::Result<Arc<dyn DirectoryService>> {
+        match self.target.open().await? {
+            Opened::Service(services) => services.directory.context("the service implements no DirectoryService"),
+            Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
+        }
     }
 
     /// This case's app.

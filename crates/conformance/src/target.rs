@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use seabed_core::{SessionService, StateService};
+use seabed_core::{DirectoryService, SessionService, StateService};
 
 /// The result of opening a target.
 pub enum Opened {
@@ -19,17 +19,24 @@ pub enum Opened {
 pub struct Services {
     pub(crate) sessions: Arc<dyn SessionService>,
     pub(crate) state: Option<Arc<dyn StateService>>,
+    pub(crate) directory: Option<Arc<dyn DirectoryService>>,
 }
 
 impl Services {
     /// A service of which only [`SessionService`] is tested. Cases of other traits are ignored.
     pub fn new(sessions: Arc<dyn SessionService>) -> Self {
-        Self { sessions, state: None }
+        Self { sessions, state: None, directory: None }
     }
 
     /// A service of which [`StateService`] is tested as well.
     pub fn with_state(state: Arc<dyn StateService>) -> Self {
-        Self { sessions: state.clone(), state: Some(state) }
+        Self { sessions: state.clone(), state: Some(state), directory: None }
+    }
+
+    /// Also tests [`DirectoryService`], of the same service.
+    pub fn and_directory(mut self, directory: Arc<dyn DirectoryService>) -> Self {
+        self.directory = Some(directory);
+        self
     }
 }
 

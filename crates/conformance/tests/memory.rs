@@ -9,6 +9,9 @@ fn main() -> std::process::ExitCode {
     let service = MemorySessionService::new();
     seabed_conformance::run([Target::new("memory", move || {
         let service = service.clone();
-        async move { Ok(Opened::Service(Services::with_state(Arc::new(service)))) }
+        async move {
+            let service = Arc::new(service);
+            Ok(Opened::Service(Services::with_state(service.clone()).and_directory(service)))
+        }
     })])
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use seabed_conformance::{Opened, Services, Target};
 use seabed_core::{
-    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
-    ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionService, State, StateService,
-    StateUpdated, UpdateState, UserKey,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, DirectoryService,
+    Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions,
+    MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionScope, SessionService, State,
+    StateService, StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
@@ -117,12 +118,60 @@ impl<S: StateService> StateService for Audited<S> {
     }
 }
 
+#[async_trait]
+impl<S: DirectoryService> DirectoryService for Audited<S> {
+    async fn annotate_session(&self, request: AnnotateSession) -> Result<Annotations> {
+        self.log(format!("annotate {}", request.key()));
+        request.check()?;
+        let mut passed_on = AnnotateSession::new(request.key().clone());
+        passed_on = match request.title() {
+            Some(Some(title)) => passed_on.with_title(title),
+            Some(None) => passed_on.without_title(),
+            None => passed_on,
+        };
+        for (name, value) in request.labels() {
+            passed_on = match value {
+                Some(value) => passed_on.with_label(name, value),
+                None => passed_on.without_label(name),
+            };
+        }
+        if let ExpectedRevision::Exact(revision) = request.expected() {
+            passed_on = passed_on.with_expected_revision(revision);
+        }
+        self.inner.annotate_session(passed_on).await
+    }
+
+    async fn find_sessions(&self, request: FindSessions) -> Result<Page<FoundSession, FindCursor>> {
+        self.log(format!("find sessions of {:?}", request.scope()));
+        request.check()?;
+        let mut passed_on = FindSessions::new(request.scope().clone())
+            .with_filter(request.filter().clone())
+            .with_order(request.order())
+            .with_limit(request.limit());
+        if request.has_state() {
+            passed_on = passed_on.with_state();
+        }
+        if let Some(cursor) = request.cursor() {
+            let cursor = passed_on.cursor_after(cursor.session().clone());
+            passed_on = passed_on.with_cursor(cursor);
+        }
+        self.inner.find_sessions(passed_on).await
+    }
+
+    async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
+        self.inner.count_sessions(scope, filter).await
+    }
+}
+
 fn main() -> ExitCode {
     let inner = Audited { inner: MemorySessionService::new(), log: Arc::default() };
     let service = inner.clone();
     let outcome = seabed_conformance::run([Target::new("audited", move || {
         let service = service.clone();
-        async move { Ok(Opened::Service(Services::with_state(Arc::new(service)))) }
+        async move {
+            let service = Arc::new(service);
+            Ok(Opened::Service(Services::with_state(service.clone()).and_directory(service)))
+        }
     })]);
     println!("{} calls were logged", inner.log.lock().expect("nobody panics while logging").len());
     outcome

@@ -1,25 +1,30 @@
 //! The rules that every backend shares, for a session service on a store of your own.
 //!
-//! A backend implements [`SessionService`](crate::SessionService), and [`StateService`](crate::StateService) if it can.
+//! A backend implements [`SessionService`](crate::SessionService), and [`StateService`](crate::StateService) and
+//! [`DirectoryService`](crate::DirectoryService) if it can.
 //! What a request stores, and whether a stored session accepts it, does not depend on the store and is decided here,
 //! also for [`MemorySessionService`](crate::MemorySessionService) and the services on databases.
 //!
 //! 1. **Before any I/O**, convert the request to the form that is stored: [`NewSession`], [`NewEvent`],
-//!    [`NewStateUpdate`]. This validates ids, times and JSON, handles NUL characters, drops `temp:` keys, and splits
-//!    state by scope. Listings have [`ListSessions::check`](crate::ListSessions::check) and
-//!    [`ListEvents::check`](crate::ListEvents::check).
+//!    [`NewStateUpdate`], [`NewAnnotations`]. This validates ids, times and JSON, handles NUL characters, drops `temp:`
+//!    keys, and splits state by scope. Listings have [`ListSessions::check`](crate::ListSessions::check),
+//!    [`ListEvents::check`](crate::ListEvents::check) and [`FindSessions::check`](crate::FindSessions::check).
 //! 2. **A write** is one atomic step of the store. Nothing else writes to the session in between, nor to the state of
 //!    its app and its user. [`State::merge`](crate::State::merge) merges a delta.
 //!    - Create: [`AlreadyExists`](crate::Error::AlreadyExists) if the key is taken. Otherwise insert the session, and
 //!      merge the app's and the user's part of its state. Return [`NewSession::to_session`].
 //!    - Append: as in the example below, with the app's and the user's part of the delta.
 //!    - Delete: [`DeleteSession::check_revision`](crate::DeleteSession::check_revision) if the session exists.
+//!    - Titles and labels: [`AnnotateSession::check_revision`](crate::AnnotateSession::check_revision) if the session
+//!      exists, and then what [`AnnotateSession::apply_to`](crate::AnnotateSession::apply_to) returns.
 //!    - Update of state: for a session, an append. For an app or a user, merge [`NewSharedState::delta`], and return
 //!      the whole state.
 //! 3. **A read** is one snapshot. [`ScopedState::merged`] is the state of a session,
 //!    [`GetSession::events_since`](crate::GetSession::events_since) fills in the field of that name, and
 //!    [`Page::from_rows`](crate::Page::from_rows) ends a page. Sessions are listed by
 //!    [`SessionCursor`](crate::SessionCursor), events by [`EventCursor`](crate::EventCursor); both are ordered.
+//!    [`FindSessions::page`](crate::FindSessions::page) makes a page of the sessions that a
+//!    [`SessionFilter`](crate::SessionFilter) matches.
 //!
 //! Test the result with the crate `seabed-conformance`. Its `tests/backend.rs` is a whole backend, on a file.
 //!
@@ -57,4 +62,4 @@
 
 pub use crate::event::adk_check::AdkCheck;
 pub use crate::state::ScopedState;
-pub use crate::validate::{NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};
+pub use crate::validate::{NewAnnotations, NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};

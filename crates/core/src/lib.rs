@@ -3,11 +3,11 @@
 //! This crate knows no database driver. It holds
 //!
 //! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
-//! - the contract: [`SessionService`], [`StateService`] and [`TransactionalService`], and the conveniences of
-//!   [`SessionServiceExt`];
+//! - the contract: [`SessionService`], [`StateService`], [`DirectoryService`] and [`TransactionalService`], and the
+//!   conveniences of [`SessionServiceExt`] and [`DirectoryServiceExt`];
 //! - what events mean after rewinds and compactions, and the state as of any event, [`history`];
 //! - the reference model, [`MemorySessionService`], and what a backend of your own needs besides, [`backend`];
-//! - the sea-orm entities of google-adk's schema v1, [`entity`];
+//! - the sea-orm entities of the tables, [`entity`];
 //! - the portable SQL algorithms, [`sql`], and the seams that a backend fills in, [`Dialect`](sql::Dialect),
 //!   [`SchemaDialect`](sql::SchemaDialect) and [`Driver`](sql::Driver).
 //!
@@ -16,6 +16,7 @@
 
 pub mod backend;
 mod clock;
+mod directory;
 pub mod entity;
 mod error;
 mod event;
@@ -38,6 +39,10 @@ mod transactional;
 mod validate;
 
 pub use clock::{Clock, IdSource, SystemClock, Timestamp, UuidV7};
+pub use directory::{
+    AnnotateSession, Annotations, DirectoryService, DirectoryServiceExt, FindCursor, FindSessions, FoundSession,
+    SessionFilter,
+};
 pub use error::{BackendError, BackendErrorKind, Error, Result};
 pub use event::{Event, EventActions};
 pub use json::Json;

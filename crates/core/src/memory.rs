@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::backend::{AdkCheck, NewEvent, NewSession, NewSharedState, NewStateUpdate, ScopedState, SharedTarget};
+use crate::backend::{
+    AdkCheck, NewAnnotations, NewEvent, NewSession, NewSharedState, NewStateUpdate, ScopedState, SharedTarget,
+};
 use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::{
-    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
-    EventCursor, GetSession, IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
-    SessionCursor, SessionKey, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
+    DeleteSession, DirectoryService, Error, Event, EventCursor, FindCursor, FindSessions, FoundSession, GetSession,
+    IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor, SessionFilter,
+    SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
     UserKey, UuidV7,
 };
 
@@ -51,6 +54,7 @@ struct StoredSession {
     create_time: Timestamp,
     update_time: Timestamp,
     events: Vec<StoredEvent>,
+    annotations: Annotations,
 }
 
 struct StoredEvent {
@@ -61,6 +65,11 @@ struct StoredEvent {
 impl StoredSession {
     fn revision(&self) -> Revision {
         Revision::new(self.create_time, self.update_time)
+    }
+
+    /// The place of the session in listings.
+    fn place(&self, key: &SessionKey) -> SessionCursor {
+        SessionCursor::new(self.update_time, key.user_id.clone(), key.session_id.clone())
     }
 }
 
@@ -201,6 +210,17 @@ impl Store {
         })
     }
 
+    /// The sessions that match everything but the filter's conditions on state.
+    fn found<'a>(
+        &'a self,
+        scope: &'a SessionScope,
+        filter: &'a SessionFilter,
+    ) -> impl Iterator<Item = (&'a SessionKey, &'a StoredSession)> {
+        self.sessions.iter().filter(|(key, stored)| {
+            scope.contains(key) && filter.matches(&key.session_id, stored.revision(), &stored.annotations)
+        })
+    }
+
     fn show(&self, key: &SessionKey, stored: &StoredSession) -> Session {
         let scoped = ScopedState {
             app: self.app_state(&key.app_name),
@@ -212,23 +232,28 @@ impl Store {
     }
 }
 
-/// Returns the rows after `cursor` in the requested order, one more than fits the page.
-fn page_of<T, C: Ord + Clone>(
-    mut rows: Vec<(C, Result<T>)>,
-    order: Order,
-    limit: u32,
-    cursor: Option<&C>,
-) -> Result<Page<T, C>> {
+/// Returns the rows after `cursor`, in the requested order.
+fn rows_after<T, C: Ord>(mut rows: Vec<(C, T)>, order: Order, cursor: Option<&C>) -> impl Iterator<Item = (C, T)> {
     rows.sort_by(|(left, _), (right, _)| left.cmp(right));
     if order == Order::Descending {
         rows.reverse();
     }
-    let behind = |row: &C| match (cursor, order) {
+    let behind = move |row: &C| match (cursor, order) {
         (None, _) => true,
         (Some(cursor), Order::Ascending) => row > cursor,
         (Some(cursor), Order::Descending) => row < cursor,
     };
-    let rows = rows.into_iter().filter(|(row, _)| behind(row)).map(|(row, item)| (Some(row), item));
+    rows.into_iter().filter(move |(row, _)| behind(row))
+}
+
+/// Returns the page after `cursor`, in the requested order.
+fn page_of<T, C: Ord + Clone>(
+    rows: Vec<(C, Result<T>)>,
+    order: Order,
+    limit: u32,
+    cursor: Option<&C>,
+) -> Result<Page<T, C>> {
+    let rows = rows_after(rows, order, cursor).map(|(row, item)| (Some(row), item));
     Page::from_rows(rows.collect(), limit)
 }
 
@@ -243,8 +268,13 @@ impl SessionService for MemorySessionService {
         let state = store.merged(State::new(), new.state.session.clone(), &new.key)?;
         let shared = store.merged_shared(&new.key, new.state.app.clone(), new.state.user.clone())?;
         store.set_shared(&new.key, shared);
-        let stored =
-            StoredSession { state, create_time: new.create_time, update_time: new.create_time, events: Vec::new() };
+        let stored = StoredSession {
+            state,
+            create_time: new.create_time,
+            update_time: new.create_time,
+            events: Vec::new(),
+            annotations: Annotations::default(),
+        };
         store.sessions.insert(new.key.clone(), stored);
         let (app, user) = (store.app_state(&new.key.app_name), store.user_state(&new.key.user()));
         Ok(new.to_session(app, user))
@@ -272,14 +302,7 @@ impl SessionService for MemorySessionService {
             .sessions
             .iter()
             .filter(|(key, _)| request.scope.contains(key))
-            .map(|(key, stored)| {
-                let cursor = SessionCursor {
-                    update_time: stored.update_time,
-                    user_id: key.user_id.clone(),
-                    session_id: key.session_id.clone(),
-                };
-                (cursor, Ok(store.show(key, stored)))
-            })
+            .map(|(key, stored)| (stored.place(key), Ok(store.show(key, stored))))
             .collect();
         page_of(rows, request.order, request.limit, request.cursor.as_ref())
     }
@@ -335,5 +358,38 @@ impl StateService for MemorySessionService {
             NewStateUpdate::Session(new) => StateUpdated::Session(store.append(*new)?),
             NewStateUpdate::Shared(update) => StateUpdated::Shared(store.update_shared(update)?),
         })
+    }
+}
+
+#[async_trait]
+impl DirectoryService for MemorySessionService {
+    async fn annotate_session(&self, request: AnnotateSession) -> Result<Annotations> {
+        let NewAnnotations { request, .. } = NewAnnotations::try_prepare(request, &*self.clock)?;
+        let sessions = &mut self.open()?.sessions;
+        let stored = sessions.get_mut(request.key()).ok_or_else(|| Error::not_found(request.key()))?;
+        request.check_revision(stored.revision())?;
+        stored.annotations = request.apply_to(stored.annotations.clone())?;
+        Ok(stored.annotations.clone())
+    }
+
+    async fn find_sessions(&self, request: FindSessions) -> Result<Page<FoundSession, FindCursor>> {
+        request.check()?;
+        let store = self.open()?;
+        let found = store.found(request.scope(), request.filter());
+        let found: Vec<_> = found.map(|(key, stored)| (stored.place(key), (key, stored))).collect();
+        let rows = rows_after(found, request.order, request.cursor().map(FindCursor::session));
+        let rows = rows.map(|(place, (key, stored))| {
+            let state = Some(store.show(key, stored).state);
+            let session = FoundSession::new(key.clone(), stored.annotations.clone(), stored.revision(), state);
+            (Some(request.cursor_after(place)), Ok(session))
+        });
+        request.page(rows.collect())
+    }
+
+    async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
+        filter.check()?;
+        let store = self.open()?;
+        let found = store.found(scope, filter).filter(|(_, stored)| filter.matches_state(&stored.state));
+        Ok(found.count() as u64)
     }
 }

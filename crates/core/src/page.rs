@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, SessionId, Timestamp, UserId};
+use crate::{Error, FindCursor, Result, SessionId, Timestamp, UserId};
 
 /// The direction of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,19 +53,32 @@ impl<T, C> Page<T, C> {
     ///
     /// # Errors
     /// The error of the page's last row, if there are more rows and none of the page has a cursor to continue from.
-    pub fn from_rows(mut rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
-        let limit = limit as usize;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let (cursors, mut items): (Vec<Option<C>>, Vec<Result<T>>) = rows.into_iter().unzip();
-        let next = cursors.into_iter().flatten().next_back().filter(|_| more);
-        if more
-            && next.is_none()
-            && let Some(Err(error)) = items.pop()
-        {
-            return Err(error);
+    pub fn from_rows(rows: Vec<(Option<C>, Result<T>)>, limit: u32) -> Result<Self> {
+        Self::from_scan(rows, limit, limit, |_| true)
+    }
+
+    /// Like [`from_rows`](Self::from_rows), of the rows among the first `examined` that are to be kept.
+    pub(crate) fn from_scan(
+        rows: Vec<(Option<C>, Result<T>)>,
+        limit: u32,
+        examined: u32,
+        keep: impl Fn(&T) -> bool,
+    ) -> Result<Self> {
+        let (mut items, mut next) = (Vec::new(), None);
+        for (place, (cursor, item)) in rows.into_iter().enumerate() {
+            if items.len() == limit as usize || place == examined as usize {
+                return match (next, items.pop()) {
+                    // There is no place to continue from.
+                    (None, Some(Err(error))) => Err(error),
+                    (next, last) => Ok(Self { items: items.into_iter().chain(last).collect(), next }),
+                };
+            }
+            next = cursor.or(next);
+            if item.as_ref().map_or(true, &keep) {
+                items.push(item);
+            }
         }
-        Ok(Self { items, next })
+        Ok(Self { items, next: None })
     }
 }
 
@@ -129,12 +142,12 @@ impl EventCursor {
     }
 }
 
-fn write_token(f: &mut fmt::Formatter<'_>, place: &impl Serialize) -> fmt::Result {
+pub(crate) fn write_token(f: &mut fmt::Formatter<'_>, place: &impl Serialize) -> fmt::Result {
     let json = serde_json::to_vec(place).map_err(|_| fmt::Error)?;
     f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(json))
 }
 
-fn read_token<T: DeserializeOwned>(token: &str) -> Result<T> {
+pub(crate) fn read_token<T: DeserializeOwned>(token: &str) -> Result<T> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
     let place = json.and_then(|json| serde_json::from_slice(&json).ok());
     place.ok_or_else(|| Error::invalid("cursor", "is not a cursor of this kind of listing"))
@@ -188,7 +201,7 @@ macro_rules! serialize_as_token {
     )*};
 }
 
-serialize_as_token!(SessionCursor, EventCursor);
+serialize_as_token!(SessionCursor, EventCursor, FindCursor);
 
 #[cfg(test)]
 mod tests {

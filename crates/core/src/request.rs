@@ -291,7 +291,7 @@ impl ListEvents {
     }
 }
 
-fn check_limit(limit: u32, max: u32) -> Result<()> {
+pub(crate) fn check_limit(limit: u32, max: u32) -> Result<()> {
     if (1..=max).contains(&limit) {
         return Ok(());
     }

@@ -6,12 +6,14 @@ use async_trait::async_trait;
 use sea_orm::{DatabaseTransaction, TransactionOptions};
 
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor, GetSession, ListEvents,
-    ListSessions, Page, Result, Session, SessionCursor, SessionService, State, StateUpdated, UpdateState, UserKey,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor,
+    FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions, Page, Result, Session, SessionCursor,
+    SessionFilter, SessionScope, SessionService, State, StateUpdated, UpdateState, UserKey,
 };
 
 /// Runs operations inside your transaction, so that they commit together with your own writes. The algorithms are those
-/// of [`SessionService`] and [`StateService`](crate::StateService), without a commit, a retry, or a task of their own.
+/// of [`SessionService`], [`StateService`](crate::StateService) and [`DirectoryService`](crate::DirectoryService),
+/// without a commit, a retry, or a task of their own.
 ///
 /// What they write is durable once you commit. Begin the transaction with
 /// [`transaction_options`](Self::transaction_options): on SQLite a transaction that was not begun with `BEGIN
@@ -73,6 +75,28 @@ pub trait TransactionalService: SessionService {
 
     /// See [`get_app_state`](SessionService::get_app_state).
     async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State>;
+
+    /// See [`annotate_session`](crate::DirectoryService::annotate_session).
+    async fn annotate_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: AnnotateSession,
+    ) -> Result<Annotations>;
+
+    /// See [`find_sessions`](crate::DirectoryService::find_sessions).
+    async fn find_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: FindSessions,
+    ) -> Result<Page<FoundSession, FindCursor>>;
+
+    /// See [`count_sessions`](crate::DirectoryService::count_sessions).
+    async fn count_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        scope: &SessionScope,
+        filter: &SessionFilter,
+    ) -> Result<u64>;
 }
 
 #[async_trait]
@@ -123,5 +147,30 @@ impl<S: TransactionalService + ?Sized> TransactionalService for Arc<S> {
 
     async fn get_app_state_in(&self, transaction: &DatabaseTransaction, app_name: &AppName) -> Result<State> {
         (**self).get_app_state_in(transaction, app_name).await
+    }
+
+    async fn annotate_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: AnnotateSession,
+    ) -> Result<Annotations> {
+        (**self).annotate_session_in(transaction, request).await
+    }
+
+    async fn find_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: FindSessions,
+    ) -> Result<Page<FoundSession, FindCursor>> {
+        (**self).find_sessions_in(transaction, request).await
+    }
+
+    async fn count_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        scope: &SessionScope,
+        filter: &SessionFilter,
+    ) -> Result<u64> {
+        (**self).count_sessions_in(transaction, scope, filter).await
     }
 }

@@ -9,9 +9,9 @@ use crate::replay::is_same_event;
 use crate::revision::stored_timestamp;
 use crate::state::ScopedState;
 use crate::{
-    AppName, AppendEvent, BackendError, BackendErrorKind, Clock, CreateSession, Error, ExpectedRevision, IdSource,
-    Json, NulPolicy, Result, Revision, Scope, Session, SessionId, SessionKey, State, StateTarget, Timestamp,
-    UpdateState, UserKey,
+    AnnotateSession, AppName, AppendEvent, BackendError, BackendErrorKind, Clock, CreateSession, Error,
+    ExpectedRevision, IdSource, Json, NulPolicy, Result, Revision, Scope, Session, SessionId, SessionKey, State,
+    StateTarget, Timestamp, UpdateState, UserKey,
 };
 
 /// The width of google-adk's column `events.invocation_id`, in characters.
@@ -180,6 +180,28 @@ where
     }
     written.check_portable().map_err(invalid)?;
     Ok((written, value))
+}
+
+/// A change of the title and labels of a session, about to be made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewAnnotations {
+    /// The change, and what it needs to know of the session: [`AnnotateSession::check_revision`] and
+    /// [`AnnotateSession::apply_to`].
+    pub request: AnnotateSession,
+    /// When it is made, by the clock of the service.
+    pub now: Timestamp,
+}
+
+impl NewAnnotations {
+    /// Validates `request`.
+    ///
+    /// # Errors
+    /// Those of [`AnnotateSession::check`].
+    pub fn try_prepare(request: AnnotateSession, clock: &dyn Clock) -> Result<Self> {
+        request.check()?;
+        Ok(Self { request, now: clock.now() })
+    }
 }
 
 /// Keys about to be set.

@@ -89,6 +89,7 @@ impl Dialect for Postgres {
     const SCHEMA: &'static dyn SchemaDialect = &Self;
     /// A statement of many writes costs little more than a statement of one, so a few batches keep a server busy.
     const MAX_CONCURRENT_BATCHES: usize = 4;
+    const ENFORCES_FOREIGN_KEYS: bool = true;
 
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {

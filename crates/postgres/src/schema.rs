@@ -24,6 +24,10 @@ impl SchemaDialect for Postgres {
         text.cast_as("jsonb")
     }
 
+    fn position_function(&self) -> &'static str {
+        "pg_catalog.strpos"
+    }
+
     fn json_type(&self) -> &'static str {
         "jsonb"
     }

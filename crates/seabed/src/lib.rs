@@ -78,6 +78,35 @@
 //! but keeps the state that the session was created with. [`history`] says which events are live, which of them
 //! google-adk sends to a model after rewinds and compactions, and what the state was as of any event.
 //!
+//! # Titles, labels and finding sessions
+//!
+//! [`DirectoryService`] gives sessions titles and labels, and finds sessions by them, by their times, their ids or
+//! their state.
+//!
+#![cfg_attr(all(feature = "sqlite", feature = "migrate"), doc = "```")]
+#![cfg_attr(not(all(feature = "sqlite", feature = "migrate")), doc = "```ignore")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use seabed::{
+//!     CreateSession, DirectoryService, DirectoryServiceExt, FindSessions, SessionFilter, SessionScope, SessionService,
+//!     UserKey,
+//! };
+//!
+//! # let database = seabed::open("sqlite::memory:").await?;
+//! # seabed::migrate(&database).await?;
+//! # let sessions = seabed::from_connection(database).await?;
+//! let alice = UserKey::try_new("travel", "alice")?;
+//! let session = sessions.create_session(CreateSession::new(alice.clone())).await?;
+//! sessions.set_title(&session.key, Some("A week in Rome")).await?;
+//! sessions.set_labels(&session.key, &[("stage", Some("booked"))]).await?;
+//!
+//! let booked = SessionFilter::new().with_label("stage", "booked");
+//! let found = sessions.find_sessions(FindSessions::new(SessionScope::User(alice)).with_filter(booked)).await?;
+//! assert_eq!(found.try_into_items()?[0].annotations.title.as_deref(), Some("A week in Rome"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # In your own transaction
 //!
 //! [`TransactionalService`] has a variant of each operation, with the suffix `_in`. It runs in a transaction that you
@@ -137,9 +166,9 @@
 //!
 //! # Guarantees
 //!
-//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`] and [`TransactionalService`] state the
-//! guarantees of each operation. The crate `seabed-conformance` checks them on every backend, and on your own if you
-//! write one.
+//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`] and
+//! [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on every
+//! backend, and on your own if you write one.
 
 use std::sync::Arc;
 
@@ -149,11 +178,12 @@ pub use seabed_core::entity;
 pub use seabed_core::history;
 pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables};
 pub use seabed_core::{
-    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
-    EventActions, EventCursor, ExpectedRevision, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
-    MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionId,
-    SessionKey, SessionScope, SessionService, SessionServiceExt, State, StateService, StateTarget, StateUpdated,
-    SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
+    DeleteSession, DirectoryService, DirectoryServiceExt, Error, Event, EventActions, EventCursor, ExpectedRevision,
+    FindCursor, FindSessions, FoundSession, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
+    MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionFilter,
+    SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt, State, StateService, StateTarget,
+    StateUpdated, SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
 };
 
 /// The migrations, with more options than [`migrate`].
@@ -177,9 +207,9 @@ use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend};
 pub type DynSessionService = Arc<dyn DatabaseSessionService>;
 
 /// Every trait that the session services on databases implement.
-pub trait DatabaseSessionService: StateService + TransactionalService {}
+pub trait DatabaseSessionService: StateService + DirectoryService + TransactionalService {}
 
-impl<S: StateService + TransactionalService + ?Sized> DatabaseSessionService for S {}
+impl<S: StateService + DirectoryService + TransactionalService + ?Sized> DatabaseSessionService for S {}
 
 /// Connects to the database at `url`, and checks its schema. URLs are `postgres://…`, `mysql://…`, `mariadb://…` or
 /// `sqlite://path`.

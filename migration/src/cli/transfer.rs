@@ -203,9 +203,10 @@ impl Report {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
-        let Summary { app_states, user_states, sessions, events, .. } = summary;
+        let Summary { app_states, user_states, sessions, events, annotations, .. } = summary;
         message(format_args!(
-            "read: {sessions} sessions, {events} events, {user_states} user states, {app_states} app states in {:.1} s",
+            "read: {sessions} sessions, {events} events, {user_states} user states, {app_states} app states, {annotations} \
+             rows of titles and labels in {:.1} s",
             self.started.elapsed().as_secs_f64()
         ));
         message(format_args!(

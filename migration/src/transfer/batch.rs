@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use sea_orm::prelude::DateTime;
 
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::{app_states, events, seabed_sessions, sessions, user_states};
 
 use super::record::{Record, SessionId};
 use super::states::StateRow;
@@ -17,6 +17,8 @@ const MAX_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub(super) struct Part {
     pub(super) session: sessions::Model,
+    /// Written with the last events.
+    pub(super) annotations: Option<seabed_sessions::Model>,
     pub(super) events: Vec<events::Model>,
     /// The time of the newest event so far, of earlier parts too.
     pub(super) newest: Option<DateTime>,
@@ -58,14 +60,15 @@ impl Batch {
                 self.parts.iter().any(|part| SessionId::of(&part.session) == id)
             }
             // Those of one session are told apart by their ids.
-            Record::Event(_) | Record::Refused(_) => false,
+            Record::Event(_) | Record::Annotations(_) | Record::Refused(_) => false,
         }
     }
 
     /// Returns the session that goes on in the next batch, without its events.
     pub(super) fn unfinished(&self) -> Option<Part> {
         let open = self.parts.last().filter(|part| !part.is_last)?;
-        Some(Part { session: open.session.clone(), events: Vec::new(), has_row: true, ..*open })
+        let (session, annotations) = (open.session.clone(), open.annotations.clone());
+        Some(Part { session, annotations, events: Vec::new(), has_row: true, ..*open })
     }
 
     /// Divides the batch into two, of which the first must be written first.
@@ -109,7 +112,7 @@ fn first<T>(rows: &mut Vec<T>, left: &mut usize) -> Vec<T> {
 
 impl Part {
     pub(super) fn new(session: sessions::Model) -> Self {
-        Self { session, events: Vec::new(), newest: None, is_last: false, has_row: false }
+        Self { session, annotations: None, events: Vec::new(), newest: None, is_last: false, has_row: false }
     }
 
     pub(super) fn push(&mut self, event: events::Model) {
@@ -142,7 +145,8 @@ impl Part {
             1 if !self.is_last => Err(self.events.pop().map(|event| Box::new(Record::Event(event)))),
             count => {
                 let rest = self.events.split_off(count.div_ceil(2));
-                let first = Self { session: self.session.clone(), events: self.events, is_last: false, ..self };
+                let session = self.session.clone();
+                let first = Self { session, annotations: None, events: self.events, is_last: false, ..self };
                 Ok((first, Self { events: rest, ..self }))
             }
         }

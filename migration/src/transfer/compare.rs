@@ -30,6 +30,9 @@ impl Store<'_> {
         }
         for part in parts {
             self.compare_events(&part.session).await?;
+            if let Some(annotations) = &part.annotations {
+                self.compare_annotations(annotations).await?;
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read as _, Write};
 
 use sea_orm::DbErr;
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::{app_states, events, seabed_sessions, sessions, user_states};
 use seabed_core::{BackendError, BackendErrorKind, Error, Timestamp, sql};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use super::tables::{Outlet, Source, Stop};
 use super::{Progress, Summary, transfer_error};
 
 const FORMAT: &str = "seabed-sessions";
-const VERSION: u32 = 1;
+/// Version 1 has no annotations.
+const VERSION: u32 = 2;
 /// The maximum length of a line, without its line break, in bytes: as much as PostgreSQL's largest `jsonb`. Longer rows
 /// are not exported, and a file without line breaks cannot use up memory.
 const MAX_LINE: usize = 256 << 20;
@@ -56,6 +57,18 @@ enum Line {
         timestamp: Timestamp,
         event_data: Option<Body>,
     },
+    Annotations {
+        app_name: String,
+        user_id: String,
+        session_id: String,
+        title: Option<String>,
+        labels: Option<Body>,
+        initial_state: Option<Body>,
+        parent_session_id: Option<String>,
+        parent_event_id: Option<String>,
+        held_since: Option<Timestamp>,
+        update_time: Timestamp,
+    },
     End {
         rows: u64,
         content: String,
@@ -83,6 +96,7 @@ pub(super) async fn write(
             Record::AppState(_) => &mut summary.app_states,
             Record::UserState(_) => &mut summary.user_states,
             Record::Session(_) => &mut summary.sessions,
+            Record::Annotations(_) => &mut summary.annotations,
             _ => &mut summary.events,
         };
         let text = encoded(&line(record).map_err(transfer_error)?)?;
@@ -151,6 +165,18 @@ fn line(record: Record) -> Result<Line, DbErr> {
             timestamp: time(row.timestamp)?,
             event_data: row.event_data.map(Body),
         },
+        Record::Annotations(row) => Line::Annotations {
+            app_name: row.app_name,
+            user_id: row.user_id,
+            session_id: row.session_id,
+            title: row.title,
+            labels: row.labels.map(Body),
+            initial_state: row.initial_state.map(Body),
+            parent_session_id: row.parent_session_id,
+            parent_event_id: row.parent_event_id,
+            held_since: row.held_since.map(time).transpose()?,
+            update_time: time(row.update_time)?,
+        },
         Record::Refused(refused) => return Err(DbErr::Custom(refused.to_string())),
     })
 }
@@ -169,9 +195,10 @@ pub(super) async fn read(mut file: impl BufRead + Send + 'static) -> Result<Sour
 fn check_header(file: &mut impl BufRead) -> Result<(), DbErr> {
     let first = next(file, 1);
     match first.unwrap_or_default() {
-        Some(Line::Header { format, version: VERSION }) if format == FORMAT => Ok(()),
+        Some(Line::Header { format, version: 1..=VERSION }) if format == FORMAT => Ok(()),
         Some(Line::Header { format, version }) if format == FORMAT => {
-            let message = format!("the file has version {version}, and this release reads only version {VERSION}");
+            let message =
+                format!("the file has version {version}, and this release reads only versions up to {VERSION}");
             Err(DbErr::Custom(message))
         }
         _ => Err(DbErr::Custom("the file was not written by `seabed-migrate export`".to_owned())),
@@ -269,6 +296,29 @@ fn record(line: Line) -> Option<Record> {
                 event_data: event_data.map(|body| body.0),
             })
         }
+        Line::Annotations {
+            app_name,
+            user_id,
+            session_id,
+            title,
+            labels,
+            initial_state,
+            parent_session_id,
+            parent_event_id,
+            held_since,
+            update_time,
+        } => Record::Annotations(seabed_sessions::Model {
+            app_name,
+            user_id,
+            session_id,
+            title,
+            labels: labels.map(|body| body.0),
+            initial_state: initial_state.map(|body| body.0),
+            parent_session_id,
+            parent_event_id,
+            held_since: held_since.map(Timestamp::to_naive_utc),
+            update_time: update_time.to_naive_utc(),
+        }),
         Line::Header { .. } | Line::End { .. } => return None,
     })
 }

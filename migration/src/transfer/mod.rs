@@ -1,5 +1,6 @@
 //! Moves sessions between databases and files, without losing, duplicating or changing any.
 
+mod annotations;
 mod batch;
 mod body;
 mod compare;
@@ -52,6 +53,8 @@ pub struct Summary {
     pub sessions: u64,
     /// See `app_states`.
     pub events: u64,
+    /// The rows of `seabed_sessions`: titles and labels of sessions.
+    pub annotations: u64,
     /// Sessions that did not exist in the target.
     pub new_sessions: u64,
     /// Events that did not exist in the target.
@@ -78,10 +81,12 @@ impl Summary {
 /// A callback that receives the progress of a transfer from time to time.
 pub type Progress<'a> = dyn FnMut(&Summary) + Send + 'a;
 
-/// Copies the selected sessions, events and state into another database, which must have the tables.
+/// Copies the selected sessions, with their titles and labels, events and state into another database, which must have
+/// the tables.
 ///
 /// The source is read in one snapshot; concurrent writes to it are not copied and do no harm. In the target, existing
-/// rows stay: missing events are added, and states are merged key by key, where the row with the later update wins.
+/// rows stay: missing events are added, and states are merged key by key, where the row with the later update wins. Of
+/// a session's titles and labels, those that were changed later win.
 /// Copying again, after an interruption or to add what is new, therefore changes nothing else, except that rows deleted
 /// in the target come back. What was sent is read back and compared. Do not write to a session in the target before it
 /// is copied: the state of a long session arrives with its last event, and later events are sorted by their times.

@@ -5,16 +5,18 @@ use std::fmt;
 
 use sea_orm::prelude::DateTime;
 use seabed_core::Json;
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::{app_states, events, seabed_sessions, sessions, user_states};
 use sha2::{Digest as _, Sha256};
 
-/// A stored row. A source sends the state rows first, then each session followed by its events, oldest first.
+/// A stored row. A source sends the state rows first, then each session followed by its annotations, if it has any, and
+/// its events, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     AppState(app_states::Model),
     UserState(user_states::Model),
     Session(sessions::Model),
     Event(events::Model),
+    Annotations(seabed_sessions::Model),
     /// A row that cannot be read, or that no backend could store: which, and why.
     Refused(Refused),
 }
@@ -27,6 +29,7 @@ impl Record {
             Self::UserState(row) => row.state.len(),
             Self::Session(row) => row.state.len(),
             Self::Event(row) => row.event_data.as_ref().map_or(0, String::len),
+            Self::Annotations(row) => [&row.labels, &row.initial_state].into_iter().flatten().map(String::len).sum(),
             Self::Refused(_) => 0,
         }
     }
@@ -59,6 +62,8 @@ pub(crate) enum Name<'a> {
     Session(&'a str, &'a str, &'a str),
     /// Its id, then the session's key.
     Event(&'a str, &'a str, &'a str, &'a str),
+    /// The session's key.
+    Annotations(&'a str, &'a str, &'a str),
 }
 
 impl<'a> Name<'a> {
@@ -69,6 +74,7 @@ impl<'a> Name<'a> {
             Record::UserState(row) => Self::UserState(&row.app_name, &row.user_id),
             Record::Session(row) => Self::of_session(row),
             Record::Event(row) => Self::of_event(row),
+            Record::Annotations(row) => Self::Annotations(&row.app_name, &row.user_id, &row.session_id),
             Record::Refused(_) => return None,
         })
     }
@@ -86,7 +92,7 @@ impl<'a> Name<'a> {
         match *self {
             Self::AppState(app) => vec![app],
             Self::UserState(app, user) => vec![app, user],
-            Self::Session(app, user, id) => vec![app, user, id],
+            Self::Session(app, user, id) | Self::Annotations(app, user, id) => vec![app, user, id],
             Self::Event(id, app, user, session) => vec![id, app, user, session],
         }
     }
@@ -102,6 +108,9 @@ impl fmt::Display for Name<'_> {
             Self::AppState(app) => write!(f, "app_states row of app {app:?}"),
             Self::UserState(app, user) => write!(f, "user_states row of user {user:?} of app {app:?}"),
             Self::Session(app, user, id) => write!(f, "session {id:?} of user {user:?} of app {app:?}"),
+            Self::Annotations(app, user, id) => {
+                write!(f, "seabed_sessions row of session {id:?} of user {user:?} of app {app:?}")
+            }
             Self::Event(id, app, user, session) => {
                 write!(f, "event {id:?} of session {session:?} of user {user:?} of app {app:?}")
             }
@@ -160,6 +169,9 @@ impl ContentHash {
                 vec![&row.app_name, &row.user_id, &row.session_id, &row.id, &row.invocation_id],
                 vec![time(&row.timestamp), row.event_data.as_deref().map_or_else(|| "none".to_owned(), event)],
             ),
+            Record::Annotations(row) => {
+                ("annotations", vec![&row.app_name, &row.user_id, &row.session_id], annotations(row, json, time))
+            }
             Record::Refused(refused) => ("refused", vec![&refused.row, &refused.reason], Vec::new()),
         };
         let mut hash = Sha256::new();
@@ -175,6 +187,20 @@ impl ContentHash {
     pub(crate) fn toggle(&mut self, row: Self) {
         self.0.iter_mut().zip(row.0).for_each(|(byte, other)| *byte ^= other);
     }
+}
+
+/// The content of a row. What is null differs from any text.
+fn annotations(
+    row: &seabed_sessions::Model,
+    json: impl Fn(&str) -> String,
+    time: impl Fn(&DateTime) -> String,
+) -> Vec<String> {
+    let text = |text: &Option<String>| text.as_ref().map_or_else(|| "none".to_owned(), |text| format!("={text}"));
+    let json = |text: &Option<String>| text.as_ref().map_or_else(|| "none".to_owned(), |text| json(text));
+    let held_since = row.held_since.as_ref().map_or_else(|| "none".to_owned(), &time);
+    let texts = [&row.title, &row.parent_session_id, &row.parent_event_id].map(text);
+    let jsons = [&row.labels, &row.initial_state].map(json);
+    texts.into_iter().chain(jsons).chain([held_since, time(&row.update_time)]).collect()
 }
 
 /// The field of an event that is a set, which google-adk writes in any order.

@@ -1,14 +1,19 @@
 //! Rows that the target database cannot store, although the source could, or that no service could read there.
 
-use seabed_core::entity::{app_states, sessions, user_states};
+use seabed_core::entity::{app_states, seabed_sessions, sessions, user_states};
 use seabed_core::{Event, Json, State};
 
+use super::annotations::labels;
 use super::record::{Name, Record, Refused};
 use crate::spec::Database;
 
 /// The maximum number of characters of ids and invocation ids, as in google-adk's tables.
 const ID_LENGTH: usize = 128;
 const INVOCATION_ID_LENGTH: usize = 256;
+/// Those of titles, and of the names and values of labels.
+const TITLE_LENGTH: usize = 256;
+const LABEL_NAME_LENGTH: usize = 64;
+const LABEL_VALUE_LENGTH: usize = 128;
 
 /// Returns why a database would reject a row, or why it would be no row of google-adk's. `limit` is that of a
 /// statement, in bytes.
@@ -58,12 +63,33 @@ fn wrong_json(database: Database, record: &Record) -> Option<String> {
             Some(text) => text,
             None => return Some("it is not the JSON of an event, and its session could not be read".to_owned()),
         },
+        Record::Annotations(row) => return wrong_annotations(database, row),
         Record::Refused(_) => return None,
     };
     match database {
         // They store JSON as text, and google-adk leaves `NaN` in it.
         Database::Sqlite | Database::MySql => None,
         Database::Postgres => wrong_jsonb(text),
+    }
+}
+
+fn wrong_annotations(database: Database, row: &seabed_sessions::Model) -> Option<String> {
+    let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
+    let Ok(labels) = labels(row) else { return Some("the labels are not a JSON object of texts".to_owned()) };
+    let mut labels = labels.iter();
+    if !labels.all(|(name, value)| fits(name, LABEL_NAME_LENGTH) && fits(value, LABEL_VALUE_LENGTH)) {
+        return Some("a label is too long or contains a NUL character".to_owned());
+    }
+    if !row.title.as_deref().is_none_or(|title| fits(title, TITLE_LENGTH)) {
+        return Some(format!("the title is longer than {TITLE_LENGTH} characters or contains a NUL character"));
+    }
+    let initial_state = row.initial_state.as_deref()?;
+    if State::from_stored(initial_state).is_err() {
+        return Some("the initial state is not a JSON object".to_owned());
+    }
+    match database {
+        Database::Sqlite | Database::MySql => None,
+        Database::Postgres => wrong_jsonb(initial_state),
     }
 }
 

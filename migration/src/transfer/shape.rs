@@ -40,6 +40,11 @@ pub(crate) trait Shape: Send + Sync + 'static {
     /// Reads an event. Returns `None` for an event to be dropped, and the reason if it cannot be read.
     fn event(&self, row: &QueryResult) -> Result<Option<events::Model>, String>;
 
+    /// Whether Seabed's own tables may stand beside these.
+    fn has_annotations(&self) -> bool {
+        false
+    }
+
     /// Whether the order of a session's events can differ from that of their times and ids. If so, events get new
     /// times, as little later as possible.
     fn spreads_times(&self) -> bool {
@@ -69,6 +74,10 @@ pub(crate) fn event_of(
 pub(crate) struct V1;
 
 impl Shape for V1 {
+    fn has_annotations(&self) -> bool {
+        true
+    }
+
     fn time(&self, row: &QueryResult, column: &str) -> Result<DateTime, DbErr> {
         time_of(row, column)
     }

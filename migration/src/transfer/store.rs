@@ -19,6 +19,7 @@ use super::rejection::Failure;
 use super::states::{APP_STATES, Found, SESSIONS, StateRow, StateTable, USER_STATES, merged};
 use super::tables::{Source, of_session};
 use super::{Progress, Summary};
+use crate::own_tables;
 use crate::rows::json_text;
 use crate::spec::{Database, SchemaSpec, is_duplicate};
 
@@ -33,14 +34,18 @@ const TRIES_OF_DUPLICATES: u32 = 3;
 pub(crate) struct Store<'a> {
     pub(super) connection: &'a DatabaseConnection,
     pub(super) spec: &'a SchemaSpec,
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Hashes of the events of the session being written, until they are read back.
     pub(super) sent: HashMap<SessionId, HashMap<String, ContentHash>>,
+    /// Hashes of the annotations of sessions being written, until they are read back.
+    pub(super) annotated: HashMap<SessionId, ContentHash>,
     pub(super) summary: Summary,
     /// Whether to compare only, and write nothing.
     only_compares: bool,
     /// The limit on the size of a statement, if there is one.
     limit: Option<u64>,
+    /// Whether the target has a place for annotations.
+    pub(super) has_own_tables: bool,
 }
 
 impl<'a> Store<'a> {
@@ -50,9 +55,11 @@ impl<'a> Store<'a> {
             spec,
             batch: Batch::default(),
             sent: HashMap::new(),
+            annotated: HashMap::new(),
             summary: Summary::default(),
             only_compares: false,
             limit: None,
+            has_own_tables: false,
         }
     }
 
@@ -66,6 +73,7 @@ impl<'a> Store<'a> {
     pub(crate) async fn write(mut self, mut source: Source, progress: &mut Progress<'_>) -> Result<Summary, DbErr> {
         self.summary.expected_events = source.events;
         self.limit = self.spec.statement_limit(self.connection).await?;
+        self.has_own_tables = !own_tables::is_missing(self.connection, self.spec).await?;
         while let Some(record) = source.next().await? {
             if matches!(record, Record::Session(_)) {
                 self.end_session();
@@ -107,6 +115,12 @@ impl<'a> Store<'a> {
                 self.summary.sessions += 1;
                 self.sent.insert(SessionId::of(&session), HashMap::new());
                 self.batch.parts.push(Part::new(session));
+            }
+            Record::Annotations(row) => {
+                if let Err(refused) = self.take_annotations(row, hash) {
+                    self.summary.refused.push(refused);
+                    return;
+                }
             }
             Record::Event(event) => {
                 let open = self.batch.parts.last_mut().filter(|part| !part.is_last);
@@ -228,8 +242,10 @@ impl<'a> Store<'a> {
                 for hash in self.sent.remove(&id).unwrap_or_default().into_values() {
                     self.summary.content.toggle(hash);
                 }
+                self.leave_out_annotations(&id);
             }
-            Record::Refused(_) => {}
+            // They are part of their session.
+            Record::Annotations(_) | Record::Refused(_) => {}
         }
     }
 
@@ -258,6 +274,9 @@ impl<'a> Store<'a> {
             new_events.extend(part.events.iter().filter(|event| !known.contains(&event.id)));
         }
         self.insert_events(&transaction, &new_events).await?;
+        for annotations in batch.parts.iter().filter(|part| part.is_last).filter_map(|part| part.annotations.as_ref()) {
+            self.write_annotations(&transaction, annotations).await?;
+        }
         written.events += new_events.len() as u64;
         transaction.commit().await?;
         Ok(written)

@@ -1,5 +1,6 @@
 //! Reads an entire database in one snapshot.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
@@ -10,12 +11,13 @@ use sea_orm::{
     StreamTrait, TransactionOptions, TransactionTrait,
 };
 use seabed_core::State;
-use seabed_core::entity::{app_states, sessions, user_states};
+use seabed_core::entity::{app_states, seabed_sessions, sessions, user_states};
 use tokio::sync::mpsc;
 
-use super::Selection;
-use super::record::{Name, Record, Refused};
+use super::record::{Name, Record, Refused, SessionId};
 use super::shape::Shape;
+use super::{Selection, annotations};
+use crate::own_tables;
 use crate::rows::{after, json_text};
 use crate::spec::{Database, SchemaSpec};
 
@@ -114,13 +116,14 @@ pub(crate) async fn read(
     }
     count.expr_as(Expr::cust("COUNT(*)"), "events");
     let row = transaction.query_one(&count).await?;
+    let has_annotations = shape.has_annotations() && !own_tables::is_missing(&transaction, &spec).await?;
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {
         for refused in refused {
             outlet.send(Record::Refused(refused)).await?;
         }
-        let reader = Reader { transaction, spec, shape, selection, outlet };
+        let reader = Reader { transaction, spec, shape, selection, outlet, has_annotations };
         for (table, key) in KEYS {
             reader.refuse_other_keys(table, key).await?;
         }
@@ -151,6 +154,7 @@ struct Reader<S> {
     shape: S,
     selection: Selection,
     outlet: Outlet,
+    has_annotations: bool,
 }
 
 impl<S: Shape> Reader<S> {
@@ -263,9 +267,9 @@ impl<S: Shape> Reader<S> {
                 select.order_by_expr(column.clone(), Order::Asc);
             }
             let rows = self.transaction.query_all(select.limit(SESSIONS_AHEAD)).await?;
+            let mut annotations = self.annotations(&rows).await?;
             for row in &rows {
-                let key: [String; 3] =
-                    [row.try_get("", "app_name")?, row.try_get("", "user_id")?, row.try_get("", "id")?];
+                let key = session_key(row)?;
                 last = Some(key.clone());
                 let [app_name, user_id, id] = key.clone();
                 let name = Name::Session(&key[0], &key[1], &key[2]);
@@ -276,7 +280,10 @@ impl<S: Shape> Reader<S> {
                 });
                 match session {
                     Err(refused) => self.outlet.send(Record::Refused(refused)).await?,
-                    Ok(session) => events += self.session(session).await?,
+                    Ok(session) => {
+                        let annotations = annotations.remove(&SessionId::of(&session));
+                        events += self.session(session, annotations).await?;
+                    }
                 }
             }
             if (rows.len() as u64) < SESSIONS_AHEAD {
@@ -285,15 +292,35 @@ impl<S: Shape> Reader<S> {
         }
     }
 
+    /// Reads the annotations of the sessions in `rows`.
+    async fn annotations(
+        &self,
+        rows: &[QueryResult],
+    ) -> Result<HashMap<SessionId, Result<seabed_sessions::Model, Refused>>, DbErr> {
+        if !self.has_annotations {
+            return Ok(HashMap::new());
+        }
+        let id = |row| session_key(row).map(|[app_name, user_id, id]| SessionId { app_name, user_id, id });
+        let sessions: Vec<SessionId> = rows.iter().map(id).collect::<Result<_, DbErr>>()?;
+        annotations::read(&self.transaction, &self.spec, &sessions).await
+    }
+
     /// Sends a session and its events, and returns the number of events. If the events get new times, so does the
     /// session, whose time is that of its last event; the events are then read twice.
-    async fn session(&self, mut session: sessions::Model) -> Result<u64, Stop> {
+    async fn session(
+        &self,
+        mut session: sessions::Model,
+        annotations: Option<Result<seabed_sessions::Model, Refused>>,
+    ) -> Result<u64, Stop> {
         if self.shape.spreads_times()
             && let (_, Some(last)) = self.events(&session, false).await?
         {
             session.update_time = last;
         }
         self.outlet.send(Record::Session(session.clone())).await?;
+        if let Some(annotations) = annotations {
+            self.outlet.send(annotations.map_or_else(Record::Refused, Record::Annotations)).await?;
+        }
         self.events(&session, true).await.map(|(events, _)| events)
     }
 
@@ -348,6 +375,11 @@ impl<S: Shape> Reader<S> {
         }
         Ok((events, last))
     }
+}
+
+/// The key of a session's row.
+fn session_key(row: &QueryResult) -> Result<[String; 3], DbErr> {
+    Ok([row.try_get("", "app_name")?, row.try_get("", "user_id")?, row.try_get("", "id")?])
 }
 
 /// The condition that an event belongs to the session.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult};
 
 use super::create_table::{ForeignKey, foreign_keys};
-use super::{Finding, Repair};
-use crate::schema;
+use super::{Finding, Repair, content};
 use crate::spec::{Database, SchemaSpec};
+use crate::{own_tables, schema};
 
 /// What to do about a table that SQLite cannot change.
 const COPY: &str = "copy into a new database with `seabed-migrate copy`";
@@ -53,31 +53,42 @@ fn index_query(spec: &SchemaSpec) -> String {
     }
 }
 
-/// The foreign key from `events` to `sessions`. A database may have it several times, under different names.
+/// The foreign key from a table to `sessions`. A table may have it several times, under different names.
 pub(super) struct SessionKey {
-    /// Its names, at least one; empty ones on SQLite.
+    /// The table.
+    table: &'static str,
+    /// Its names; none if there is no such key, and empty ones on SQLite.
     names: Vec<String>,
-    /// Whether deleting a session deletes its events.
+    /// Whether deleting a session deletes its rows.
     cascades: bool,
 }
 
 impl SessionKey {
-    pub(super) async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Option<Self>, DbErr> {
-        let (events, sessions) = (spec.name("events"), spec.name("sessions"));
+    /// Returns the keys of `events` and of those of Seabed's own tables that there are.
+    pub(super) async fn find_all(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<Self>, DbErr> {
+        let mut keys = Vec::new();
+        for table in ["events"].into_iter().chain(own_tables::existing(connection, spec).await?) {
+            keys.push(Self::find(connection, spec, table).await?);
+        }
+        Ok(keys)
+    }
+
+    async fn find(connection: &DatabaseConnection, spec: &SchemaSpec, table: &'static str) -> Result<Self, DbErr> {
+        let (dependent, sessions) = (spec.name(table), spec.name("sessions"));
         let query = match spec.database {
             Database::Postgres => format!(
                 "SELECT CAST(conname AS text) AS name, confdeltype = 'c' AS cascades FROM pg_catalog.pg_constraint \
                  WHERE contype = 'f' AND conrelid = CAST(pg_catalog.to_regclass('{}') AS oid) \
                  AND confrelid = CAST(pg_catalog.to_regclass('{}') AS oid)",
-                spec.full_name("events"),
+                spec.full_name(table),
                 spec.full_name("sessions")
             ),
             Database::Sqlite => format!(
                 "SELECT '' AS name, on_delete = 'CASCADE' AS cascades \
-                 FROM pragma_foreign_key_list('{events}', {}) WHERE \"table\" = '{sessions}'",
+                 FROM pragma_foreign_key_list('{dependent}', {}) WHERE \"table\" = '{sessions}'",
                 spec.catalog_schema()
             ),
-            Database::MySql => format!("SHOW CREATE TABLE {}", spec.full_name("events")),
+            Database::MySql => format!("SHOW CREATE TABLE {}", spec.full_name(table)),
         };
         let mut keys = Vec::new();
         for row in connection.query_all_raw(spec.query(query)).await? {
@@ -89,20 +100,27 @@ impl SessionKey {
             }
         }
         let cascades = keys.iter().any(|key| key.cascades);
-        let names: Vec<String> = keys.into_iter().map(|key| key.name).collect();
-        Ok((!names.is_empty()).then_some(Self { names, cascades }))
+        Ok(Self { table, names: keys.into_iter().map(|key| key.name).collect(), cascades })
     }
 
-    /// Wraps `changes` in statements that drop the key before and add it again, once, after: MySQL and MariaDB cannot
-    /// change a column that is part of a key.
-    pub(super) fn around(key: Option<&Self>, spec: &SchemaSpec, changes: Vec<String>) -> Vec<String> {
-        let Some(Self { names, .. }) = key else { return changes };
-        let events = spec.full_name("events");
-        let drop = |name: &String| format!("ALTER TABLE {events} DROP FOREIGN KEY {}", spec.quote(name));
-        let add = |name: &String| {
-            format!("ALTER TABLE {events} ADD CONSTRAINT {} {}", spec.quote(name), foreign_key_sql(spec))
-        };
-        let (drops, adds) = (names.iter().map(drop).collect(), names.iter().take(1).map(add).collect());
+    /// The table that has the key.
+    pub(super) fn table(&self) -> &'static str {
+        self.table
+    }
+
+    /// Wraps `changes` in statements that drop the keys before and add each again, once, after: MySQL and MariaDB
+    /// cannot change a column that is part of a key.
+    pub(super) fn around(keys: &[Self], spec: &SchemaSpec, changes: Vec<String>) -> Vec<String> {
+        let (mut drops, mut adds) = (Vec::new(), Vec::new());
+        for Self { table, names, .. } in keys {
+            let table = spec.full_name(table);
+            let drop = |name: &String| format!("ALTER TABLE {table} DROP FOREIGN KEY {}", spec.quote(name));
+            let add = |name: &String| {
+                format!("ALTER TABLE {table} ADD CONSTRAINT {} {}", spec.quote(name), foreign_key_sql(spec))
+            };
+            drops.extend(names.iter().map(drop));
+            adds.extend(names.iter().take(1).map(add));
+        }
         [drops, changes, adds].concat()
     }
 }
@@ -114,7 +132,7 @@ fn foreign_key_sql(spec: &SchemaSpec) -> String {
     )
 }
 
-/// Findings about primary keys and the index on `events`.
+/// Findings about primary keys and indexes.
 pub(super) async fn keys_and_indexes(
     connection: &DatabaseConnection,
     spec: &SchemaSpec,
@@ -130,20 +148,31 @@ pub(super) async fn keys_and_indexes(
         indexes.entry((table, index_name)).or_default().push(column_name);
     }
     let mut findings = Vec::new();
-    for (table, key) in schema::primary_keys() {
+    let missing = own_tables::missing(connection, spec).await?;
+    for (table, key) in schema::primary_keys().into_iter().filter(|(table, _)| !missing.contains(table)) {
         let found = primary_keys.remove(table).unwrap_or_default();
         findings.extend(primary_key(spec, table, &key, found));
     }
-    let order = ["app_name", "user_id", "session_id", "timestamp"];
-    let is_ours = |((table, _), columns): (&(String, String), &Vec<String>)| {
-        table == "events" && columns.iter().zip(order).filter(|(found, wanted)| found == wanted).count() == order.len()
+    let has_index = |table: &str, order: &[&str]| {
+        let begins =
+            |columns: &Vec<String>| columns.len() >= order.len() && columns.iter().zip(order).all(|(a, b)| a == b);
+        indexes.iter().any(|((of, _), columns)| of == table && begins(columns))
     };
-    if !indexes.iter().any(is_ours) {
+    if !has_index("events", &["app_name", "user_id", "session_id", "timestamp"]) {
         findings.push(Finding::warning(
             "events",
             "there is no index on (app_name, user_id, session_id, timestamp, id)",
             "reading one session reads the events of all",
             Repair::Safe(vec![schema::create_events_index(spec)]),
+        ));
+    }
+    let labels = own_tables::LABELS_INDEX;
+    if !missing.contains(&labels.table) && !has_index(labels.table, &["app_name", "name", "value"]) {
+        findings.push(Finding::warning(
+            labels.table,
+            "there is no index on (app_name, name, value, user_id, session_id)",
+            "finding sessions by a label reads the labels of all",
+            Repair::Safe(vec![schema::create_index(spec, "INDEX", &labels)]),
         ));
     }
     Ok(findings)
@@ -171,23 +200,25 @@ fn primary_key(spec: &SchemaSpec, table: &str, key: &[&str], mut found: Vec<Stri
     ))
 }
 
-/// The finding that no foreign key deletes the events of a deleted session.
-pub(super) fn foreign_key(spec: &SchemaSpec, key: Option<&SessionKey>, has_orphans: bool) -> Option<Finding> {
-    if key.is_some_and(|key| key.cascades) {
+/// The finding that no foreign key deletes the rows of a deleted session.
+pub(super) fn foreign_key(spec: &SchemaSpec, key: &SessionKey, has_orphans: bool) -> Option<Finding> {
+    if key.cascades {
         return None;
     }
+    let table = key.table;
     let repair = match spec.database {
         Database::Sqlite => Repair::Advice(COPY.to_owned()),
         Database::Postgres | Database::MySql => {
             // Safe for example after a repair that was interrupted between dropping the key and adding it again.
-            let add = vec![format!("ALTER TABLE {} ADD {}", spec.full_name("events"), foreign_key_sql(spec))];
-            if key.is_none() && !has_orphans { Repair::Safe(add) } else { Repair::Unsafe(add) }
+            let add = vec![format!("ALTER TABLE {} ADD {}", spec.full_name(table), foreign_key_sql(spec))];
+            if key.names.is_empty() && !has_orphans { Repair::Safe(add) } else { Repair::Unsafe(add) }
         }
     };
+    let what = content::rows_of(table);
     Some(Finding::warning(
-        "events",
-        "no foreign key deletes the events of a session with it",
-        "google-adk's delete_session leaves events behind, and the next session with that id would have them",
+        table,
+        format!("no foreign key deletes the {what} of a session with it"),
+        format!("google-adk's delete_session leaves {what} behind, and the next session with that id would have them"),
         repair,
     ))
 }

@@ -8,8 +8,8 @@ use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
 use super::{Finding, Repair};
-use crate::schema;
 use crate::spec::{Database, SchemaSpec};
+use crate::{own_tables, schema};
 
 /// The maximum number of ids, or of rows, that a finding names.
 pub(super) const NAMED: usize = 10;
@@ -24,7 +24,7 @@ fn inexact(unsuitable: &[UnsuitableColumn]) -> impl Iterator<Item = &UnsuitableC
 pub(super) async fn inexact_ids(
     connection: &DatabaseConnection,
     spec: &SchemaSpec,
-    key: Option<&SessionKey>,
+    keys: &[SessionKey],
     unsuitable: &[UnsuitableColumn],
 ) -> Result<Finding, DbErr> {
     let columns: Vec<String> =
@@ -39,7 +39,9 @@ pub(super) async fn inexact_ids(
             let convert = |table: &str| {
                 format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", spec.full_name(table))
             };
-            let statements = SessionKey::around(key, spec, schema::tables().map(convert).into());
+            let missing = own_tables::missing(connection, spec).await?;
+            let tables = schema::tables().into_iter().filter(|table| !missing.contains(table));
+            let statements = SessionKey::around(keys, spec, tables.map(convert).collect());
             let collisions = collisions(connection, spec, unsuitable).await?;
             if collisions.is_empty() {
                 Repair::Safe(statements)
@@ -141,22 +143,36 @@ pub(crate) async fn missing_states(connection: &DatabaseConnection, spec: &Schem
     Ok(statements)
 }
 
-/// The condition that an event belongs to a session. It has the tables' full names: MariaDB takes no alias in DELETE.
-fn belongs(spec: &SchemaSpec) -> String {
-    let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
+/// What the rows of a table are to a session.
+pub(super) fn rows_of(table: &str) -> &'static str {
+    match table {
+        "events" => "events",
+        "seabed_labels" => "labels",
+        _ => "titles",
+    }
+}
+
+/// The condition that a row of `table` belongs to a session. It has the tables' full names: MariaDB takes no alias in
+/// DELETE.
+fn belongs(spec: &SchemaSpec, table: &str) -> String {
+    let (sessions, dependents) = (spec.full_name("sessions"), spec.full_name(table));
     let key = [("app_name", "app_name"), ("user_id", "user_id"), ("id", "session_id")];
-    key.map(|(session, event)| spec.same((&sessions, session), (&events, event))).join(" AND ")
+    key.map(|(session, dependent)| spec.same((&sessions, session), (&dependents, dependent))).join(" AND ")
 }
 
-/// Selects the events that have no session.
-fn orphans(spec: &SchemaSpec) -> String {
-    let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
-    format!("FROM {events} WHERE NOT EXISTS (SELECT 1 FROM {sessions} WHERE {})", belongs(spec))
+/// Selects the rows of `table` that have no session.
+fn orphans(spec: &SchemaSpec, table: &str) -> String {
+    let (sessions, dependents) = (spec.full_name("sessions"), spec.full_name(table));
+    format!("FROM {dependents} WHERE NOT EXISTS (SELECT 1 FROM {sessions} WHERE {})", belongs(spec, table))
 }
 
-/// Whether there are events without a session.
-pub(super) async fn has_orphans(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<bool, DbErr> {
-    Ok(count(connection, spec, &orphans(spec)).await? > 0)
+/// Whether there are rows of `table` without a session.
+pub(super) async fn has_orphans(
+    connection: &DatabaseConnection,
+    spec: &SchemaSpec,
+    table: &str,
+) -> Result<bool, DbErr> {
+    Ok(count(connection, spec, &orphans(spec, table)).await? > 0)
 }
 
 /// Returns findings about rows that must not exist, whoever wrote them.
@@ -173,17 +189,20 @@ pub(super) async fn rows(connection: &DatabaseConnection, spec: &SchemaSpec) -> 
             ));
         }
     }
-    let orphans = orphans(spec);
-    let count_of_orphans = count(connection, spec, &orphans).await?;
-    if count_of_orphans > 0 {
-        findings.push(Finding::warning(
-            "events",
-            format!("{count_of_orphans} events have no session"),
-            "nobody reads them, but the next session created with that id would have them",
-            Repair::Unsafe(vec![format!("DELETE {orphans}{}", all_rows(spec))]),
-        ));
+    for table in ["events"].into_iter().chain(own_tables::existing(connection, spec).await?) {
+        let orphans = orphans(spec, table);
+        let count_of_orphans = count(connection, spec, &orphans).await?;
+        if count_of_orphans > 0 {
+            findings.push(Finding::warning(
+                table,
+                format!("{count_of_orphans} {} have no session", rows_of(table)),
+                "nobody reads them, but the next session created with that id would have them",
+                Repair::Unsafe(vec![format!("DELETE {orphans}{}", all_rows(spec))]),
+            ));
+        }
     }
-    let (sessions, events, belongs) = (spec.full_name("sessions"), spec.full_name("events"), belongs(spec));
+    let (sessions, events) = (spec.full_name("sessions"), spec.full_name("events"));
+    let belongs = belongs(spec, "events");
     let timestamp = format!("{events}.{}", spec.quote("timestamp"));
     let later = format!("EXISTS (SELECT 1 FROM {events} WHERE {belongs} AND {timestamp} > {sessions}.update_time)");
     let count_of_later = count(connection, spec, &format!("FROM {sessions} WHERE {later}")).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::{Alias, Expr, Order, Query};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, EntityName as _, QueryResult};
-use seabed_core::entity::{app_states, events, sessions, user_states};
+use seabed_core::entity::{app_states, events, seabed_sessions, sessions, user_states};
 use seabed_core::{Event, Json, Result, State};
 
 use super::content::NAMED;
@@ -12,7 +12,7 @@ use super::{Finding, Repair, Severity, usable_columns};
 use crate::rows::{after, json_text, time_of};
 use crate::session_tables::SessionTables;
 use crate::spec::SchemaSpec;
-use crate::{migration_error, schema};
+use crate::{migration_error, own_tables, schema};
 
 /// How many rows one query reads; each may be several megabytes.
 const BATCH: u64 = 50;
@@ -54,7 +54,8 @@ async fn find(
     if usable_columns(connection, spec).await?.is_err() {
         return Ok(findings);
     }
-    for table in TABLES {
+    let missing = own_tables::missing(connection, spec).await?;
+    for table in TABLES.into_iter().filter(|table| !missing.contains(&(table.name)())) {
         findings.extend(table.find(connection, spec, options.max_rows).await?);
     }
     Ok(findings)
@@ -69,7 +70,7 @@ struct Table {
     consequence: &'static str,
 }
 
-const TABLES: [Table; 4] = [
+const TABLES: [Table; 5] = [
     Table {
         name: || app_states::Entity.table_name(),
         times: &["update_time"],
@@ -93,6 +94,12 @@ const TABLES: [Table; 4] = [
         times: &["timestamp"],
         json: "event_data",
         consequence: "get_session fails for their sessions; list_events returns the other events",
+    },
+    Table {
+        name: || seabed_sessions::Entity.table_name(),
+        times: &["update_time"],
+        json: "labels",
+        consequence: "find_sessions returns an error in the place of each of these sessions, and their labels cannot be set",
     },
 ];
 
@@ -169,7 +176,7 @@ impl Table {
     fn faults(&self, row: &QueryResult) -> Vec<(&'static str, Fault)> {
         let times = self.times.iter().filter(|column| time_of(row, column).is_err());
         let mut faults: Vec<_> = times.map(|column| (*column, Fault::Undecodable)).collect();
-        let text = row.try_get::<String>("", self.json).ok();
+        let text = row.try_get::<Option<String>>("", self.json).ok().flatten();
         faults.extend(json_fault(self.json, text.as_deref()).map(|fault| (self.json, fault)));
         faults
     }
@@ -181,7 +188,9 @@ impl Table {
                 Severity::Error,
                 format!("{rows} no JSON that can be decoded"),
                 self.consequence,
-                if column == "state" {
+                if column == "labels" {
+                    "store a JSON object of texts, or {}"
+                } else if column == "state" {
                     "keep the text of each row elsewhere, then store a JSON object: what can be saved of it, or {}"
                 } else {
                     "store the JSON of the event, from a backup or mended by hand, or delete the row"
@@ -217,10 +226,11 @@ impl Table {
 
 /// The fault of a text in a column for JSON; `None` is no text.
 fn json_fault(column: &str, text: Option<&str>) -> Option<Fault> {
-    let Some(text) = text else { return Some(Fault::Undecodable) };
+    let Some(text) = text else { return (column != "labels").then_some(Fault::Undecodable) };
     let json = Json::from_stored(text);
     let is_decodable = match &json {
         Ok(_) if column == "state" => State::from_stored(text).is_ok(),
+        Ok(json) if column == "labels" => json.decode::<BTreeMap<String, String>>().is_ok(),
         Ok(json) => json.decode::<Event>().is_ok(),
         Err(_) => false,
     };

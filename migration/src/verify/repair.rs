@@ -4,12 +4,12 @@ use seabed_core::sql::{ColumnProblem, FoundRisk, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
 use super::{DOES_NOT_START, Finding, Repair, Severity};
-use crate::rights;
 use crate::spec::{Database, SchemaSpec};
+use crate::{rights, schema};
 
 /// Returns the finding for an unsuitable column. Excludes [`SchemaRisk::InexactIds`], which is one finding for all
 /// columns.
-pub(super) fn column(spec: &SchemaSpec, key: Option<&SessionKey>, unsuitable: &UnsuitableColumn) -> Option<Finding> {
+pub(super) fn column(spec: &SchemaSpec, keys: &[SessionKey], unsuitable: &UnsuitableColumn) -> Option<Finding> {
     let found = unsuitable.found.as_ref().map_or("", |found| found.data_type.as_str());
     let wanted = match unsuitable.problem {
         ColumnProblem::WrongType { wanted } => wanted,
@@ -25,7 +25,7 @@ pub(super) fn column(spec: &SchemaSpec, key: Option<&SessionKey>, unsuitable: &U
         _ => DOES_NOT_START,
     };
     let subject = format!("{}.{}", unsuitable.table, unsuitable.column);
-    let repair = change_type(spec, key, unsuitable, found, wanted);
+    let repair = change_type(spec, keys, unsuitable, found, wanted);
     Some(Finding::error(&subject, unsuitable.to_string(), consequence, repair))
 }
 
@@ -70,7 +70,7 @@ pub(super) fn risk(spec: &SchemaSpec, found: &FoundRisk) -> Finding {
 
 fn change_type(
     spec: &SchemaSpec,
-    key: Option<&SessionKey>,
+    keys: &[SessionKey],
     unsuitable: &UnsuitableColumn,
     found: &str,
     wanted: &str,
@@ -91,16 +91,16 @@ fn change_type(
             keeping(&["timestamp", "character varying", "json", "text"], found, vec![change])
         }
         Database::MySql => {
-            let null = if unsuitable.column == "event_data" { "NULL" } else { "NOT NULL" };
+            let null = if schema::is_nullable(unsuitable.table, &unsuitable.column) { "NULL" } else { "NOT NULL" };
             let collation = match (wanted.starts_with("datetime"), spec.id_collation) {
                 (false, Some(name)) => format!(" CHARACTER SET utf8mb4 COLLATE {name}"),
                 _ => String::new(),
             };
             let change = format!("ALTER TABLE {table} MODIFY {column} {wanted}{collation} {null}");
             // MySQL shows a `timestamp` column in the session's time zone, and a migrator's session uses UTC.
-            let key = key.filter(|_| wanted.starts_with("varchar"));
+            let keys = if wanted.starts_with("varchar") { keys } else { &[] };
             let kept = ["datetime", "timestamp", "varchar", "text", "tinytext", "mediumtext", "longtext", "json"];
-            keeping(&kept, found, SessionKey::around(key, spec, vec![change]))
+            keeping(&kept, found, SessionKey::around(keys, spec, vec![change]))
         }
     }
 }

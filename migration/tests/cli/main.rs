@@ -62,11 +62,11 @@ fn up_makes_the_file_and_the_tables_and_status_tells() {
     let cli = Cli::new();
     assert!(cli.fails(&["status"]).contains("`seabed-migrate up` creates it"));
     cli.succeeds(&["up"]);
-    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
+    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\napplied  m0002_seabed_sessions\n");
     cli.succeeds(&["up"]);
     cli.succeeds(&["refresh"]);
     cli.succeeds(&["down"]);
-    assert_eq!(cli.succeeds(&["status"]), "pending  m0001_adk_schema_v1\n");
+    assert_eq!(cli.succeeds(&["status"]), "pending  m0001_adk_schema_v1\npending  m0002_seabed_sessions\n");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_dry_run_prints_the_statements_and_changes_nothing() {
     assert_eq!(cli.succeeds(&["up", "--dry-run"]), "-- nothing to do\n");
     assert!(cli.succeeds(&["down", "--dry-run"]).contains("DROP TABLE IF EXISTS \"main\".\"sessions\""));
     assert!(cli.succeeds(&["refresh", "--dry-run"]).contains("DROP TABLE"));
-    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
+    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\napplied  m0002_seabed_sessions\n");
 }
 
 #[test]

@@ -46,8 +46,11 @@ fn stores_with_different_prefixes_share_a_file() {
     assert_eq!(cli.objects().len(), 16, "refresh lost an index");
     cli.succeeds(&["down", BOT[0], BOT[1]]);
     assert_eq!(cli.objects(), objects_of(""));
-    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\n");
-    assert_eq!(cli.succeeds(&["status", BOT[0], BOT[1]]), "pending  m0001_adk_schema_v1\n");
+    assert_eq!(cli.succeeds(&["status"]), "applied  m0001_adk_schema_v1\napplied  m0002_seabed_sessions\n");
+    assert_eq!(
+        cli.succeeds(&["status", BOT[0], BOT[1]]),
+        "pending  m0001_adk_schema_v1\npending  m0002_seabed_sessions\n"
+    );
     assert_eq!(Cli::query(&cli.url(), "SELECT id AS text FROM sessions"), ["s"]);
 }
 

@@ -1,7 +1,9 @@
 //! The cases, a file for each kind of guarantee.
 
 mod deletes;
+mod directory;
 mod events;
+mod finding;
 mod handles;
 mod history;
 mod ids;
@@ -52,6 +54,7 @@ impl Case {
 pub(crate) enum Capability {
     Session,
     State,
+    Directory,
 }
 
 impl Capability {
@@ -59,6 +62,7 @@ impl Capability {
         match self {
             Self::Session => true,
             Self::State => services.state.is_some(),
+            Self::Directory => services.directory.is_some(),
         }
     }
 }
@@ -93,6 +97,8 @@ pub fn cases() -> impl Iterator<Item = Case> {
         ids::CASES,
         lists::CASES,
         deletes::CASES,
+        directory::CASES,
+        finding::CASES,
         handles::CASES,
         history::CASES,
         refusals::CASES,

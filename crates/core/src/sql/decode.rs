@@ -48,7 +48,7 @@ impl<'a, D: Dialect> RowDecoder<'a, D> {
     }
 
     /// serde's message may quote the text, so the error only says what kind of fault it is, and where.
-    fn not_json(&self, column: &str, error: &serde_json::Error) -> crate::Error {
+    pub(crate) fn not_json(&self, column: &str, error: &serde_json::Error) -> crate::Error {
         let place = format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
         self.corrupt(column, place)
     }

@@ -66,6 +66,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// count what an insert-or-ignore has inserted.
     const DUPLICATE_IS_ERROR: bool = false;
 
+    /// Whether a foreign key always does what it says. Elsewhere a connection may turn foreign keys off, or a server
+    /// may not allow them to delete rows, so that rows are also deleted by name.
+    const ENFORCES_FOREIGN_KEYS: bool = false;
+
     /// The query for the limit on the size of a statement, in bytes, where the server may close the connection of a
     /// client that exceeds it, instead of answering.
     const STATEMENT_LIMIT: Option<&'static str> = None;

@@ -43,5 +43,5 @@ pub use schema::layout::OtherLayout;
 pub use schema::risks::{FoundRisk, risks};
 pub use service::SqlSessionService;
 pub use statement::{event_columns, event_key_columns};
-pub use tables::Tables;
+pub use tables::{Tables, own_table_names};
 pub use timeout::answers;

@@ -17,23 +17,25 @@ use super::error::StatementError;
 use super::executor::Executor;
 use super::identity::DatabaseIdentity;
 use super::op::Sql;
+use super::op::annotate::AnnotateOp;
 use super::op::append::AppendOp;
 use super::op::context::{Context, Settings};
 use super::op::create::CreateOp;
 use super::op::delete::DeleteOp;
-use super::op::list;
 use super::op::update_state::UpdateSharedStateOp;
+use super::op::{find, list};
 use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::check::{check_schema, check_version, version_query};
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
 use crate::state::DEFAULT_MAX_STATE_BYTES;
-use crate::validate::{NewEvent, NewSession, NewStateUpdate};
+use crate::validate::{NewAnnotations, NewEvent, NewSession, NewStateUpdate};
 use crate::{
-    AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession, DeleteSession, Error, Event,
-    EventCursor, GetSession, IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionService,
-    State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
+    DeleteSession, DirectoryService, Error, Event, EventCursor, FindCursor, FindSessions, FoundSession, GetSession,
+    IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionFilter, SessionScope,
+    SessionService, State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
 };
 
 /// How long a health check may take, the wait for a connection included.
@@ -154,9 +156,10 @@ impl<D: Dialect> SqlSessionService<D> {
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
         let files = D::Driver::files(&connection);
         let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
-        check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
+        let has_own_tables = check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
-        let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
+        let deletes_own_rows = has_own_tables && !D::ENFORCES_FOREIGN_KEYS;
+        let settings = Settings { fast_paths: true, max_state_bytes, adk_check, deletes_own_rows };
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
         let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);
@@ -255,6 +258,11 @@ impl<D: Dialect> SqlSessionService<D> {
 
     fn append_new(&self, new: NewEvent) -> AppendOp<D> {
         AppendOp { sql: self.sql.append.clone(), new }
+    }
+
+    fn annotate_op(&self, request: AnnotateSession) -> Result<AnnotateOp<D>> {
+        let new = NewAnnotations::try_prepare(request, &*self.clock)?;
+        Ok(AnnotateOp { sql: self.sql.annotate.clone(), new })
     }
 
     fn delete_op(&self, request: DeleteSession) -> DeleteOp<D> {
@@ -385,6 +393,31 @@ impl<D: Dialect> StateService for SqlSessionService<D> {
                     StateUpdated::Shared(self.submit(UpdateSharedStateOp::new(update)).await?)
                 }
             })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl<D: Dialect> DirectoryService for SqlSessionService<D> {
+    async fn annotate_session(&self, request: AnnotateSession) -> Result<Annotations> {
+        traced::<D, _>("annotate_session", async { self.writer.submit(self.annotate_op(request)?).await }).await
+    }
+
+    async fn find_sessions(&self, request: FindSessions) -> Result<Page<FoundSession, FindCursor>> {
+        traced::<D, _>("find_sessions", async {
+            request.check()?;
+            let Context { database, tables, .. } = &*self.context;
+            retry(async || find::find_sessions::<D>(tables, &mut database.autocommit(), &request).await).await
+        })
+        .await
+    }
+
+    async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
+        traced::<D, _>("count_sessions", async {
+            filter.check()?;
+            let Context { database, tables, .. } = &*self.context;
+            retry(async || find::count_sessions::<D>(tables, &mut database.autocommit(), scope, filter).await).await
         })
         .await
     }

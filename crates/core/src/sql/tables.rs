@@ -5,7 +5,7 @@ use std::fmt;
 use sea_orm::EntityName;
 use sea_orm::sea_query::{Alias, IntoIden, SchemaName, TableName, TableRef};
 
-use crate::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
+use crate::entity::{adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states};
 use crate::{Error, Result};
 
 /// The longest name of an index that the migrator creates, in bytes, and PostgreSQL's limit on an identifier.
@@ -120,14 +120,21 @@ impl fmt::Display for Tables {
 }
 
 /// The base names of the tables. Those that others refer to come before them.
-pub(crate) fn table_names() -> [&'static str; 5] {
+pub(crate) fn table_names() -> [&'static str; 7] {
     [
         adk_internal_metadata::Entity.table_name(),
         app_states::Entity.table_name(),
         user_states::Entity.table_name(),
         sessions::Entity.table_name(),
         events::Entity.table_name(),
+        seabed_sessions::Entity.table_name(),
+        seabed_labels::Entity.table_name(),
     ]
+}
+
+/// The base names of Seabed's own tables, which a store may lack.
+pub fn own_table_names() -> [&'static str; 2] {
+    [seabed_sessions::Entity.table_name(), seabed_labels::Entity.table_name()]
 }
 
 #[cfg(test)]

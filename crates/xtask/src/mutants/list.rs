@@ -21,6 +21,9 @@ const SQLITE_FILES: &str = "crates/sqlite/src/files.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
 const CREATE: &str = "crates/core/src/sql/op/create.rs";
+const ANNOTATE: &str = "crates/core/src/sql/op/annotate.rs";
+const DIRECTORY: &str = "crates/core/src/directory.rs";
+const FIND: &str = "crates/core/src/directory/find.rs";
 const DELETE: &str = "crates/core/src/sql/op/delete.rs";
 const DATABASE: &str = "crates/core/src/sql/database.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
@@ -1050,5 +1053,89 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
         to: "Ok::<_, ()>(retry(read).await);",
         case: "postgres_18::callers_of_a_server_that_hangs_hear_of_it_in_time",
+    },
+    Mutant {
+        guard: "lock on the session row of annotations",
+        file: "crates/core/src/sql/op/context.rs",
+        from: "    SqlText::new(select.and_where(session_key_predicate::<D>()).lock_exclusive())",
+        to: "    SqlText::new(select.and_where(session_key_predicate::<D>()))",
+        case: "postgres_18::concurrent_labels_lose_none",
+    },
+    Mutant {
+        guard: "locking read of annotations in a caller's old snapshot",
+        file: ANNOTATE,
+        from: "            .and_where(of_session())\n            .lock_exclusive()\n",
+        to: "            .and_where(of_session())\n",
+        case: "mariadb::an_old_snapshot_of_its_caller_loses_no_label",
+    },
+    Mutant {
+        guard: "expected revision of annotations",
+        file: ANNOTATE,
+        from: "        request.check_revision(actual)?;\n",
+        to: "        let _ = actual;\n",
+        case: "sqlite_memory::a_stale_annotation_is_refused",
+    },
+    Mutant {
+        guard: "check of annotations before any I/O",
+        file: "crates/core/src/validate.rs",
+        from: "        request.check()?;\n        Ok(Self { request, now: clock.now() })",
+        to: "        Ok(Self { request, now: clock.now() })",
+        case: "sqlite_memory::bad_annotations_are_refused",
+    },
+    Mutant {
+        guard: "limit on the labels of a session",
+        file: DIRECTORY,
+        from: "        check_label_count(stored.labels.len())?;\n",
+        to: "",
+        case: "sqlite_memory::a_session_takes_no_more_labels_than_allowed",
+    },
+    Mutant {
+        guard: "rows of labels that are set again are replaced",
+        file: ANNOTATE,
+        from: "        let delete = has_row.then(|| D::BACKEND.build(&delete_labels::<D>(&context.tables, request)));",
+        to: "        let delete = false.then(|| D::BACKEND.build(&delete_labels::<D>(&context.tables, request)));",
+        case: "sqlite_memory::a_title_and_labels_are_set_and_removed",
+    },
+    Mutant {
+        guard: "own rows go by name",
+        file: DELETE,
+        from: "            if context.settings.deletes_own_rows && delete",
+        to: "            if false && delete",
+        case: "sqlite_file::own_rows_go_by_name_where_no_foreign_key_deletes_them",
+    },
+    Mutant {
+        guard: "a delete names no tables that are missing",
+        file: "crates/core/src/sql/service.rs",
+        from: "        let deletes_own_rows = has_own_tables && !D::ENFORCES_FOREIGN_KEYS;",
+        to: "        let deletes_own_rows = (has_own_tables || true) && !D::ENFORCES_FOREIGN_KEYS;",
+        case: "sqlite_file::a_database_without_own_tables_serves_everything_else",
+    },
+    Mutant {
+        guard: "a cursor belongs to its listing",
+        file: FIND,
+        from: "            Some(cursor) if cursor.listing != self.listing() => {",
+        to: "            Some(cursor) if cursor.listing != self.listing() && self.limit == 0 => {",
+        case: "sqlite_memory::a_cursor_of_another_listing_is_refused",
+    },
+    Mutant {
+        guard: "a page looks at a limited number of states",
+        file: FIND,
+        from: "        if self.filter.needs_state() { Self::MAX_EXAMINED } else { self.limit }",
+        to: "        if self.filter.needs_state() { u32::MAX - 1 } else { self.limit }",
+        case: "sqlite_file::a_page_looks_at_no_more_states_than_it_says",
+    },
+    Mutant {
+        guard: "of annotations on both sides the later ones stay",
+        file: "migration/src/transfer/annotations.rs",
+        from: "            Some(Ok(stored)) => stored.update_time < row.update_time,",
+        to: "            Some(Ok(_)) => true,",
+        case: "sqlite_file::of_titles_and_labels_on_both_sides_the_later_ones_stay",
+    },
+    Mutant {
+        guard: "grants name no tables that are missing",
+        file: "migration/src/rights.rs",
+        from: ".filter(|(table, _)| !missing.contains(table))",
+        to: ".filter(|(table, _)| !missing.contains(table) || true)",
+        case: "postgres_18::tables_that_google_adk_made_get_own_tables_beside_them",
     },
 ];

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) max_state_bytes: usize,
     /// Whether google-adk must be able to read new events.
     pub(crate) adk_check: AdkCheck,
+    /// Whether a delete names the rows of Seabed's own tables, rather than leave them to their foreign keys.
+    pub(crate) deletes_own_rows: bool,
 }
 
 /// The database, the statements that several operations share, and how operations run.

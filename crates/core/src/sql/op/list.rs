@@ -14,13 +14,13 @@ use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
 use crate::{
     AppName, Error, Event, EventCursor, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
-    SessionCursor, SessionId, SessionKey, SessionScope, Timestamp, UserId,
+    SessionCursor, SessionId, SessionKey, SessionScope, State, Timestamp, UserId,
 };
 
 /// The columns of a listed session, by their places.
 const USER_ID: usize = 0;
 const ID: usize = 1;
-const CREATE_TIME: usize = 2;
+pub(super) const CREATE_TIME: usize = 2;
 const UPDATE_TIME: usize = 3;
 const STATE: usize = 4;
 const USER_STATE: usize = 5;
@@ -68,21 +68,37 @@ fn keyset<D: Dialect, C: IntoColumnRef + Clone>(
     select.and_where_option(behind);
 }
 
-/// The query for a page of sessions, and one row more.
-fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> SelectStatement {
-    use {app_states::Column as App, sessions::Column, user_states::Column as User};
-    let (app_name, user_id) = match &request.scope {
-        SessionScope::App(app_name) => (app_name, None),
-        SessionScope::User(user) => (&user.app_name, Some(&user.user_id)),
+/// The app of a scope.
+pub(super) fn app_of(scope: &SessionScope) -> &AppName {
+    match scope {
+        SessionScope::App(app_name) => app_name,
+        SessionScope::User(user) => &user.app_name,
+    }
+}
+
+/// Selects from the sessions of an app or a user; no columns yet.
+pub(super) fn of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> SelectStatement {
+    use sessions::Column;
+    let user_id = match scope {
+        SessionScope::App(_) => None,
+        SessionScope::User(user) => Some(&user.user_id),
     };
     let named = |column: Column| name::<D>((sessions::Entity, column));
-    let mut select = Query::select();
+    Query::select()
+        .from(tables.aliased(sessions::Entity))
+        .and_where(named(Column::AppName).eq(app_of(scope).as_str()))
+        .and_where_option(user_id.map(|user_id| named(Column::UserId).eq(user_id.as_str())))
+        .take()
+}
+
+/// Adds the columns of each session's state, and of the states of its user and its app.
+pub(super) fn join_states<D: Dialect>(select: &mut SelectStatement, tables: &Tables) {
+    use {app_states::Column as App, sessions::Column, user_states::Column as User};
+    let named = |column: Column| name::<D>((sessions::Entity, column));
     select
-        .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
         .expr_as(D::SCHEMA.read_json(Expr::col((sessions::Entity, Column::State))), Column::State)
         .expr_as(D::SCHEMA.read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
         .expr_as(D::SCHEMA.read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
-        .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(user_states::Entity),
             name::<D>((user_states::Entity, User::AppName))
@@ -92,15 +108,28 @@ fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> Selec
         .left_join(
             tables.aliased(app_states::Entity),
             name::<D>((app_states::Entity, App::AppName)).eq(named(Column::AppName)),
-        )
-        .and_where(named(Column::AppName).eq(app_name.as_str()))
-        .and_where_option(user_id.map(|user_id| named(Column::UserId).eq(user_id.as_str())))
-        .limit(u64::from(request.limit) + 1);
-    let cursor = request.cursor.as_ref().map(|cursor| {
+        );
+}
+
+/// Sorts sessions by last update, and starts after `cursor`.
+pub(super) fn sort_sessions<D: Dialect>(select: &mut SelectStatement, order: Order, cursor: Option<&SessionCursor>) {
+    use sessions::Column;
+    let cursor = cursor.map(|cursor| {
         vec![D::SCHEMA.timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
     });
     let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
-    keyset::<D, _>(&mut select, request.order, &sorted_by, cursor);
+    keyset::<D, _>(select, order, &sorted_by, cursor);
+}
+
+/// The query for a page of sessions, and one row more.
+fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> SelectStatement {
+    use sessions::Column;
+    let mut select = of_scope::<D>(tables, &request.scope);
+    select
+        .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
+        .limit(u64::from(request.limit) + 1);
+    join_states::<D>(&mut select, tables);
+    sort_sessions::<D>(&mut select, request.order, request.cursor.as_ref());
     select
 }
 
@@ -111,10 +140,7 @@ pub(crate) async fn list_sessions<D: Dialect>(
 ) -> Result<Page<Session, SessionCursor>> {
     let rows = on.query_all(D::BACKEND.build(&select_sessions::<D>(tables, request))).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
-    let app_name = match &request.scope {
-        SessionScope::App(app_name) => app_name,
-        SessionScope::User(user) => &user.app_name,
-    };
+    let app_name = app_of(&request.scope);
     let rows = rows.iter().map(|row| match session_cursor::<D>(app_name, row) {
         Ok(cursor) => (Some(cursor.clone()), decode_session::<D>(app_name, cursor, row)),
         Err(error) => (None, Err(error)),
@@ -123,7 +149,7 @@ pub(crate) async fn list_sessions<D: Dialect>(
 }
 
 /// The place of a session in the listing.
-fn session_cursor<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<SessionCursor> {
+pub(super) fn session_cursor<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<SessionCursor> {
     let any = RowDecoder::<D>::new("sessions", app_name);
     let user_id = UserId::from_row(any.text(row, USER_ID, "user_id")?.to_owned());
     let session_id = SessionId::from_row(any.text(row, ID, "id")?.to_owned());
@@ -132,16 +158,21 @@ fn session_cursor<D: Dialect>(app_name: &AppName, row: &QueryResult) -> Result<S
     Ok(SessionCursor::new(update_time, key.user_id, key.session_id))
 }
 
-fn decode_session<D: Dialect>(app_name: &AppName, cursor: SessionCursor, row: &QueryResult) -> Result<Session> {
-    let SessionCursor { update_time, user_id, session_id } = cursor;
-    let key = SessionKey::new(app_name.clone(), user_id, session_id);
-    let (app_key, user_key) = (SharedKey::app(&key), SharedKey::user(&key));
-    let stored = RowDecoder::<D>::new("sessions", &key);
+/// The state of a listed session, with that of its user and its app.
+pub(super) fn session_state<D: Dialect>(key: &SessionKey, row: &QueryResult) -> Result<State> {
+    let (app_key, user_key) = (SharedKey::app(key), SharedKey::user(key));
     let app = RowDecoder::<D>::new("app_states", &app_key).state_or_null(row, APP_STATE)?;
     let user = RowDecoder::<D>::new("user_states", &user_key).state_or_null(row, USER_STATE)?;
     let (app, user) = (app.unwrap_or_default(), user.unwrap_or_default());
-    let state = ScopedState { app, user, session: stored.state(row, STATE)? }.merged();
-    let create_time = stored.timestamp(row, CREATE_TIME, "create_time")?;
+    let session = RowDecoder::<D>::new("sessions", key).state(row, STATE)?;
+    Ok(ScopedState { app, user, session }.merged())
+}
+
+fn decode_session<D: Dialect>(app_name: &AppName, cursor: SessionCursor, row: &QueryResult) -> Result<Session> {
+    let SessionCursor { update_time, user_id, session_id } = cursor;
+    let key = SessionKey::new(app_name.clone(), user_id, session_id);
+    let state = session_state::<D>(&key, row)?;
+    let create_time = RowDecoder::<D>::new("sessions", &key).timestamp(row, CREATE_TIME, "create_time")?;
     let revision = Revision::new(create_time, update_time);
     Ok(Session { state, revision, ..Session::new(key, create_time) })
 }

@@ -7,11 +7,13 @@
 //!
 //! Rows are locked in one order everywhere: session, then app state, then user state.
 
+pub(crate) mod annotate;
 pub(crate) mod append;
 mod bulk;
 pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod find;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod shared_state;
@@ -32,6 +34,7 @@ use crate::state::DEFAULT_MAX_STATE_BYTES;
 
 /// The statements of the operations, built once for a service.
 pub(crate) struct Sql<D> {
+    pub(crate) annotate: Arc<annotate::AnnotateSql<D>>,
     pub(crate) append: Arc<append::AppendSql<D>>,
     pub(crate) create: Arc<create::CreateSql<D>>,
     pub(crate) delete: Arc<delete::DeleteSql<D>>,
@@ -43,6 +46,7 @@ impl<D: Dialect> Sql<D> {
     pub(crate) fn new(tables: &Tables, Settings { fast_paths, max_state_bytes, .. }: Settings) -> Self {
         let bulk = D::bulk_statements(tables, max_state_bytes).filter(|_| fast_paths);
         Self {
+            annotate: Arc::new(annotate::AnnotateSql::new(tables)),
             append: Arc::new(append::AppendSql::new(tables, bulk.as_ref())),
             create: Arc::new(create::CreateSql::new(tables, bulk.as_ref())),
             delete: Arc::new(delete::DeleteSql::new(tables)),
@@ -59,12 +63,17 @@ impl<D: Dialect> Sql<D> {
 /// The text of the statements that the operations of dialect `D` send, by their names: for reviews, and for whoever
 /// reads the server's own statistics. Listings are shown once with a cursor and once without.
 pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
-    let settings =
-        Settings { fast_paths: true, max_state_bytes: DEFAULT_MAX_STATE_BYTES, adk_check: AdkCheck::default() };
+    let settings = Settings {
+        fast_paths: true,
+        max_state_bytes: DEFAULT_MAX_STATE_BYTES,
+        adk_check: AdkCheck::default(),
+        deletes_own_rows: false,
+    };
     let sql = Sql::<D>::new(tables, settings);
     let shared_state = shared_state::SharedStateSql::<D>::new(tables, settings.max_state_bytes);
     let session = context::SessionSql::<D>::new(tables);
     let kept = [
+        ("annotate_session", sql.annotate.texts()),
         ("append_event", sql.append.texts()),
         ("create_session", sql.create.texts()),
         ("delete_session", sql.delete.texts()),
@@ -82,5 +91,6 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
     let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_database).chain(risks).collect()
+    let built = [annotate::sample_texts::<D>(tables), find::sample_texts::<D>(tables), list::sample_texts::<D>(tables)];
+    kept.into_iter().flat_map(named).chain(built.concat()).chain(of_database).chain(risks).collect()
 }

@@ -8,8 +8,8 @@ use sea_orm::sea_query::{ColumnType, StringLen};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, Statement};
 
 use super::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk};
-use crate::entity::{adk_internal_metadata, app_states, events, sessions, user_states};
-use crate::sql::tables::{Tables, table_names};
+use crate::entity::{adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states};
+use crate::sql::tables::{Tables, own_table_names, table_names};
 
 /// A column that cannot keep the guarantees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,8 @@ fn wanted() -> impl Iterator<Item = WantedColumn> {
         .chain(columns_of(user_states::Entity))
         .chain(columns_of(sessions::Entity))
         .chain(columns_of(events::Entity))
+        .chain(columns_of(seabed_sessions::Entity))
+        .chain(columns_of(seabed_labels::Entity))
 }
 
 fn columns_of<E: EntityTrait>(entity: E) -> impl Iterator<Item = WantedColumn> {
@@ -122,8 +124,10 @@ pub async fn columns_of_tables(
 }
 
 /// Those of the columns Seabed needs that are missing from `columns`, or cannot keep the guarantees, and those it does
-/// not know but would have to fill.
+/// not know but would have to fill. Its own tables may be missing.
 pub fn unsuitable_columns(dialect: &dyn SchemaDialect, columns: &[Column]) -> Vec<UnsuitableColumn> {
+    let exists = |table: &str| columns.iter().any(|column| column.table_name == table);
+    let wanted = || wanted().filter(|wanted| !own_table_names().contains(&wanted.table) || exists(wanted.table));
     let unsuitable = |wanted: WantedColumn| {
         let WantedColumn { table, column, role } = wanted;
         let found = columns.iter().find(|found| found.table_name == table && found.column_name == column);

@@ -34,6 +34,12 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
         text
     }
 
+    /// The function that finds a text in another: with these two arguments in reverse order, it returns the place of
+    /// the first character, from 1, or 0.
+    fn position_function(&self) -> &'static str {
+        "INSTR"
+    }
+
     /// A moment as a `timestamp` column stores and compares it.
     fn timestamp(&self, timestamp: Timestamp) -> Value {
         timestamp.to_naive_utc().into()

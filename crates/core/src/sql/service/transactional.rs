@@ -7,14 +7,14 @@ use super::{SqlSessionService, traced};
 use crate::sql::dialect::Dialect;
 use crate::sql::executor::CallerTransaction;
 use crate::sql::op::context::Context;
-use crate::sql::op::list;
 use crate::sql::op::update_state::UpdateSharedStateOp;
+use crate::sql::op::{find, list};
 use crate::sql::write::{SharedKey, WriteOp};
 use crate::validate::NewStateUpdate;
 use crate::{
-    AppName, AppendEvent, Appended, CreateSession, DeleteSession, Error, Event, EventCursor, GetSession, ListEvents,
-    ListSessions, Page, Result, Session, SessionCursor, State, StateUpdated, TransactionalService, UpdateState,
-    UserKey,
+    AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, Error, Event,
+    EventCursor, FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions, Page, Result, Session,
+    SessionCursor, SessionFilter, SessionScope, State, StateUpdated, TransactionalService, UpdateState, UserKey,
 };
 
 impl<D: Dialect> SqlSessionService<D> {
@@ -113,5 +113,40 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
         const OPERATION: &str = "get_app_state";
         let mut on = in_transaction::<D>(transaction)?;
         traced::<D, _>(OPERATION, self.read_state(&mut on, SharedKey::App(app_name.clone()), OPERATION)).await
+    }
+
+    async fn annotate_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: AnnotateSession,
+    ) -> Result<Annotations> {
+        traced::<D, _>("annotate_session", async { self.apply_in(transaction, &self.annotate_op(request)?).await })
+            .await
+    }
+
+    async fn find_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        request: FindSessions,
+    ) -> Result<Page<FoundSession, FindCursor>> {
+        traced::<D, _>("find_sessions", async {
+            request.check()?;
+            find::find_sessions::<D>(&self.context.tables, &mut in_transaction::<D>(transaction)?, &request).await
+        })
+        .await
+    }
+
+    async fn count_sessions_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        scope: &SessionScope,
+        filter: &SessionFilter,
+    ) -> Result<u64> {
+        traced::<D, _>("count_sessions", async {
+            filter.check()?;
+            let mut on = in_transaction::<D>(transaction)?;
+            find::count_sessions::<D>(&self.context.tables, &mut on, scope, filter).await
+        })
+        .await
     }
 }

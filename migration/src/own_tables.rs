@@ -1,0 +1,156 @@
+//! Seabed's own tables as DDL: `seabed_sessions` and `seabed_labels`. They stand beside google-adk's, which does not
+//! notice them, and a row of theirs is deleted with its session.
+
+use sea_orm::sea_query::{ColumnDef, ForeignKey, ForeignKeyAction, Index, IndexOrder, IntoIden, TableCreateStatement};
+use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm_migration::{MigrationName, MigrationTrait, SchemaManager};
+use seabed_core::entity::{seabed_labels, seabed_sessions, sessions};
+use seabed_core::sql::{Tables, own_table_names};
+
+use crate::location::located;
+use crate::schema::{IndexSpec, create_index, id, json, sessions_collation, table, timestamp};
+use crate::spec::{Database, SchemaSpec};
+use crate::{execute, layout};
+
+/// Finds sessions by a label. The primary key finds the labels of a session.
+pub(crate) const LABELS_INDEX: IndexSpec = IndexSpec {
+    name: "seabed_labels_by_value",
+    table: "seabed_labels",
+    columns: &[
+        ("app_name", IndexOrder::Asc),
+        ("name", IndexOrder::Asc),
+        ("value", IndexOrder::Asc),
+        ("user_id", IndexOrder::Asc),
+        ("session_id", IndexOrder::Asc),
+    ],
+};
+
+/// The second migration.
+pub(crate) struct Migration {
+    pub(crate) tables: Tables,
+}
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0002_seabed_sessions"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        let spec = located(connection, &SchemaSpec::of(connection, &self.tables).await?).await?;
+        layout::check(connection, &spec).await?;
+        execute(connection, create_sql(connection, &spec).await?).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        let spec = located(connection, &SchemaSpec::of(connection, &self.tables).await?).await?;
+        execute(connection, drop(&spec)).await
+    }
+}
+
+/// Which of the tables exist.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn existing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<&'static str>, DbErr> {
+    let columns = spec.columns_of_tables(connection, &own_table_names()).await?;
+    let exists = |table: &&'static str| columns.iter().any(|column| column.table_name == **table);
+    Ok(own_table_names().into_iter().filter(exists).collect())
+}
+
+/// Which of the tables do not exist.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<&'static str>, DbErr> {
+    let existing = existing(connection, spec).await?;
+    Ok(own_table_names().into_iter().filter(|table| !existing.contains(table)).collect())
+}
+
+pub(crate) async fn is_missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
+    Ok(!missing(connection, spec).await?.is_empty())
+}
+
+/// Returns the statements that create the tables beside a table `sessions`, if it exists with its collation.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn create_sql(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<String>, DbErr> {
+    Ok(create(spec, sessions_collation(connection, spec).await?.as_deref()))
+}
+
+/// Returns the statements that create the tables, with the collation of the ids in `sessions`.
+pub(crate) fn create(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
+    let collation = spec.id_collation.map(|exact| sessions_collation.unwrap_or(exact));
+    let (annotations, mut labels) = (annotations(spec, collation), labels(spec, collation));
+    match spec.database {
+        // MySQL has no CREATE INDEX IF NOT EXISTS, but can create an index together with its table.
+        Database::MySql => {
+            let mut index = Index::create();
+            index.name(spec.name(LABELS_INDEX.name));
+            for (column, _) in LABELS_INDEX.columns {
+                index.col(*column);
+            }
+            vec![spec.build(&annotations), spec.build(labels.index(&mut index))]
+        }
+        Database::Postgres | Database::Sqlite => vec![
+            spec.build(&annotations),
+            spec.build(&labels),
+            create_index(spec, "INDEX IF NOT EXISTS", &LABELS_INDEX),
+        ],
+    }
+}
+
+fn annotations(spec: &SchemaSpec, collation: Option<&str>) -> TableCreateStatement {
+    use seabed_sessions::Column;
+    table(spec, seabed_sessions::Entity, collation)
+        .col(id(Column::AppName))
+        .col(id(Column::UserId))
+        .col(id(Column::SessionId))
+        .col(text(Column::Title, 256))
+        .col(json(spec, Column::Labels))
+        .col(json(spec, Column::InitialState))
+        .col(text(Column::ParentSessionId, 128))
+        .col(text(Column::ParentEventId, 128))
+        .col(ColumnDef::new(Column::HeldSince).custom(spec.dialect.timestamp_type()))
+        .col(timestamp(spec, Column::UpdateTime))
+        .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::SessionId))
+        .foreign_key(&mut of_session(spec, "seabed_sessions"))
+        .take()
+}
+
+fn labels(spec: &SchemaSpec, collation: Option<&str>) -> TableCreateStatement {
+    use seabed_labels::Column;
+    table(spec, seabed_labels::Entity, collation)
+        .col(id(Column::AppName))
+        .col(id(Column::UserId))
+        .col(id(Column::SessionId))
+        .col(text(Column::Name, 64).not_null())
+        .col(text(Column::Value, 128).not_null())
+        .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::SessionId).col(Column::Name))
+        .foreign_key(&mut of_session(spec, "seabed_labels"))
+        .take()
+}
+
+fn text(column: impl IntoIden, length: u32) -> ColumnDef {
+    ColumnDef::new(column).string_len(length).take()
+}
+
+/// The foreign key by which the rows of a session are deleted with it. Both tables name its columns alike.
+fn of_session(spec: &SchemaSpec, table: &str) -> sea_orm::sea_query::ForeignKeyCreateStatement {
+    use {seabed_sessions::Column, sessions::Column as Session};
+    ForeignKey::create()
+        .from(spec.sibling_ref(table), (Column::AppName, Column::UserId, Column::SessionId))
+        .to(spec.sibling_ref("sessions"), (Session::AppName, Session::UserId, Session::Id))
+        .on_delete(ForeignKeyAction::Cascade)
+        .take()
+}
+
+/// Returns the statements that drop the tables.
+pub(crate) fn drop(spec: &SchemaSpec) -> Vec<String> {
+    own_table_names().map(|table| format!("DROP TABLE IF EXISTS {}", spec.full_name(table))).into()
+}
