@@ -47,6 +47,7 @@ pub struct Annotations {
 #[non_exhaustive]
 pub struct AnnotateSession {
     pub(crate) key: SessionKey,
+    #[allow(clippy::option_option, reason = "set, removed, or left alone")]
     pub(crate) title: Option<Option<String>>,
     pub(crate) labels: BTreeMap<String, Option<String>>,
     pub(crate) expected: ExpectedRevision,

@@ -139,7 +139,8 @@ impl Part {
         match self.events.len() {
             0 => Err(Some(Box::new(Record::Session(self.session)))),
             _ if !self.has_row => {
-                let row = Self { session: self.session.clone(), events: Vec::new(), is_last: false, ..self };
+                let session = self.session.clone();
+                let row = Self { session, annotations: None, events: Vec::new(), is_last: false, ..self };
                 Ok((row, Self { has_row: true, ..self }))
             }
             1 if !self.is_last => Err(self.events.pop().map(|event| Box::new(Record::Event(event)))),

@@ -401,14 +401,15 @@ impl<D: Dialect> StateService for SqlSessionService<D> {
 #[async_trait]
 impl<D: Dialect> DirectoryService for SqlSessionService<D> {
     async fn annotate_session(&self, request: AnnotateSession) -> Result<Annotations> {
-        traced::<D, _>("annotate_session", async { self.writer.submit(self.annotate_op(request)?).await }).await
+        traced::<D, _>("annotate_session", async { self.submit(self.annotate_op(request)?).await }).await
     }
 
     async fn find_sessions(&self, request: FindSessions) -> Result<Page<FoundSession, FindCursor>> {
         traced::<D, _>("find_sessions", async {
             request.check()?;
             let Context { database, tables, .. } = &*self.context;
-            retry(async || find::find_sessions::<D>(tables, &mut database.autocommit(), &request).await).await
+            let read = async || find::find_sessions::<D>(tables, &mut database.autocommit(), &request).await;
+            self.read("find_sessions", read).await
         })
         .await
     }
@@ -417,7 +418,8 @@ impl<D: Dialect> DirectoryService for SqlSessionService<D> {
         traced::<D, _>("count_sessions", async {
             filter.check()?;
             let Context { database, tables, .. } = &*self.context;
-            retry(async || find::count_sessions::<D>(tables, &mut database.autocommit(), scope, filter).await).await
+            let read = async || find::count_sessions::<D>(tables, &mut database.autocommit(), scope, filter).await;
+            self.read("count_sessions", read).await
         })
         .await
     }

@@ -9,7 +9,6 @@ const PENDING: &str = "crates/core/src/sql/write/pending.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
 const ATTEMPT: &str = "crates/core/src/sql/write/attempt.rs";
 const PLACES: &str = "crates/core/src/sql/write/places.rs";
-const TICKET: &str = "crates/core/src/sql/write/ticket.rs";
 const RETRY: &str = "crates/core/src/sql/write/retry.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 

@@ -47,7 +47,7 @@ pub(super) async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>]
         engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock, until }).await
     })
     .await
-    .unwrap_or_else(|late| Err(late))
+    .unwrap_or_else(Err)
 }
 
 pub(super) fn tickets<E: Engine>(batch: &[RunningWrite<E>]) -> Vec<Arc<Ticket>> {

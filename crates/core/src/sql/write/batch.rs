@@ -213,7 +213,9 @@ impl<E: Engine> Writer<E> {
             if let Err((error, is_bulk)) = self.attempt_part(&mut part).await {
                 let may_be_one = !error.is_retryable();
                 if may_be_one && part.len() > 1 && culprits < MAX_CULPRITS {
-                    part.iter_mut().for_each(|running| running.write.discard_attempt());
+                    for running in &mut part {
+                        running.write.discard_attempt();
+                    }
                     let second = part.split_off(part.len() / 2);
                     parts.extend([second, part]);
                     continue;
@@ -254,7 +256,9 @@ impl<E: Engine> Writer<E> {
             }
             None => {
                 attempt(&*self.engine, part, self.lock).await.map_err(|error| (error, false))?;
-                part.iter_mut().for_each(|running| running.write.settle());
+                for running in part {
+                    running.write.settle();
+                }
                 Ok(())
             }
         }

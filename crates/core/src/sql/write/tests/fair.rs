@@ -221,7 +221,9 @@ async fn callers_of_a_locked_session_who_have_gone_leave_their_places() {
         callers.push(tokio::spawn(async move { writer.submit(write, super::FOREVER).await }));
     }
     settle().await;
-    callers.iter().for_each(|caller| caller.abort());
+    for caller in &callers {
+        caller.abort();
+    }
     settle().await;
     for number in 0..1000 {
         let (writer, write) = (writer.clone(), append(&format!("other {number}")).for_app(&number.to_string()));
