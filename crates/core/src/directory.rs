@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use crate::key::check_text;
 use crate::{Error, ExpectedRevision, Page, Result, Revision, SessionKey, SessionScope, SessionService};
@@ -24,7 +23,7 @@ const MAX_LABEL_NAME_CHARS: usize = 64;
 const MAX_LABEL_VALUE_CHARS: usize = 128;
 
 /// What a session is called, and the labels that it has.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Annotations {
     /// Its title.
