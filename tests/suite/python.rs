@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
-use seabed::{Json, SessionServiceExt as _};
+use seabed::{Error, Event, Json, SessionServiceExt as _};
 use seabed_tests::{BINDING, Binding, sqlalchemy_url};
 use tokio::process::Command;
 
@@ -40,37 +40,40 @@ async fn a_session_goes_from_python_to_rust_to_google_adk_and_back(fixture: &Fix
     let key = key("shared")?;
     python.create(&key, &state("python")).await?;
     let mut handle = get(&service, &key).await?;
-    adk.get(&key).await?.context("google-adk finds no session")?;
-    let mut written = Vec::new();
-    for (number, sample) in python.sample_events().await?.into_iter().enumerate() {
-        match number % 3 {
-            0 => python.reload_and_append(&key, &sample).await?,
+    let start = handle.create_time.as_seconds().trunc();
+    // google-adk stores an event at its own time, which must be later than all before it.
+    let timed = |event: Json, written: &[Json]| -> anyhow::Result<Json> {
+        let seconds = u32::try_from(written.len())? + 10;
+        Ok(Json::from_serialize(&event.decode::<Event>()?.with_timestamp(start + f64::from(seconds)))?)
+    };
+    let mut written: Vec<Json> = Vec::new();
+    for sample in python.sample_events().await? {
+        let next = timed(sample, &written)?;
+        match written.len() % 3 {
+            0 => python.reload_and_append(&key, &next).await?,
             1 => {
                 service.refresh(&mut handle).await?;
-                service.append(&mut handle, sample.decode()?).await?;
+                service.append(&mut handle, next.decode()?).await?;
             }
-            _ => adk.reload_and_append(&key, &sample).await?,
+            _ => adk.reload_and_append(&key, &next).await?,
         }
-        written.push(sample);
+        written.push(next);
     }
-    // Each has an object of the session that is stale by now, or becomes so.
     for peer in [&python, &adk] {
         expect_equal(&written, &expect_same(&service, peer, &key).await?)?;
-    }
-    for (writer, stale) in [(&python, &adk), (&adk, &python)] {
-        let next = event(&format!("{} more", written.len()))?;
-        writer.reload_and_append(&key, &next).await?;
-        written.push(next);
-        let refused = stale.append(&key, &event("lost")?).await.err().context("a stale append succeeded")?;
-        ensure!(refused.is_stale(), "{refused}");
-        ensure!(service.append(&mut handle, event("lost")?.decode()?).await.is_err(), "{handle:?}");
     }
     service.refresh(&mut handle).await?;
-    let last = event("last")?;
-    service.append(&mut handle, last.decode()?).await?;
-    written.push(last);
-    for peer in [&python, &adk] {
-        expect_equal(&written, &expect_same(&service, peer, &key).await?)?;
+    for (writer, stale) in [(&python, &adk), (&adk, &python)] {
+        let next = timed(event(&format!("{} more", written.len()))?, &written)?;
+        writer.append(&key, &next).await?;
+        let lost = timed(event("lost")?, &written)?;
+        let refused = stale.append(&key, &lost).await.err().context("a stale append succeeded")?;
+        ensure!(refused.is_stale(), "{refused}");
+        let refused = service.append(&mut handle, lost.decode()?).await;
+        ensure!(matches!(refused, Err(Error::RevisionConflict { .. })), "{refused:?}");
+        written.push(next);
+        expect_equal(&written, &expect_same(&service, stale, &key).await?)?;
+        service.refresh(&mut handle).await?;
     }
     let events = handle.events.iter().map(Json::from_serialize).collect::<Result<Vec<_>, _>>()?;
     expect_equal(&written, &events)?;

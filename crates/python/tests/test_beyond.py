@@ -135,7 +135,9 @@ async def test_a_cancelled_append_leaves_its_session_object_right(
     for number in range(20):
         if others_append and number % 3 == 0:
             await seabed.append_latest(await get(seabed, session), event("by another"))
-        append = asyncio.ensure_future(seabed.append_latest(session, setting(**{f"k{number}": 1, f"app__k{number}": 1})))
+        append = asyncio.ensure_future(
+            seabed.append_latest(session, setting(**{f"k{number}": 1, f"app__k{number}": 1}))
+        )
         # Before it begins, while it runs, and after it has ended.
         for _ in range(number % 4):
             await asyncio.sleep(0)

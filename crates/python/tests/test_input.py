@@ -172,7 +172,11 @@ async def test_fields_that_google_adk_does_not_know_are_stored(seabed: SeabedSes
         {"content": {"parts": [{"inlineData": {"data": "AP8=", "mimeType": "x/y"}}]}, "longRunningToolIds": ["1"]},
         {"actions": {"compaction": {"startTimestamp": 1, "endTimestamp": 2, "compactedContent": {"parts": []}}}},
         {"content": {"role": None, "parts": [{"text": "t", "thought": None}, {"inline_data": None}, {}]}},
-        {"content": {"parts": [{"function_call": {"name": "f", "args": {"message": None}}}, {"toolCall": {"id": "1"}}]}},
+        {
+            "content": {
+                "parts": [{"function_call": {"name": "f", "args": {"message": None}}}, {"toolCall": {"id": "1"}}]
+            }
+        },
         {"author": "agent", "actions": {"unknown": 1}},
         {"author": "agent", "content": {"parts": [{"text": 1}]}},
         {"author": ["agent"]},
@@ -193,7 +197,9 @@ def test_stored_events_are_read_as_google_adk_s_models_read_them(stored: object)
     else:
         events = events_from_json(text)
         assert events == expected
-        assert [e.model_dump(exclude_unset=True) for e in events] == [e.model_dump(exclude_unset=True) for e in expected]
+        assert [e.model_dump(exclude_unset=True) for e in events] == [
+            e.model_dump(exclude_unset=True) for e in expected
+        ]
 
 
 async def test_a_revision_that_is_none_is_a_value_error(seabed: SeabedSessionService, app: str) -> None:

@@ -78,7 +78,7 @@ def _stored_events() -> SchemaValidator | TypeAdapter[list[Event]]:
         schema = _for_stored(Event.__pydantic_core_schema__)
         model = schema["schema"] if schema["type"] == "definitions" else schema
         model["config"]["extra_fields_behavior"] = "forbid"
-        events = core_schema.list_schema(model)
+        events: core_schema.CoreSchema = core_schema.list_schema(model)
         if model is not schema:
             events = core_schema.definitions_schema(events, schema["definitions"])
         return SchemaValidator(events, _use_prebuilt=False)
