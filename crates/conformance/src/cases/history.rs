@@ -202,8 +202,8 @@ async fn the_effective_events_are_those_of_a_model_request(context: Context) -> 
         context.append(&key, turn(id, State::new()).with_timestamp(seconds)).await?;
     }
     let mut compaction = Event::new("user").with_id("summary").with_invocation_id("summary");
-    let content = json!({"role": "model", "parts": [{"text": "a and b"}]});
-    let range = json!({"start_timestamp": 1e9, "end_timestamp": 1e9 + 1.0, "compacted_content": content});
+    let summary = json!({"role": "model", "parts": [{"text": "a and b"}]});
+    let range = json!({"start_timestamp": 1e9, "end_timestamp": 1e9 + 1.0, "compacted_content": summary});
     compaction.actions.extra.insert("compaction".to_owned(), range.into());
     context.append(&key, compaction).await?;
     context.append(&key, turn("e", State::new())).await?;
@@ -212,7 +212,7 @@ async fn the_effective_events_are_those_of_a_model_request(context: Context) -> 
     let events = context.service.effective_events(key.clone(), &AgentContext::new("agent")).await?;
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
     ensure!(ids == ["summary", "c", "d"], "{ids:?}");
-    ensure!(events[0].content == Some(content.into()) && events[0].author == "agent");
+    ensure!(events[0].content == Some(summary.into()) && events[0].author == "agent");
     let gone = context.service.effective_events(context.key("alice", "gone")?, &AgentContext::default()).await;
     ensure!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
     Ok(())
