@@ -294,17 +294,13 @@ async fn a_pool_without_foreign_keys_leaves_no_events_behind(fixture: &Fixture) 
 
 /// A database on the same server, or another file.
 async fn a_write_in_a_transaction_on_another_database_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
-    match fixture.database() {
-        Some(database) => {
-            let database = database.another().await?;
-            refuses_writes_in(fixture, &database.admin_url()?).await?;
-            database.remove().await
-        }
-        None => {
-            let folder = tempfile::tempdir()?;
-            refuses_writes_in(fixture, &sqlite_url(&folder)).await
-        }
-    }
+    let Some(database) = fixture.database() else {
+        let folder = tempfile::tempdir()?;
+        return refuses_writes_in(fixture, &sqlite_url(&folder)).await;
+    };
+    let database = database.another().await?;
+    refuses_writes_in(fixture, &database.admin_url()?).await?;
+    database.remove().await
 }
 
 /// The database has the same name there.

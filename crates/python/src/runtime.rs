@@ -35,6 +35,9 @@ type Operation = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An outcome, and what makes values of Python's of it: an error as JSON text, and a value.
 type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> (Option<String>, Py<PyAny>) + Send>;
 
+/// A future of Python's, and its outcome: an error as JSON text, and a value.
+type Settled = (Py<PyAny>, Option<String>, Py<PyAny>);
+
 /// The threads of a process. Those of its parent do not survive `fork`.
 struct Threads {
     process: u32,
@@ -93,7 +96,7 @@ fn send_replies(outcomes: &Receiver<Option<(Caller, Outcome)>>) {
 }
 
 fn send(py: Python<'_>, replies: Vec<(Caller, Outcome)>) {
-    let mut loops: Vec<(Py<PyAny>, Vec<(Py<PyAny>, Option<String>, Py<PyAny>)>)> = Vec::new();
+    let mut loops: Vec<(Py<PyAny>, Vec<Settled>)> = Vec::new();
     for (Caller(event_loop, future), outcome) in replies {
         let converted = catch_unwind(AssertUnwindSafe(|| outcome(py)));
         let (error, value) = converted.unwrap_or_else(|_| to_python(py, Err::<(), _>(panicked())));
@@ -127,13 +130,13 @@ where
         // There is no receiver once the interpreter exits, and nobody who waits.
         let _ = replies.send(Some((caller, Box::new(move |py| to_python(py, outcome)))));
     });
-    let mut called = threads.called.lock().unwrap_or_else(PoisonError::into_inner);
-    called.push(Box::pin(operation));
-    if called.len() == 1 {
-        let called = threads.called.clone();
+    let mut noted = threads.called.lock().unwrap_or_else(PoisonError::into_inner);
+    noted.push(Box::pin(operation));
+    if noted.len() == 1 {
+        let to_begin = threads.called.clone();
         threads.runtime.spawn(async move {
             sleep(BEGIN_AFTER).await;
-            begin_all(&called).await;
+            begin_all(&to_begin).await;
         });
     }
     Ok(())
