@@ -63,7 +63,7 @@ async fn a_write_that_is_always_refused_leaves_the_others_together(fixture: &Fix
     // These prepare the statements.
     ensure!(calls(|_| false).await.iter().all(Result::is_ok));
     refuse_bad_events(fixture).await?;
-    let is_bad = |number| number == 100;
+    let is_bad = |number: usize| number == 100;
     for round in 0..4 {
         proxy.take();
         for (number, outcome) in calls(is_bad).await.into_iter().enumerate() {
