@@ -62,8 +62,17 @@ pub(crate) async fn existing(connection: &impl ConnectionTrait, spec: &SchemaSpe
     Ok(own_table_names().into_iter().filter(exists).collect())
 }
 
+/// Which of the tables do not exist.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<&'static str>, DbErr> {
+    let existing = existing(connection, spec).await?;
+    Ok(own_table_names().into_iter().filter(|table| !existing.contains(table)).collect())
+}
+
 pub(crate) async fn is_missing(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
-    Ok(existing(connection, spec).await?.len() < own_table_names().len())
+    Ok(!missing(connection, spec).await?.is_empty())
 }
 
 /// Returns the statements that create the tables beside a table `sessions`, if it exists with its collation.

@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, EntityName};
 use seabed_core::entity::{
     adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states,
 };
-use seabed_core::sql::{SchemaRisk, own_table_names};
+use seabed_core::sql::SchemaRisk;
 
 use crate::own_tables;
 use crate::spec::{Database, SchemaSpec};
@@ -33,9 +33,8 @@ async fn needed_here(
     connection: &DatabaseConnection,
     spec: &SchemaSpec,
 ) -> Result<Vec<(&'static str, &'static [&'static str])>, DbErr> {
-    let existing = own_tables::existing(connection, spec).await?;
-    let is_here = |(table, _): &(&'static str, _)| !own_table_names().contains(table) || existing.contains(table);
-    Ok(needed(spec).into_iter().filter(is_here).collect())
+    let missing = own_tables::missing(connection, spec).await?;
+    Ok(needed(spec).into_iter().filter(|(table, _)| !missing.contains(table)).collect())
 }
 
 /// The statement that lets only the owner, and who was granted it by name, create in a schema of PostgreSQL's.

@@ -9,7 +9,7 @@ mod repair;
 use sea_orm::{DatabaseConnection, DbErr, EntityName as _};
 use seabed_core::Result;
 use seabed_core::entity::adk_internal_metadata::{self, SCHEMA_VERSION_KEY};
-use seabed_core::sql::{Column, ColumnProblem, SchemaRisk, UnsuitableColumn, own_table_names, unsuitable_columns};
+use seabed_core::sql::{Column, ColumnProblem, SchemaRisk, UnsuitableColumn, unsuitable_columns};
 use serde::Serialize;
 
 use crate::layout::{self, Layout};
@@ -184,11 +184,7 @@ fn no_version(spec: &SchemaSpec) -> Finding {
 
 /// The finding that only one of Seabed's own tables is there. A database may do without both.
 async fn half_of_own_tables(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Option<Finding>, DbErr> {
-    let existing = own_tables::existing(connection, spec).await?;
-    let Some(missing) = own_table_names().into_iter().find(|table| !existing.contains(table)) else { return Ok(None) };
-    if existing.is_empty() {
-        return Ok(None);
-    }
+    let [missing] = own_tables::missing(connection, spec).await?[..] else { return Ok(None) };
     let create = own_tables::create_sql(connection, spec).await?;
     let consequence = "titles and labels cannot be set";
     Ok(Some(Finding::warning(missing, format!("there is no table {missing}"), consequence, Repair::Safe(create))))

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use seabed::{AppendEvent, DynSessionService, ExpectedRevision, ListSessions, SessionScope, UserKey};
+use seabed::{
+    AppendEvent, DirectoryService as _, DynSessionService, ExpectedRevision, FindSessions, ListSessions, SessionScope,
+    UserKey,
+};
 
 use crate::Options;
 use crate::measure::{Client, Load, median};
@@ -29,6 +32,7 @@ struct Grown {
 const APPEND: &str = "append into a session of";
 const RECENT: &str = "get recent 10 of";
 const PAGE: &str = "list a page of 10 sessions of";
+const FIND: &str = "find a page of 10 sessions, without their states, of";
 
 impl Client for Grown {
     async fn call(&mut self) -> anyhow::Result<()> {
@@ -38,9 +42,13 @@ impl Client for Grown {
                 self.service.append_event(append).await?;
             }
             RECENT => drop(self.service.get_session(recent(key(&grown(self.size))?, 10)).await?),
-            _ => {
+            work => {
                 let scope = SessionScope::User(UserKey::try_new(APP, owner(self.size))?);
-                self.service.list_sessions(ListSessions::new(scope).with_limit(10)).await?;
+                if work == FIND {
+                    self.service.find_sessions(FindSessions::new(scope).with_limit(10)).await?;
+                } else {
+                    self.service.list_sessions(ListSessions::new(scope).with_limit(10)).await?;
+                }
             }
         }
         Ok(())
@@ -58,7 +66,7 @@ pub(crate) async fn measure(options: &Options, store: &Store) -> anyhow::Result<
         store.fill_sessions(&owner(count), count).await?;
     }
     let load = Load { clients: 1, length: Duration::from_secs(1) };
-    for (work, goal) in [(APPEND, Some(1.1)), (RECENT, Some(1.3)), (PAGE, None)] {
+    for (work, goal) in [(APPEND, Some(1.1)), (RECENT, Some(1.3)), (PAGE, None), (FIND, None)] {
         let mut ratios = Vec::new();
         for _ in 0..rounds {
             let mut rates = Vec::new();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::key::check_text;
 use crate::{Error, ExpectedRevision, Page, Result, Revision, SessionKey, SessionScope, SessionService};
@@ -23,7 +24,7 @@ const MAX_LABEL_NAME_CHARS: usize = 64;
 const MAX_LABEL_VALUE_CHARS: usize = 128;
 
 /// What a session is called, and the labels that it has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Annotations {
     /// Its title.
@@ -46,7 +47,7 @@ pub struct Annotations {
 #[non_exhaustive]
 pub struct AnnotateSession {
     pub(crate) key: SessionKey,
-    #[allow(clippy::option_option, reason = "set, removed, or left alone")]
+    #[allow(clippy::option_option, reason = "a title is left, removed or set, as a label in the map below")]
     pub(crate) title: Option<Option<String>>,
     pub(crate) labels: BTreeMap<String, Option<String>>,
     pub(crate) expected: ExpectedRevision,
@@ -97,6 +98,7 @@ impl AnnotateSession {
     }
 
     /// Returns the title to set, `Some(None)` to remove it, and `None` to leave it.
+    #[allow(clippy::option_option, reason = "a title is left, removed or set")]
     pub fn title(&self) -> Option<Option<&str>> {
         self.title.as_ref().map(Option::as_deref)
     }
@@ -266,10 +268,11 @@ impl<S: DirectoryService + ?Sized> DirectoryService for Arc<S> {
 /// Conveniences on every [`DirectoryService`].
 #[async_trait]
 pub trait DirectoryServiceExt: DirectoryService {
-    /// Sets the title of a session, or removes it.
+    /// Sets the title of a session, or removes it. Atomicity, ordering and cancel safety are those of
+    /// [`annotate_session`](DirectoryService::annotate_session).
     ///
     /// # Errors
-    /// Those of [`annotate_session`](DirectoryService::annotate_session).
+    /// Those of `annotate_session`.
     async fn set_title(&self, key: &SessionKey, title: Option<&str>) -> Result<Annotations> {
         let request = AnnotateSession::new(key.clone());
         let request = match title {
@@ -279,10 +282,11 @@ pub trait DirectoryServiceExt: DirectoryService {
         self.annotate_session(request).await
     }
 
-    /// Sets labels of a session, and with `None` removes them; the other labels stay.
+    /// Sets labels of a session, and with `None` removes them; the other labels stay. Atomicity, ordering and cancel
+    /// safety are those of [`annotate_session`](DirectoryService::annotate_session).
     ///
     /// # Errors
-    /// Those of [`annotate_session`](DirectoryService::annotate_session).
+    /// Those of `annotate_session`.
     async fn set_labels(&self, key: &SessionKey, labels: &[(&str, Option<&str>)]) -> Result<Annotations> {
         let mut request = AnnotateSession::new(key.clone());
         for (name, value) in labels {

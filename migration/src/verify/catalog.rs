@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, FromQueryResult};
-use seabed_core::sql::own_table_names;
 
 use super::create_table::{ForeignKey, foreign_keys};
 use super::{Finding, Repair, content};
@@ -149,9 +148,8 @@ pub(super) async fn keys_and_indexes(
         indexes.entry((table, index_name)).or_default().push(column_name);
     }
     let mut findings = Vec::new();
-    let existing = own_tables::existing(connection, spec).await?;
-    let is_missing = |table: &str| own_table_names().contains(&table) && !existing.contains(&table);
-    for (table, key) in schema::primary_keys().into_iter().filter(|(table, _)| !is_missing(table)) {
+    let missing = own_tables::missing(connection, spec).await?;
+    for (table, key) in schema::primary_keys().into_iter().filter(|(table, _)| !missing.contains(table)) {
         let found = primary_keys.remove(table).unwrap_or_default();
         findings.extend(primary_key(spec, table, &key, found));
     }
@@ -169,7 +167,7 @@ pub(super) async fn keys_and_indexes(
         ));
     }
     let labels = own_tables::LABELS_INDEX;
-    if !is_missing(labels.table) && !has_index(labels.table, &["app_name", "name", "value"]) {
+    if !missing.contains(&labels.table) && !has_index(labels.table, &["app_name", "name", "value"]) {
         findings.push(Finding::warning(
             labels.table,
             "there is no index on (app_name, name, value, user_id, session_id)",

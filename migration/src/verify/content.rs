@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
-use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn, own_table_names};
+use seabed_core::sql::{ColumnProblem, SchemaRisk, UnsuitableColumn};
 
 use super::catalog::SessionKey;
 use super::{Finding, Repair};
@@ -39,9 +39,8 @@ pub(super) async fn inexact_ids(
             let convert = |table: &str| {
                 format!("ALTER TABLE {} CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}", spec.full_name(table))
             };
-            let existing = own_tables::existing(connection, spec).await?;
-            let is_here = |table: &&str| !own_table_names().contains(table) || existing.contains(table);
-            let tables = schema::tables().into_iter().filter(is_here);
+            let missing = own_tables::missing(connection, spec).await?;
+            let tables = schema::tables().into_iter().filter(|table| !missing.contains(table));
             let statements = SessionKey::around(keys, spec, tables.map(convert).collect());
             let collisions = collisions(connection, spec, unsuitable).await?;
             if collisions.is_empty() {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use sea_orm::sea_query::{Alias, Expr, Order, Query};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbErr, EntityName as _, QueryResult};
 use seabed_core::entity::{app_states, events, seabed_sessions, sessions, user_states};
-use seabed_core::sql::own_table_names;
 use seabed_core::{Event, Json, Result, State};
 
 use super::content::NAMED;
@@ -55,9 +54,8 @@ async fn find(
     if usable_columns(connection, spec).await?.is_err() {
         return Ok(findings);
     }
-    let own_tables = own_tables::existing(connection, spec).await?;
-    let is_here = |table: &Table| !own_table_names().contains(&(table.name)()) || own_tables.contains(&(table.name)());
-    for table in TABLES.into_iter().filter(is_here) {
+    let missing = own_tables::missing(connection, spec).await?;
+    for table in TABLES.into_iter().filter(|table| !missing.contains(&(table.name)())) {
         findings.extend(table.find(connection, spec, options.max_rows).await?);
     }
     Ok(findings)

@@ -185,7 +185,7 @@ impl FromStr for FindCursor {
 }
 
 /// A session as [`find_sessions`](crate::DirectoryService::find_sessions) returns it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FoundSession {
     /// The session.

@@ -1134,8 +1134,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "grants name no tables that are missing",
         file: "migration/src/rights.rs",
-        from: "!own_table_names().contains(table) || existing.contains(table);",
-        to: "!own_table_names().contains(table) || existing.contains(table) || true;",
+        from: ".filter(|(table, _)| !missing.contains(table))",
+        to: ".filter(|(table, _)| !missing.contains(table) || true)",
         case: "postgres_18::tables_that_google_adk_made_get_own_tables_beside_them",
     },
 ];
