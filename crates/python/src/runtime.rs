@@ -28,8 +28,11 @@ pub(crate) struct Caller(Py<PyAny>, Py<PyAny>);
 /// An operation, with its reply.
 type Operation = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An outcome, and what makes values of Python's of it: an error as JSON text, and a value.
-type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> (Option<String>, Py<PyAny>) + Send>;
+/// An outcome for Python: an error as JSON text, and a value.
+type Settled = (Option<String>, Py<PyAny>);
+
+/// What makes an outcome for Python, by the thread that replies.
+type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> Settled + Send>;
 
 /// The threads of a process. Those of its parent do not survive `fork`.
 struct Threads {
@@ -86,7 +89,7 @@ fn send_replies(outcomes: &Receiver<Option<(Caller, Outcome)>>) {
 }
 
 fn send(py: Python<'_>, replies: Vec<(Caller, Outcome)>) {
-    let mut loops: Vec<(Py<PyAny>, Vec<(Py<PyAny>, Option<String>, Py<PyAny>)>)> = Vec::new();
+    let mut loops: Vec<(Py<PyAny>, Vec<_>)> = Vec::new();
     for (Caller(event_loop, future), outcome) in replies {
         let converted = catch_unwind(AssertUnwindSafe(|| outcome(py)));
         let (error, value) = converted.unwrap_or_else(|_| to_python(py, Err::<(), _>(panicked())));
@@ -173,7 +176,7 @@ fn panicked() -> Error {
     BackendError::new(BackendErrorKind::Unexpected, "the operation panicked, which is a bug in Seabed").into()
 }
 
-fn to_python<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, outcome: Result<T>) -> (Option<String>, Py<PyAny>) {
+fn to_python<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, outcome: Result<T>) -> Settled {
     let outcome = outcome.and_then(|value| {
         let unexpected = |error: PyErr| BackendError::new(BackendErrorKind::Unexpected, error.to_string());
         Ok(value.into_py_any(py).map_err(unexpected)?)
