@@ -32,8 +32,11 @@ pub(crate) struct Caller(Py<PyAny>, Py<PyAny>);
 /// An operation, with its reply.
 type Operation = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An outcome, and what makes values of Python's of it: an error as JSON text, and a value.
-type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> (Option<String>, Py<PyAny>) + Send>;
+/// An outcome for Python: an error as JSON text, and a value.
+type Settled = (Option<String>, Py<PyAny>);
+
+/// What makes an outcome for Python, by the thread that replies.
+type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> Settled + Send>;
 
 /// A future of Python's, and its outcome: an error as JSON text, and a value.
 type Settled = (Py<PyAny>, Option<String>, Py<PyAny>);
@@ -193,7 +196,7 @@ fn panicked() -> Error {
     BackendError::new(BackendErrorKind::Unexpected, "the operation panicked, which is a bug in Seabed").into()
 }
 
-fn to_python<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, outcome: Result<T>) -> (Option<String>, Py<PyAny>) {
+fn to_python<T: for<'py> IntoPyObject<'py>>(py: Python<'_>, outcome: Result<T>) -> Settled {
     let outcome = outcome.and_then(|value| {
         let unexpected = |error: PyErr| BackendError::new(BackendErrorKind::Unexpected, error.to_string());
         Ok(value.into_py_any(py).map_err(unexpected)?)

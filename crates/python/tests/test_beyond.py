@@ -149,7 +149,8 @@ async def test_a_cancelled_append_leaves_its_session_object_right(
     found = await get(seabed, session)
     assert session.events == found.events and session.state == found.state
     by_event = {key for event in found.events for key in event.actions.state_delta}
-    assert len(by_event) > 10 and set(found.state) == by_event
+    # The first had begun. Others may have waited for it, and never began.
+    assert "k0" in by_event and set(found.state) == by_event
     assert {key.removeprefix("app:") for key in by_event if key.startswith("app:")} == set(
         await seabed.get_app_state(app_name=app)
     )
