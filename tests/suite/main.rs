@@ -10,6 +10,8 @@ mod cancellation;
 mod connections;
 mod contents;
 mod durability;
+mod errors;
+mod failover;
 mod faults;
 mod files;
 mod fixture;
@@ -155,6 +157,8 @@ fn main() -> ExitCode {
             connections::CASES,
             contents::CASES,
             durability::CASES,
+            errors::CASES,
+            failover::CASES,
             late::CASES,
             pools::CASES,
             faults::CASES,

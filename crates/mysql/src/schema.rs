@@ -97,7 +97,9 @@ impl SchemaDialect for MySql {
             (risk, bent((name, &found, &condition)))
         });
         let first = [(SchemaRisk::NoTransactions, without_transactions)].into_iter();
-        first.chain(of_settings).chain(of_server).chain([(SchemaRisk::MultiPrimary, cluster)]).collect()
+        let version = "SELECT 'server' AS subject, CAST(VERSION() AS CHAR) AS found FROM DUAL".to_owned();
+        let of_product = [(SchemaRisk::MultiPrimary, cluster), (SchemaRisk::OtherServer, version)];
+        first.chain(of_settings).chain(of_server).chain(of_product).collect()
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {

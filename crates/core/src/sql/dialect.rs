@@ -26,8 +26,7 @@ pub struct BulkStatements {
     /// A row for each event that is stored: number of the write, creation of the session, stored timestamp; the column
     /// [`REFUSED`](Self::REFUSED) is false. It may also return a row for a write whose session is at another revision,
     /// which is then refused without another round trip: number of the write, and the columns `create_time` and
-    /// `update_time` of the session, `id`, `timestamp` and `event_data` (as text) of the event under that id, if there
-    /// is one; `REFUSED` is true.
+    /// `update_time` of the session, and `id` of the event under that id, if there is one; `REFUSED` is true.
     pub append: WithQuery,
     /// `create_session`.
     ///
@@ -67,6 +66,13 @@ pub trait Dialect: Send + Sync + 'static {
     /// The query for the limit on the size of a statement, in bytes, where the server may close the connection of a
     /// client that exceeds it, instead of answering.
     const STATEMENT_LIMIT: Option<&'static str> = None;
+
+    /// A statement that changes nothing, and makes the commit of its transaction wait for standby servers as that of a
+    /// change does. `None` where there is nothing to wait for, or where every commit waits.
+    const AWAIT_STANDBYS: Option<&'static str> = None;
+
+    /// Whether one server of such a database may be behind another one.
+    const MAY_LAG: bool = true;
 
     /// Makes `insert` leave alone a row that has the same `key` already. All other errors stay errors.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);

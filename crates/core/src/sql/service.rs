@@ -24,6 +24,7 @@ use super::op::list;
 use super::op::update_state::UpdateSharedStateOp;
 use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::check::{check_schema, check_version, version_query};
+use super::schema::dialect::SchemaRisk;
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, Writer, retry};
@@ -149,9 +150,10 @@ impl<D: Dialect> SqlSessionService<D> {
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
         let files = D::Driver::files(&connection);
         let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
-        check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
+        let risks = check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
-        let settings = Settings { fast_paths: true, max_state_bytes, adk_check };
+        let fast_paths = !risks.contains(&SchemaRisk::OtherServer);
+        let settings = Settings { fast_paths, max_state_bytes, adk_check };
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
         Ok(Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), database, tables, settings))

@@ -81,6 +81,13 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("clock".to_owned(), DatabaseClock::<D>::text().as_str().to_owned()),
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
+    let standbys = D::AWAIT_STANDBYS.map(|statement| ("standbys".to_owned(), statement.to_owned()));
     let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
-    kept.into_iter().flat_map(named).chain(list::sample_texts::<D>(tables)).chain(of_database).chain(risks).collect()
+    kept.into_iter()
+        .flat_map(named)
+        .chain(list::sample_texts::<D>(tables))
+        .chain(of_database)
+        .chain(standbys)
+        .chain(risks)
+        .collect()
 }

@@ -35,18 +35,19 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
 
 /// Refuses tables that are missing, that are another program's, or that cannot keep the guarantees, except for the
 /// risks that the user has accepted, and those that a lone connection, the only one to the database, does not have.
+/// Returns the risks that are left.
 pub(crate) async fn check_schema<D: Dialect>(
     connection: &DatabaseConnection,
     tables: &Tables,
     accepted: &[SchemaRisk],
     timeout: StatementTimeout,
     is_lone: bool,
-) -> Result<()> {
+) -> Result<Vec<SchemaRisk>> {
     let (pool, query) = (connection.clone(), version_query::<D>(tables));
     let version = in_task(async move { pool.query_one_raw(query).await });
     let version = check_version::<D>(tables, timeout.limit(async { Ok(version.await?) }).await);
     if version.as_ref().is_err_and(|error| error.backend_kind() != Some(BackendErrorKind::Schema)) {
-        return version;
+        return version.map(|()| Vec::new());
     }
     let failed = |error: StatementError| statement_error::<D>("describing the tables", error);
     let (pool, of) = (connection.clone(), tables.clone());
@@ -61,7 +62,8 @@ pub(crate) async fn check_schema<D: Dialect>(
     let mut found = timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?;
     found.retain(|found| !(is_lone && found.risk == SchemaRisk::WalResetBug));
     check_risks(&found, accepted)?;
-    check_pooler::<D>(connection, timeout).await
+    check_pooler::<D>(connection, timeout).await?;
+    Ok(found.into_iter().map(|found| found.risk).collect())
 }
 
 /// Refuses a pooler that mixes up the prepared statements of its clients, as far as two connections find it.

@@ -40,6 +40,7 @@ impl fmt::Display for FoundRisk {
             }
             SchemaRisk::ReadOnlyServer => write!(f, "the server is read-only ({subject}: {found})"),
             SchemaRisk::MultiPrimary => write!(f, "the server is one of {found} nodes of a Galera cluster"),
+            SchemaRisk::OtherServer => write!(f, "the server is another product: {found}"),
             SchemaRisk::WalResetBug => write!(f, "{subject} {found} has the WAL-reset bug"),
             // Risks of columns.
             SchemaRisk::InexactIds | SchemaRisk::CoarseTimes | SchemaRisk::ShortText => write!(f, "{subject}: {found}"),
