@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use url::Url;
 
 use crate::Family;
 
-/// Forwards connections on a loopback port to a server, and counts round trips. It ends when it is dropped.
+/// Forwards connections on a loopback port to a server, and counts round trips. It ends when it is dropped, and so do
+/// its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -63,6 +64,9 @@ struct Line {
     distance: Mutex<Duration>,
     /// How many connections were opened.
     opened: AtomicUsize,
+    /// Whether a cut also stalls everything else.
+    stalls_at_cut: AtomicBool,
+    ended: watch::Sender<bool>,
 }
 
 /// The traffic that has passed.
@@ -83,7 +87,7 @@ impl Proxy {
     /// # Errors
     /// If `url` has no host, or no port is available.
     pub async fn start(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
-        let (proxy, url) = Self::listen(family, url, true).await?;
+        let (proxy, url) = Self::listen(family, url, true, 0).await?;
         let mut url = Url::parse(&url)?;
         let (option, off) = match family {
             Family::Postgres => ("sslmode", "disable"),
@@ -99,15 +103,28 @@ impl Proxy {
     /// # Errors
     /// Those of [`start`](Self::start).
     pub async fn tunnel(family: Family, url: &str) -> anyhow::Result<(Self, String)> {
-        Self::listen(family, url, false).await
+        Self::tunnel_at(family, url, 0).await
     }
 
-    async fn listen(family: Family, url: &str, tells_pings: bool) -> anyhow::Result<(Self, String)> {
+    /// Like [`tunnel`](Self::tunnel), on a port of the caller's choice.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn tunnel_at(family: Family, url: &str, port: u16) -> anyhow::Result<(Self, String)> {
+        Self::listen(family, url, false, port).await
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    async fn listen(family: Family, url: &str, tells_pings: bool, port: u16) -> anyhow::Result<(Self, String)> {
         let mut url = Url::parse(url)?;
         let host = url.host_str().context("a URL without host")?;
         let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
         let server = server.context("the server's host has no address")?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;
         let line = Line {
             family,
@@ -117,6 +134,8 @@ impl Proxy {
             stalled: watch::Sender::new(false),
             distance: Mutex::default(),
             opened: AtomicUsize::new(0),
+            stalls_at_cut: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
         };
         let line = Arc::new(line);
         let accepting = tokio::spawn(accept(listener, server, line.clone())).abort_handle();
@@ -137,6 +156,18 @@ impl Proxy {
     /// requests only in a [`tunnel`](Self::tunnel).
     pub fn cut(&self, cuts: impl IntoIterator<Item = (usize, Cut)>) {
         *lock(&self.line.cuts) = cuts.into_iter().collect();
+    }
+
+    /// Like [`cut`](Self::cut) for one cut, which stalls all other traffic from then on.
+    pub fn cut_and_stall(&self, passed: usize, cut: Cut) {
+        self.line.stalls_at_cut.store(true, Ordering::SeqCst);
+        self.cut([(passed, cut)]);
+    }
+
+    /// Returns once traffic is stalled.
+    pub async fn stalled(&self) {
+        // The line, and so the sender, is there as long as the proxy.
+        let _: Result<_, watch::error::RecvError> = self.line.stalled.subscribe().wait_for(|stalled| *stalled).await;
     }
 
     /// Cancels the cuts that have not happened, and returns their number.
@@ -163,6 +194,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.line.ended.send_replace(true);
     }
 }
 
@@ -210,6 +242,9 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
                 *cut = line.next_cut();
             }
             sent.extend_from_slice(bytes);
+            if let Some(Cut::BeforeRequest) = cut {
+                line.cut_is_due();
+            }
             match cut {
                 Some(Cut::BeforeRequest | Cut::RequestDelayed(_)) => Passes::Only(0),
                 Some(Cut::RequestSwallowed) => Passes::NoMore,
@@ -224,6 +259,9 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
         if !sent.is_empty() {
             lock(&line.traffic).count(line.family, &sent);
         }
+        if let Some(Cut::BeforeReply) = cut {
+            line.cut_is_due();
+        }
         match cut {
             Some(Cut::BeforeReply) => Passes::Only(0),
             Some(Cut::WithinReply) => Passes::Only(bytes.len() / 2),
@@ -231,7 +269,10 @@ async fn forward(client: TcpStream, server: SocketAddr, line: &Line) -> anyhow::
             Some(Cut::BeforeRequest | Cut::RequestSwallowed | Cut::RequestDelayed(_)) | None => Passes::All,
         }
     });
+    let mut ended = line.ended.subscribe();
+    let proxy_ends = async { ended.wait_for(|ended| *ended).await.is_ok() };
     tokio::select! {
+        _ = proxy_ends => return Ok(()),
         ended = requests => ended?,
         ended = answers => ended?,
     }
@@ -280,6 +321,13 @@ impl Line {
         match self.family {
             Family::Postgres => SYNC,
             Family::MySql => COM_PING,
+        }
+    }
+
+    /// A connection is about to be cut.
+    fn cut_is_due(&self) {
+        if self.stalls_at_cut.swap(false, Ordering::SeqCst) {
+            self.stalled.send_replace(true);
         }
     }
 

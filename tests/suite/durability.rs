@@ -83,7 +83,7 @@ async fn commits_are_on_disk_before_they_are_acknowledged(fixture: &Fixture) -> 
 }
 
 /// Changes settings of a PostgreSQL server, and waits until new connections have them.
-async fn configure(admin: &DatabaseConnection, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+pub(crate) async fn configure(admin: &DatabaseConnection, settings: &[(&str, &str)]) -> anyhow::Result<()> {
     for (name, value) in settings {
         admin.execute_unprepared(&format!("ALTER SYSTEM SET {name} = '{value}'")).await?;
     }

@@ -11,6 +11,8 @@ mod clusters;
 mod connections;
 mod contents;
 mod durability;
+mod errors;
+mod failover;
 mod faults;
 mod files;
 mod fixture;
@@ -168,6 +170,8 @@ fn main() -> ExitCode {
             connections::CASES,
             contents::CASES,
             durability::CASES,
+            errors::CASES,
+            failover::CASES,
             late::CASES,
             pools::CASES,
             pressure::CASES,

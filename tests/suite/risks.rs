@@ -13,7 +13,7 @@ use seabed::{
     AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Event, ExpectedRevision,
     SchemaRisk, ServiceOptions, SessionKey, UserKey,
 };
-use seabed_tests::{Family, Kind, Server};
+use seabed_tests::{Family, Kind, Proxy, Server};
 
 use crate::fixture::{Fixture, query_text};
 use crate::traces::Recorder;
@@ -36,6 +36,7 @@ crate::database_cases! {
         a_database_in_another_encoding_is_refused,
         connections_that_are_read_only_are_refused,
         a_schema_in_which_everybody_may_create_is_named,
+        another_product_is_refused_and_takes_the_portable_way,
     ],
 }
 
@@ -330,5 +331,28 @@ async fn a_schema_in_which_everybody_may_create_is_named(fixture: &Fixture) -> a
     fixture.execute(revoke).await?;
     let left = verify(&fixture.admin).await?;
     ensure!(left.is_empty(), "{left:#?}");
+    Ok(())
+}
+
+/// A server that says it is CockroachDB. Who accepts it gets no statement that relies on what PostgreSQL alone does.
+async fn another_product_is_refused_and_takes_the_portable_way(fixture: &Fixture) -> anyhow::Result<()> {
+    fixture.migrated().await?;
+    fixture
+        .execute(
+            "CREATE OR REPLACE FUNCTION pg_catalog.version() RETURNS text LANGUAGE sql STABLE \
+             AS $$ SELECT CAST('CockroachDB CCL v23.1.11 (x86_64-pc-linux-gnu)' AS text) $$",
+        )
+        .await?;
+    expect_refusal(fixture, &["another product", "CockroachDB CCL v23.1.11", "SchemaRisk::OtherServer"]).await?;
+    expect_finding(&fixture.admin, "CockroachDB").await?;
+    let (proxy, url) = Proxy::start(Family::Postgres, &fixture.service_url).await?;
+    let pool = seabed::open(&url).await?;
+    let service =
+        seabed::from_connection_with(pool, ServiceOptions::new().accept_risk(SchemaRisk::OtherServer)).await?;
+    proxy.take();
+    let key = session(&service).await?;
+    service.append_event(saying(key, "hello")).await?;
+    let sent = proxy.take().statements.join("; ");
+    ensure!(sent.contains("FOR UPDATE") && !sent.contains("SKIP LOCKED"), "{sent}");
     Ok(())
 }

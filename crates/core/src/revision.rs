@@ -79,6 +79,11 @@ pub enum ExpectedRevision {
 }
 
 impl ExpectedRevision {
+    /// Whether the caller has read a later state of the session than `actual`.
+    pub(crate) fn is_ahead_of(self, actual: Revision) -> bool {
+        matches!(self, Self::Exact(expected) if expected.create_time == actual.create_time && expected > actual)
+    }
+
     /// Whether the session of `key`, which is at `actual`, is as expected.
     pub(crate) fn check(self, key: &SessionKey, actual: Revision) -> Result<()> {
         match self {

@@ -202,12 +202,29 @@ impl SqlxBackend for MySql {
             // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is
             // no longer the primary)
             1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
-            // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR, ER_BAD_DB_ERROR
-            1146 | 1054 | 1049 => BackendErrorKind::Schema,
+            // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR, ER_BAD_DB_ERROR, ER_BEFORE_DML_VALIDATION_ERROR
+            1146 | 1054 | 1049 | 3098 => BackendErrorKind::Schema,
             // ER_NET_PACKET_TOO_LARGE (also for a row that is read), ER_TOO_BIG_ROWSIZE (more than a tenth of the redo
             // log)
             1153 | 1118 => BackendErrorKind::TooLarge,
             _ => BackendErrorKind::Unexpected,
+        }
+    }
+
+    /// `ER_BEFORE_DML_VALIDATION_ERROR`: a group in multi-primary mode does not check writes against the foreign key of
+    /// google-adk's tables, which deletes a session's events with it.
+    fn advice(error: &dyn DatabaseError) -> Option<&'static str> {
+        match number(error)? {
+            3098 => Some(
+                "group replication in multi-primary mode refuses tables with ON DELETE CASCADE; use single-primary mode \
+                 (group_replication_single_primary_mode = ON)",
+            ),
+            // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS
+            1040 | 1203 => Some(
+                "the server has too many clients already; give the pools of all processes together fewer connections \
+                 than its max_connections",
+            ),
+            _ => None,
         }
     }
 

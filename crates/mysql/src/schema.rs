@@ -105,7 +105,9 @@ impl SchemaDialect for MySql {
             (risk, bent((name, &found, &condition)))
         });
         let first = [(SchemaRisk::NoTransactions, without_transactions)].into_iter();
-        first.chain(of_settings).chain(of_server).chain(clusters.map(cluster)).collect()
+        let version = "SELECT 'server' AS subject, CAST(VERSION() AS CHAR) AS found FROM DUAL".to_owned();
+        let of_product = clusters.map(cluster).into_iter().chain([(SchemaRisk::OtherServer, version)]);
+        first.chain(of_settings).chain(of_server).chain(of_product).collect()
     }
 
     fn column_problem(&self, found: &Column, role: ColumnRole) -> Option<ColumnProblem> {

@@ -90,6 +90,10 @@ impl Dialect for Postgres {
     /// A statement of many writes costs little more than a statement of one, so a few batches keep a server busy.
     const MAX_CONCURRENT_BATCHES: usize = 4;
     const ENFORCES_FOREIGN_KEYS: bool = true;
+    /// Only a commit that has written to the log waits for a synchronous standby. So does this one: a message in the
+    /// log, which nobody has to read.
+    const AWAIT_STANDBYS: Option<&'static str> =
+        Some("SELECT pg_catalog.pg_logical_emit_message(true, CAST('seabed' AS text), CAST('' AS text))");
 
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
@@ -187,8 +191,16 @@ impl SqlxBackend for Postgres {
     }
 
     /// `invalid_sql_statement_name`, `duplicate_prepared_statement`: others use the same connection of the server.
+    /// `too_many_connections`.
     fn advice(error: &dyn DatabaseError) -> Option<&'static str> {
-        matches!(error.code().as_deref(), Some("26000" | "42P05")).then_some(POOLER_PROBE.advice)
+        match error.code().as_deref() {
+            Some("26000" | "42P05") => Some(POOLER_PROBE.advice),
+            Some("53300") => Some(
+                "the server has too many clients already; give the pools of all processes together fewer connections \
+                 than its max_connections",
+            ),
+            _ => None,
+        }
     }
 
     /// `admin_shutdown`, `crash_shutdown` and the connection exceptions are no such errors: the statement may have run.

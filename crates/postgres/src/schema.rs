@@ -97,6 +97,7 @@ impl SchemaDialect for Postgres {
             (SchemaRisk::ReducedDurability, of_commits("local", &beside_standby)),
             (SchemaRisk::ReducedDurability, other_than("full_page_writes", "full_page_writes", "on")),
             (SchemaRisk::ReadOnlyServer, standby.to_owned()),
+            (SchemaRisk::OtherServer, "SELECT 'server' AS subject, pg_catalog.version() AS found".to_owned()),
         ]
     }
 

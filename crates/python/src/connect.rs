@@ -270,6 +270,7 @@ fn schema_risk(name: &str) -> Result<SchemaRisk> {
         "reduced_durability" => SchemaRisk::ReducedDurability,
         "read_only_server" => SchemaRisk::ReadOnlyServer,
         "multi_primary" => SchemaRisk::MultiPrimary,
+        "other_server" => SchemaRisk::OtherServer,
         "wal_reset_bug" => SchemaRisk::WalResetBug,
         _ => {
             return Err(Error::Invalid {

@@ -80,6 +80,8 @@ impl Dialect for Sqlite {
     /// A transaction that reads first and then writes fails as busy at once when another wrote in between, whatever the
     /// busy timeout. So it takes the write lock when it begins.
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    /// There is one file.
+    const MAY_LAG: bool = false;
 
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());

@@ -54,6 +54,7 @@ pub(super) fn risk(spec: &SchemaSpec, found: &FoundRisk) -> Finding {
         SchemaRisk::MultiPrimary => {
             Repair::Advice("let all writers use the same node, and accept the risk in the service".to_owned())
         }
+        SchemaRisk::OtherServer => Repair::Advice("use PostgreSQL, MySQL or MariaDB itself".to_owned()),
         SchemaRisk::WalResetBug => Repair::Advice(
             "link SQLite 3.51.3 or later (3.50.7 and 3.44.6 have the fix too), and find out which SQLite other programs \
              use on this file"

@@ -74,6 +74,13 @@ pub trait Dialect: Send + Sync + 'static {
     /// client that exceeds it, instead of answering.
     const STATEMENT_LIMIT: Option<&'static str> = None;
 
+    /// A statement that changes nothing, and makes the commit of its transaction wait for standby servers as that of a
+    /// change does. `None` where there is nothing to wait for, or where every commit waits.
+    const AWAIT_STANDBYS: Option<&'static str> = None;
+
+    /// Whether one server of such a database may be behind another one.
+    const MAY_LAG: bool = true;
+
     /// Makes `insert` leave alone a row that has the same `key` already. All other errors stay errors.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>);
 

@@ -86,7 +86,13 @@ pub(crate) fn statement_error<D: Dialect>(operation: &str, error: impl Into<Stat
 
 /// What to do about an error.
 fn advice<D: Dialect>(error: &StatementError, kind: BackendErrorKind) -> Option<String> {
-    let of_driver = error.of_driver().and_then(D::Driver::advice);
+    let of_driver = match error {
+        StatementError::Database(DbErr::Conn(error)) => Some(error),
+        _ => error.of_driver(),
+    };
+    if let Some(advice) = of_driver.and_then(D::Driver::advice) {
+        return Some(advice.to_owned());
+    }
     match (error, kind) {
         (StatementError::LostFiles(_), _) => Some(error.to_string()),
         (_, BackendErrorKind::Schema) => {
@@ -97,7 +103,7 @@ fn advice<D: Dialect>(error: &StatementError, kind: BackendErrorKind) -> Option<
              (max_allowed_packet on MySQL and MariaDB)"
                 .to_owned(),
         ),
-        _ => of_driver.map(str::to_owned),
+        _ => None,
     }
 }
 

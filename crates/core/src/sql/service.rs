@@ -26,6 +26,7 @@ use super::op::update_state::UpdateSharedStateOp;
 use super::op::{find, list};
 use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::check::{check_schema, check_version, version_query};
+use super::schema::dialect::SchemaRisk;
 use super::tables::Tables;
 use super::timeout::StatementTimeout;
 use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
@@ -156,10 +157,11 @@ impl<D: Dialect> SqlSessionService<D> {
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
         let files = D::Driver::files(&connection);
         let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
-        let has_own_tables = check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
+        let checked = check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
-        let deletes_own_rows = has_own_tables && !D::ENFORCES_FOREIGN_KEYS;
-        let settings = Settings { fast_paths: true, max_state_bytes, adk_check, deletes_own_rows };
+        let deletes_own_rows = checked.has_own_tables && !D::ENFORCES_FOREIGN_KEYS;
+        let fast_paths = !checked.risks.contains(&SchemaRisk::OtherServer);
+        let settings = Settings { fast_paths, max_state_bytes, adk_check, deletes_own_rows };
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
         let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);

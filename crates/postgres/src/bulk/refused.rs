@@ -12,21 +12,17 @@ use super::{
 /// A row for each write that is stored, and one for each that is refused, which spares it a round trip. The others are
 /// left to the portable algorithm.
 pub(super) fn stored_or_refused(tables: &Tables) -> SelectStatement {
-    let null = |of| Expr::cust("NULL").cast_as(of);
-    let [id, time, data] = [null("text"), null("timestamp"), null("text")];
     Query::select()
         .column((MOVED, Asterisk))
         .expr_as(Expr::cust("FALSE"), BulkStatements::REFUSED)
-        .expr_as(id, events::Column::Id)
-        .expr_as(time, events::Column::Timestamp)
-        .expr_as(data, events::Column::EventData)
+        .expr_as(Expr::cust("NULL").cast_as("text"), events::Column::Id)
         .from(MOVED)
         .union(UnionType::All, refused(tables))
         .take()
 }
 
-/// The writes whose sessions are not at the expected revision, with the revision where they are, and the event that is
-/// stored under the event's id: it may be the same one. Reads nothing if every write is stored.
+/// The writes whose sessions are not at the expected revision, with the revision where they are, and the event's id if
+/// an event is stored under it: it may be the same one. Reads nothing if every write is stored.
 fn refused(tables: &Tables) -> SelectStatement {
     use {events::Column as Event, sessions::Column as Session};
     let of_row = |column| Expr::col((sessions::Entity, column));
@@ -39,8 +35,7 @@ fn refused(tables: &Tables) -> SelectStatement {
         .expr(of(INPUT, NUMBER))
         .exprs([of_row(Session::CreateTime), of_row(Session::UpdateTime)])
         .exprs([Expr::cust("NULL"), Expr::cust("TRUE")])
-        .exprs([Event::Id, Event::Timestamp].map(|column| Expr::col((events::Entity, column))))
-        .expr(Expr::col((events::Entity, Event::EventData)).cast_as("text"))
+        .column((events::Entity, Event::Id))
         .from(INPUT)
         .join(JoinType::InnerJoin, tables.aliased(sessions::Entity), is_of_session(session_key(), INPUT))
         .join(JoinType::LeftJoin, tables.aliased(events::Entity), is_event)

@@ -20,6 +20,9 @@ const SQLITE: &str = "crates/sqlite/src/lib.rs";
 const SQLITE_FILES: &str = "crates/sqlite/src/files.rs";
 const APPEND: &str = "crates/core/src/sql/op/append.rs";
 const APPEND_SQL: &str = "crates/core/src/sql/op/append/sql.rs";
+const CONTEXT: &str = "crates/core/src/sql/op/context.rs";
+const SERVICE: &str = "crates/core/src/sql/service.rs";
+const PENDING: &str = "crates/core/src/sql/write/pending.rs";
 const CREATE: &str = "crates/core/src/sql/op/create.rs";
 const ANNOTATE: &str = "crates/core/src/sql/op/annotate.rs";
 const DIRECTORY: &str = "crates/core/src/directory.rs";
@@ -154,8 +157,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "replay lookup after a conflict",
         file: APPEND,
-        from: "return self.replayed(on, create_time).await?.ok_or(conflict).map(Applied::Unchanged);",
-        to: "return Err(conflict);",
+        from: "            if let Some(replayed) = self.replayed(on, create_time).await? {\n                return Ok(Applied::Unchanged(replayed));\n            }\n",
+        to: "",
         case: "mariadb_portable::a_replay_succeeds_after_later_events",
     },
     Mutant {
@@ -392,8 +395,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete at a revision deletes no other",
         file: DELETE,
-        from: "request.check_revision(actual)?;",
-        to: "let _ = actual;",
+        from: "            context.check_revision(attempt.on, request.key(), request.expected(), actual, OPERATION).await?;\n",
+        to: "            let _ = actual;\n",
         case: "sqlite_file::a_delete_at_a_revision_deletes_what_was_read",
     },
     Mutant {
@@ -1137,5 +1140,61 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: ".filter(|(table, _)| !missing.contains(table))",
         to: ".filter(|(table, _)| !missing.contains(table) || true)",
         case: "postgres_18::tables_that_google_adk_made_get_own_tables_beside_them",
+    },
+    Mutant {
+        guard: "a replay commits, and so waits for standby servers",
+        file: PENDING,
+        from: "matches!(self.attempt, Some(Ok(Applied::Written(_) | Applied::Unchanged(_))))",
+        to: "matches!(self.attempt, Some(Ok(Applied::Written(_))))",
+        case: "postgres_18::nothing_is_acknowledged_before_the_standby",
+    },
+    Mutant {
+        guard: "a delete that finds nothing waits for standby servers",
+        file: DELETE,
+        from: "            context.await_standbys(attempt.on, OPERATION).await?;\n",
+        to: "",
+        case: "postgres_18::nothing_is_acknowledged_before_the_standby",
+    },
+    Mutant {
+        guard: "a server that is behind is not believed",
+        file: CONTEXT,
+        from: "if !(D::MAY_LAG && expected.is_ahead_of(actual)) {",
+        to: "if D::MAY_LAG || !expected.is_ahead_of(actual) {",
+        case: "mariadb::a_server_that_is_behind_says_so",
+    },
+    Mutant {
+        guard: "a server that is behind is not believed, PostgreSQL's statement",
+        file: APPEND,
+        from: "if is_taken || new.expected.is_ahead_of(actual) {",
+        to: "if is_taken {",
+        case: "postgres_18::a_server_that_is_behind_says_so",
+    },
+    Mutant {
+        guard: "a replay is looked for before a conflict is told, PostgreSQL's statement",
+        file: APPEND,
+        from: "if is_taken || new.expected.is_ahead_of(actual) {",
+        to: "if new.expected.is_ahead_of(actual) {",
+        case: "postgres_18::a_replay_succeeds_after_later_events",
+    },
+    Mutant {
+        guard: "a session that a program has set back is in conflict",
+        file: CONTEXT,
+        from: "        if event.map_err(|error| statement_error::<D>(operation, error))?.is_some() {\n            return checked;\n        }\n",
+        to: "        let _ = event.map_err(|error| statement_error::<D>(operation, error))?;\n",
+        case: "mariadb::a_server_that_is_behind_says_so",
+    },
+    Mutant {
+        guard: "a doubt outlives a server that does not know the session",
+        file: PENDING,
+        from: "        Error::NotFound { .. } => false,\n",
+        to: "",
+        case: "mariadb::a_server_that_is_behind_does_not_overrule",
+    },
+    Mutant {
+        guard: "another product takes the portable way",
+        file: SERVICE,
+        from: "let fast_paths = !risks.contains(&SchemaRisk::OtherServer);",
+        to: "let fast_paths = !risks.contains(&SchemaRisk::Unlogged);",
+        case: "postgres_18::another_product_is_refused",
     },
 ];

@@ -275,8 +275,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a refused write in doubt is looked at again",
         file: PENDING,
-        from: "        if self.is_in_doubt()\n",
-        to: "        if !self.is_in_doubt()\n",
+        from: "        if let Some(outcome) = self.op.resolve(engine).await? {\n            self.settle_with(Ok(outcome));\n        } else if",
+        to: "        if",
         case: "sql::write::tests::doubt::a_bulk_statement_without_an_answer_leaves_all_its_writes_in_doubt",
     },
     Mutant {
@@ -936,5 +936,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "ORDER BY databases.seq <> 1, databases.seq)",
         to: "ORDER BY databases.seq = 2, databases.seq)",
         case: "migrate::a_table_that_hides_another",
+    },
+    Mutant {
+        guard: "a write in doubt is not diagnosed",
+        file: PENDING,
+        from: "        if !self.is_in_doubt()\n            && let Err(refusal)",
+        to: "        if let Err(refusal)",
+        case: "sql::write::tests::doubt::a_write_in_doubt_is_not_diagnosed",
+    },
+    Mutant {
+        guard: "a conflict ends a doubt only at a later revision",
+        file: PENDING,
+        from: "=> actual > expected,",
+        to: "=> actual != expected,",
+        case: "sql::write::tests::doubt::only_a_server_that_knows_more_ends_a_doubt",
     },
 ];

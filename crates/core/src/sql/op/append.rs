@@ -111,12 +111,12 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         }
     }
 
-    async fn diagnose(&self, context: &Context<D>) -> Result<Option<Appended>> {
+    async fn diagnose(&self, context: &Context<D>) -> Result<()> {
         let new = &self.new;
         let values = [Value::from(new.id.as_str())].into_iter().chain(session_key_values(&new.key));
         let row = context.database.autocommit().query_one(self.sql.diagnose.bind(values)).await;
         let row = row.map_err(|error| statement_error::<D>(OPERATION, error))?;
-        let stored = check_stored::<D>(new, &row.ok_or_else(|| Error::not_found(&new.key))?);
+        let stored = check_without_lock::<D>(new, &row.ok_or_else(|| Error::not_found(&new.key))?);
         if let (Err(Error::RevisionConflict { .. }), Some(bulk)) = (&stored, &self.sql.bulk) {
             bulk.expect_conflicts();
         }
@@ -161,9 +161,13 @@ impl<D: Dialect> AppendOp<D> {
         let session = RowDecoder::<D>::new("sessions", &new.key);
         let create_time = session.timestamp(&row, "create_time", "create_time")?;
         let update_time = session.timestamp(&row, "update_time", "update_time")?;
-        if let Err(conflict) = new.check_revision(Revision::new(create_time, update_time)) {
+        let actual = Revision::new(create_time, update_time);
+        if new.check_revision(actual).is_err() {
             // This very event may be what moved the session on.
-            return self.replayed(on, create_time).await?.ok_or(conflict).map(Applied::Unchanged);
+            if let Some(replayed) = self.replayed(on, create_time).await? {
+                return Ok(Applied::Unchanged(replayed));
+            }
+            context.check_revision(on, &new.key, new.expected, actual, OPERATION).await?;
         }
 
         let timestamp = new.stored_timestamp(create_time, update_time)?;
@@ -204,17 +208,21 @@ fn check_replay<D: Dialect>(new: &NewEvent, create_time: Timestamp, row: &QueryR
     Ok(Appended::Replayed(Revision::new(create_time, stored.timestamp(row, "timestamp", "timestamp")?)))
 }
 
-/// The outcome for an event, given a row with the times of its session, and with the event that is stored under its id
-/// if there is one. `None` if nothing is against storing the event.
-fn check_stored<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Option<Appended>> {
+/// Refuses an event, given a row with the times of its session, and with the event's id if it is taken.
+///
+/// The row was read without a lock, so only what is certain all the same is refused. A replay is never answered from
+/// such a row: the event may not have reached the standby servers yet, and only a commit waits for them. The portable
+/// algorithm locks the session, and commits.
+fn check_without_lock<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<()> {
     let session = RowDecoder::<D>::new("sessions", &new.key);
-    let create_time = session.timestamp(row, "create_time", "create_time")?;
+    let time = |name| session.timestamp(row, name, name);
+    let actual = Revision::new(time("create_time")?, time("update_time")?);
     let event = EventName { id: &new.id, session: &new.key };
-    if RowDecoder::<D>::new("events", &event).text_or_null(row, "id", "id")?.is_some() {
-        return check_replay::<D>(new, create_time, row).map(Some);
+    let is_taken = RowDecoder::<D>::new("events", &event).text_or_null(row, "id", "id")?.is_some();
+    if is_taken || new.expected.is_ahead_of(actual) {
+        return Ok(());
     }
-    new.check_revision(Revision::new(create_time, session.timestamp(row, "update_time", "update_time")?))?;
-    Ok(None)
+    new.check_revision(actual)
 }
 
 /// The values of [`event_columns`](crate::sql::statement::event_columns).
@@ -272,11 +280,10 @@ async fn apply_bulk<D: Dialect>(
 /// What a row of the bulk statement says of its write.
 fn bulk_result<D: Dialect>(new: &NewEvent, row: &QueryResult) -> Result<Applied<Appended>> {
     if matches!(row.try_get("", BulkStatements::REFUSED), Ok(true)) {
-        return match check_stored::<D>(new, row) {
-            Ok(Some(replayed)) => Ok(Applied::Unchanged(replayed)),
+        return match check_without_lock::<D>(new, row) {
             Err(refusal) if refusal.backend_kind().is_none() => Err(refusal),
             // The portable algorithm names the row at fault.
-            Ok(None) | Err(_) => Ok(Applied::Locked),
+            Ok(()) | Err(_) => Ok(Applied::Locked),
         };
     }
     let time = |index| D::Driver::moment(row, index);

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
-use sea_orm::QueryResult;
-use sea_orm::sea_query::{Expr, IntoIden, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
+use sea_orm::{QueryResult, Statement};
 
 use super::shared_state::SharedStateSql;
-use crate::entity::sessions;
+use crate::entity::{events, sessions};
 use crate::event::adk_check::AdkCheck;
 use crate::sql::database::Database;
 use crate::sql::decode::RowDecoder;
@@ -15,10 +15,12 @@ use crate::sql::dialect::Dialect;
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::{Executor, TransactionBody};
-use crate::sql::statement::{SqlText, session_key_columns, session_key_predicate, session_key_values};
+use crate::sql::statement::{
+    SqlText, event_session_predicate, placeholder, session_key_columns, session_key_predicate, session_key_values,
+};
 use crate::sql::tables::Tables;
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
-use crate::{Error, Json, Result, Revision, SessionKey, State};
+use crate::{BackendError, BackendErrorKind, Error, ExpectedRevision, Json, Result, Revision, SessionKey, State};
 
 /// How operations run.
 #[derive(Debug, Clone, Copy)]
@@ -45,18 +47,24 @@ pub(crate) struct Context<D: Dialect> {
 /// The statements on session rows that several operations share.
 pub(super) struct SessionSql<D> {
     revision: SqlText<D>,
+    /// Reads whether a session has an event of a time.
+    event_at: SqlText<D>,
     /// Reads the rows of many sessions, where a transaction has locked them all.
     prefetch: Option<SqlText<D>>,
 }
 
 impl<D: Dialect> SessionSql<D> {
     pub(super) fn new(tables: &Tables) -> Self {
-        Self { revision: select_revision(tables), prefetch: prefetch_sessions(tables) }
+        Self {
+            revision: select_revision(tables),
+            event_at: select_event_at(tables),
+            prefetch: prefetch_sessions(tables),
+        }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
         let prefetch = self.prefetch.iter().map(|prefetch| ("prefetch", prefetch));
-        [("revision", &self.revision)].into_iter().chain(prefetch).collect()
+        [("revision", &self.revision), ("event_at", &self.event_at)].into_iter().chain(prefetch).collect()
     }
 }
 
@@ -94,6 +102,44 @@ impl<D: Dialect> Context<D> {
         let time = |row: &QueryResult, name| decoder.timestamp(row, name, name);
         row.map(|row| Ok(Revision::new(time(&row, "create_time")?, time(&row, "update_time")?))).transpose()
     }
+
+    /// Checks that a session, which is at `actual`, is at the expected revision.
+    ///
+    /// If it is at an earlier one, and the event of the expected one is not there, this server is behind the one that
+    /// the caller has read from, and knows nothing of what happened since. (If the event is there, a program with a
+    /// late clock has set the session's time back.)
+    pub(super) async fn check_revision(
+        &self,
+        on: &mut dyn Executor,
+        key: &SessionKey,
+        expected: ExpectedRevision,
+        actual: Revision,
+        operation: &str,
+    ) -> Result<()> {
+        let checked = expected.check(key, actual);
+        let ExpectedRevision::Exact(revision) = expected else { return checked };
+        if !(D::MAY_LAG && expected.is_ahead_of(actual)) {
+            return checked;
+        }
+        let values = session_key_values(key).chain([D::SCHEMA.timestamp(revision.timestamp())]);
+        let event = on.query_one(self.session.event_at.bind(values)).await;
+        if event.map_err(|error| statement_error::<D>(operation, error))?.is_some() {
+            return checked;
+        }
+        let message = format!(
+            "the server is behind: it has {key} at revision {actual}, and the caller has read revision {revision}. \
+             Nothing was stored. If it stays so, the server has lost what was acknowledged: read the session again"
+        );
+        Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
+    }
+
+    /// Makes the commit wait for standby servers, although nothing was written: what was found there may be on its way
+    /// to them.
+    pub(super) async fn await_standbys(&self, on: &mut dyn Executor, operation: &str) -> Result<()> {
+        let Some(statement) = D::AWAIT_STANDBYS else { return Ok(()) };
+        let waits = on.execute(Statement::from_string(D::BACKEND, statement)).await;
+        waits.map(drop).map_err(|error| statement_error::<D>(operation, error))
+    }
 }
 
 /// Reads the revision of a session. Waits for a transaction that has not decided it yet.
@@ -102,6 +148,14 @@ fn select_revision<D: Dialect>(tables: &Tables) -> SqlText<D> {
     let mut select = Query::select();
     select.columns([Column::CreateTime, Column::UpdateTime]).from(tables.table(sessions::Entity));
     SqlText::new(select.and_where(session_key_predicate::<D>()).lock_exclusive())
+}
+
+/// Reads whether a session has an event of a time.
+fn select_event_at<D: Dialect>(tables: &Tables) -> SqlText<D> {
+    use events::Column;
+    let mut select = Query::select();
+    select.column(Column::Id).from(tables.table(events::Entity)).and_where(event_session_predicate::<D>());
+    SqlText::new(select.and_where(Expr::col(Column::Timestamp).eq(placeholder())))
 }
 
 /// Reads the rows of many sessions; `None` where the dialect locks rows one by one.

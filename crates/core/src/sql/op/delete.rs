@@ -95,7 +95,7 @@ impl<D: Dialect> WriteOp<Context<D>> for DeleteOp<D> {
         if let ExpectedRevision::Exact(_) = request.expected()
             && let Some(actual) = context.revision(attempt.on, request.key(), OPERATION).await?
         {
-            request.check_revision(actual)?;
+            context.check_revision(attempt.on, request.key(), request.expected(), actual, OPERATION).await?;
         }
         let mut delete = async |delete: &SqlText<D>| {
             let deleted = attempt.on.execute(delete.bind(session_key_values(request.key()))).await;
@@ -107,12 +107,19 @@ impl<D: Dialect> WriteOp<Context<D>> for DeleteOp<D> {
             if context.settings.deletes_own_rows && delete(&sql.annotations).await? > 0 {
                 delete(&sql.labels).await?;
             }
+        } else {
+            // An earlier delete may still be on its way to the standby servers.
+            context.await_standbys(attempt.on, OPERATION).await?;
         }
         Ok(Applied::Written(()))
     }
 
     async fn resolve(&self, context: &Context<D>) -> Result<Option<()>> {
         let mut on = context.database.autocommit();
-        Ok(context.revision(&mut on, self.request.key(), OPERATION).await?.is_none().then_some(()))
+        if context.revision(&mut on, self.request.key(), OPERATION).await?.is_some() {
+            return Ok(None);
+        }
+        context.await_standbys(&mut on, OPERATION).await?;
+        Ok(Some(()))
     }
 }

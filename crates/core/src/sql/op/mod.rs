@@ -90,7 +90,8 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("clock".to_owned(), DatabaseClock::<D>::text().as_str().to_owned()),
         ("schema.columns".to_owned(), columns_query(D::SCHEMA, tables)),
     ];
+    let standbys = D::AWAIT_STANDBYS.map(|statement| ("standbys".to_owned(), statement.to_owned()));
     let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
     let built = [annotate::sample_texts::<D>(tables), find::sample_texts::<D>(tables), list::sample_texts::<D>(tables)];
-    kept.into_iter().flat_map(named).chain(built.concat()).chain(of_database).chain(risks).collect()
+    kept.into_iter().flat_map(named).chain(built.concat()).chain(of_database).chain(standbys).chain(risks).collect()
 }

@@ -33,21 +33,30 @@ pub(crate) fn version_query<D: Dialect>(tables: &Tables) -> Statement {
     D::BACKEND.build(&query)
 }
 
+/// What a database has that passed the check.
+#[derive(Default)]
+pub(crate) struct CheckedSchema {
+    /// Whether Seabed's own tables are there.
+    pub(crate) has_own_tables: bool,
+    /// The risks that break no guarantee, or that the user has accepted.
+    pub(crate) risks: Vec<SchemaRisk>,
+}
+
 /// Refuses tables that are missing, that are another program's, or that cannot keep the guarantees, except for the
 /// risks that the user has accepted, and those that a lone connection, the only one to the database, does not have.
-/// Returns whether Seabed's own tables are there.
+/// Returns what was found.
 pub(crate) async fn check_schema<D: Dialect>(
     connection: &DatabaseConnection,
     tables: &Tables,
     accepted: &[SchemaRisk],
     timeout: StatementTimeout,
     is_lone: bool,
-) -> Result<bool> {
+) -> Result<CheckedSchema> {
     let (pool, query) = (connection.clone(), version_query::<D>(tables));
     let version = in_task(async move { pool.query_one_raw(query).await });
     let version = check_version::<D>(tables, timeout.limit(async { Ok(version.await?) }).await);
     if version.as_ref().is_err_and(|error| error.backend_kind() != Some(BackendErrorKind::Schema)) {
-        return version.map(|()| false);
+        return version.map(|()| CheckedSchema::default());
     }
     let failed = |error: StatementError| statement_error::<D>("describing the tables", error);
     let (pool, of) = (connection.clone(), tables.clone());
@@ -63,7 +72,8 @@ pub(crate) async fn check_schema<D: Dialect>(
     found.retain(|found| !(is_lone && found.risk == SchemaRisk::WalResetBug));
     check_risks(&found, accepted)?;
     check_pooler::<D>(connection, timeout).await?;
-    Ok(own_table_names().iter().all(|own| columns.iter().any(|column| column.table_name == *own)))
+    let has_own_tables = own_table_names().iter().all(|own| columns.iter().any(|column| column.table_name == *own));
+    Ok(CheckedSchema { has_own_tables, risks: found.into_iter().map(|found| found.risk).collect() })
 }
 
 /// Refuses a pooler that mixes up the prepared statements of its clients, as far as two connections find it.

@@ -81,9 +81,32 @@ pub trait SchemaDialect: fmt::Debug + Send + Sync {
 
     /// Whether a value that [`risk_queries`](Self::risk_queries) `found` really is the risk. Some values, such as a
     /// version, cannot be judged in SQL.
-    fn confirms_risk(&self, _risk: SchemaRisk, _found: &str) -> bool {
-        true
+    fn confirms_risk(&self, risk: SchemaRisk, found: &str) -> bool {
+        risk != SchemaRisk::OtherServer || is_other_server(found)
     }
+}
+
+/// What the versions of other products contain that speak the protocol of PostgreSQL or MySQL.
+const OTHER_SERVERS: [&str; 13] = [
+    "tidb",
+    "vitess",
+    "planetscale",
+    "oceanbase",
+    "polardb-x",
+    "singlestore",
+    "cockroachdb",
+    "-yb-",
+    "yugabyte",
+    "spanner",
+    "aurora dsql",
+    "redshift",
+    "materialize",
+];
+
+/// Whether a server of `version` is another product than the one whose protocol it speaks.
+fn is_other_server(version: &str) -> bool {
+    let version = version.to_lowercase();
+    OTHER_SERVERS.iter().any(|name| version.contains(name))
 }
 
 /// A property of the tables, the database, the server or the connections that endangers a guarantee, and that a user
@@ -132,6 +155,10 @@ pub enum SchemaRisk {
     /// in multi-primary mode. Lost updates are known of Galera clusters in which more than one node is written to.
     /// Accept it where all writers, Python's included, use the same node.
     MultiPrimary,
+    /// The server is another product that speaks the protocol: TiDB, Vitess, CockroachDB, YugabyteDB, Spanner and the
+    /// like. Nothing of it was tested, and some parse `SKIP LOCKED` without locking. A service that accepts it runs
+    /// without fast paths: every write is a transaction of its own that waits for its locks.
+    OtherServer,
     /// The version of SQLite (before 3.51.3, except for 3.50.7 and 3.44.6) has a bug: two connections that write or
     /// checkpoint at the same time may corrupt a database in WAL mode. A service is not at risk if its pool has one
     /// connection, and no other connection uses the file.
@@ -173,6 +200,9 @@ impl SchemaRisk {
             Self::ReadOnlyServer => "writes fail, or reach a replica alone if the server exempts the account",
             Self::MultiPrimary => {
                 "where more than one node is written to, updates of state and acknowledged writes may be lost"
+            }
+            Self::OtherServer => {
+                "Seabed was not tested there; where a lock does not lock, updates of state and events are lost"
             }
             Self::WalResetBug => {
                 "connections that write or checkpoint at the same time may corrupt the database, or lose commits"
@@ -249,4 +279,32 @@ pub fn name_type(length: u32) -> &'static str {
 pub fn is_at_least(limit: &str, length: u32) -> bool {
     let number = limit.trim_start_matches('(').trim_end_matches(')');
     limit.is_empty() || number.parse::<u32>().is_ok_and(|limit| limit >= length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_other_server;
+
+    #[test]
+    fn other_servers_are_known_by_their_versions() {
+        for other in [
+            "8.0.11-TiDB-v7.5.0",
+            "8.0.30-Vitess",
+            "5.7.25-OceanBase_CE-v4.2.1.0",
+            "CockroachDB CCL v23.1.11 (x86_64-pc-linux-gnu, built 2023/09/27, go1.19.10)",
+            "PostgreSQL 11.2-YB-2.18.0.0-b0 on x86_64-pc-linux-gnu, compiled by clang version 15.0.3, 64-bit",
+            "PostgreSQL 8.0.2 on i686-pc-linux-gnu, compiled by GCC gcc (GCC) 3.4.2, Redshift 1.0.12103",
+        ] {
+            assert!(is_other_server(other), "{other}");
+        }
+        for sound in [
+            "9.7.4",
+            "8.0.36-28.1 (Percona)",
+            "8.0.mysql_aurora.3.05.2",
+            "10.11.18-MariaDB-0+deb12u1",
+            "PostgreSQL 18.6 (Debian 18.6-1.pgdg13+1) on x86_64-pc-linux-gnu, compiled by gcc, 64-bit",
+        ] {
+            assert!(!is_other_server(sound), "{sound}");
+        }
+    }
 }

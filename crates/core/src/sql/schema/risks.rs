@@ -42,6 +42,7 @@ impl fmt::Display for FoundRisk {
             SchemaRisk::MultiPrimary => {
                 write!(f, "the server belongs to a cluster in which every node takes writes ({subject}: {found})")
             }
+            SchemaRisk::OtherServer => write!(f, "the server is another product: {found}"),
             SchemaRisk::WalResetBug => write!(f, "{subject} {found} has the WAL-reset bug"),
             // Risks of columns.
             SchemaRisk::InexactIds | SchemaRisk::CoarseTimes | SchemaRisk::ShortText => write!(f, "{subject}: {found}"),

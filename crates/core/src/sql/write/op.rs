@@ -243,10 +243,9 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// Finds out why a batch left the write out, without waiting for a lock. `None` when there is no reason to refuse
-    /// it.
-    async fn diagnose(&self, _engine: &E) -> Result<Option<Self::Outcome>> {
-        Ok(None)
+    /// Finds out why a batch left the write out, without waiting for a lock. `Ok` when there is no reason to refuse it.
+    async fn diagnose(&self, _engine: &E) -> Result<()> {
+        Ok(())
     }
 
     /// Finds out whether an earlier attempt, whose commit got no answer, was committed: when the operation cannot be

@@ -97,14 +97,14 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     fn is_attempted(&self) -> bool;
 
     /// Settles the write if there is a reason to refuse it. An error of the backend leaves it as it was: the next
-    /// attempt meets the error again, if it is about this write.
+    /// attempt meets the error again, if it is about this write. So does a doubt: only a commit ends it.
     async fn diagnose(&mut self, engine: &E);
 
     /// Prepares a write that is in doubt for its next attempt. One that cannot be repeated is settled.
     async fn resolve_unrepeatable(&mut self, engine: &E) -> Result<()>;
 
     /// Looks again at a write in doubt whose repeated attempt was refused: the refusal may be due to the earlier
-    /// attempt.
+    /// attempt, or to a server that does not know of it. Returns the doubt as an error if that cannot be known.
     async fn resolve_refused(&mut self, engine: &E) -> Result<()>;
 
     /// The current attempt was committed: it decides the outcome.
@@ -222,6 +222,17 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
     }
 }
 
+/// Whether a refusal means that no earlier attempt was committed. The server that refuses may be another one, and
+/// behind the one that gave no answer: it may know nothing of the session, or only an earlier state. One that knows a
+/// later state knows of every write before it.
+pub(super) fn ends_doubt(refusal: &Error) -> bool {
+    match refusal {
+        Error::RevisionConflict { expected, actual, .. } => actual > expected,
+        Error::NotFound { .. } => false,
+        _ => true,
+    }
+}
+
 /// A refusal is the outcome of an attempt; the backend's errors are errors.
 fn refusal_as_attempt<T>(result: Result<Applied<T>>) -> Result<Result<Applied<T>>> {
     match result {
@@ -318,10 +329,11 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     async fn diagnose(&mut self, engine: &E) {
-        match self.op.diagnose(engine).await {
-            Ok(Some(outcome)) => self.settle_with(Ok(outcome)),
-            Err(refusal) if refusal.backend_kind().is_none() => self.settle_with(Err(refusal)),
-            Ok(None) | Err(_) => {}
+        if !self.is_in_doubt()
+            && let Err(refusal) = self.op.diagnose(engine).await
+            && refusal.backend_kind().is_none()
+        {
+            self.settle_with(Err(refusal));
         }
     }
 
@@ -336,11 +348,12 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     async fn resolve_refused(&mut self, engine: &E) -> Result<()> {
-        if self.is_in_doubt()
-            && matches!(self.attempt, Some(Err(_)))
-            && let Some(outcome) = self.op.resolve(engine).await?
-        {
+        let (Fate::InDoubt(_), Some(Err(refusal))) = (&self.fate, &self.attempt) else { return Ok(()) };
+        let is_final = ends_doubt(refusal);
+        if let Some(outcome) = self.op.resolve(engine).await? {
             self.settle_with(Ok(outcome));
+        } else if !is_final && let Fate::InDoubt(doubt) = std::mem::replace(&mut self.fate, Fate::Waiting) {
+            return Err(doubt);
         }
         Ok(())
     }

@@ -115,7 +115,9 @@ impl<D: Dialect> GroupSql<D> {
                 results.push(Ok(Applied::Locked));
                 continue;
             };
-            if !taken.insert((key.clone(), write.new.id.clone())) {
+            // A server that is behind is for the portable algorithm to find out.
+            let is_behind = write.new.expected.is_ahead_of(Revision::new(session.created, session.updated));
+            if is_behind || !taken.insert((key.clone(), write.new.id.clone())) {
                 session.is_left_out = true;
                 results.push(Ok(Applied::Locked));
                 continue;

@@ -34,7 +34,7 @@ pub(crate) struct AppendSql<D> {
     pub(super) store_at_revision: StoreSql<D>,
     /// The same, in a session that no other connection has locked.
     pub(super) store_at_free_revision: StoreSql<D>,
-    /// Reads the session's clock and the event that is stored under an id, and locks nothing.
+    /// Reads the session's clock and whether an event's id is taken, and locks nothing.
     pub(super) diagnose: SqlText<D>,
     /// Appends many events to different sessions.
     pub(super) bulk: Option<BulkAppend<D>>,
@@ -156,8 +156,7 @@ fn select_for_diagnosis<D: Dialect>(tables: &Tables) -> SelectStatement {
     let same = |of_event, of_session| event(of_event).eq(session(of_session));
     Query::select()
         .columns([Session::CreateTime, Session::UpdateTime].map(|column| (sessions::Entity, column)))
-        .columns([Event::Id, Event::Timestamp].map(|column| (events::Entity, column)))
-        .expr_as(D::SCHEMA.read_json(Expr::col((events::Entity, Event::EventData))), Event::EventData)
+        .column((events::Entity, Event::Id))
         .from(tables.aliased(sessions::Entity))
         .left_join(
             tables.aliased(events::Entity),

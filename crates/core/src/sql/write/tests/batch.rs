@@ -254,7 +254,7 @@ async fn a_write_with_a_reason_to_refuse_it_does_not_wait_for_the_locked_row() {
     let (writer, engine) = writer(SEVERAL);
     engine.lock().locked.insert(session("locked"));
     let write = append("1").to("locked").diagnosed();
-    assert_eq!(run(&writer, write).await.ok(), Some(Outcome::Diagnosed));
+    assert!(matches!(run(&writer, write).await, Err(Error::Invalid { .. })));
     assert_eq!(engine.lock().attempts, [("1".to_owned(), LockMode::SkipLocked)]);
 }
 

@@ -9,9 +9,9 @@ use super::engine::{End, FakeEngine, error};
 use super::ops::{AloneDelete, Append, Bulk, BulkCreate, Create, Delete, Gate, Kind, Outcome, STORED, session, write};
 use super::{FakeWriter, HOMOGENEOUS, ONE, SEVERAL, UNBATCHED, failure, outcome, run, submit, writer};
 use crate::sql::write::QueuePolicy;
-use crate::sql::write::pending::{PendingWrite, pending};
+use crate::sql::write::pending::{PendingWrite, ends_doubt, pending};
 use crate::sync::Arc;
-use crate::{BackendErrorKind, Error, Result};
+use crate::{BackendErrorKind, Error, Result, Revision, SessionKey, Timestamp};
 
 const STORED_UNANSWERED: End = End::Unanswered { stored: true };
 const LOST_UNANSWERED: End = End::Unanswered { stored: false };
@@ -107,6 +107,29 @@ async fn a_refusal_ends_a_doubt_that_nobody_can_resolve() {
     assert!(matches!(outcome(write).await, Err(Error::Invalid { .. })));
 }
 
+/// The next attempt reaches a server that does not know the session, and the one after it the first server again.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_knows_nothing_of_the_session_does_not_end_a_doubt() {
+    for policy in POLICIES {
+        for (end, expected) in [(STORED_UNANSWERED, Outcome::Resolved), (LOST_UNANSWERED, STORED)] {
+            let (writer, engine) = writer(policy);
+            engine.lock().duration = Duration::from_millis(5);
+            engine.end("1", [end]);
+            let write = submit(&writer, write::<Append>("1")).await;
+            engine.lock().unknown.insert("1".to_owned());
+            assert_eq!(outcome(write).await.ok(), Some(expected));
+        }
+    }
+}
+
+/// What is found without a lock and a commit may be undone.
+#[tokio::test(start_paused = true)]
+async fn a_write_in_doubt_is_not_diagnosed() {
+    let (writer, engine) = writer(SEVERAL);
+    engine.end("1", [STORED_UNANSWERED]);
+    assert_eq!(run(&writer, write::<Append>("1").diagnosed()).await.ok(), Some(Outcome::Replayed));
+}
+
 /// A writer whose batches are all busy until the gate opens, so that the next writes gather in one batch.
 async fn busy_writer(policy: QueuePolicy) -> (FakeWriter, Arc<FakeEngine>, Gate) {
     let (writer, engine) = writer(policy);
@@ -189,4 +212,16 @@ fn a_later_error_of_the_backend_does_not_replace_a_doubt_and_a_refusal_does() {
         assert_eq!(outcome.err().and_then(|error| error.backend_kind()), Some(BackendErrorKind::CommitUnknown));
     }
     assert!(matches!(outcome_in_doubt(Error::invalid("id", "on request")), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn only_a_server_that_knows_more_ends_a_doubt() {
+    let key = SessionKey::try_new("app", "user", "session").expect("a valid key");
+    let at = |micros| Revision::new(Timestamp::clamped(1), Timestamp::clamped(micros));
+    let conflict = |expected, actual| {
+        ends_doubt(&Error::RevisionConflict { key: Box::new(key.clone()), expected: at(expected), actual: at(actual) })
+    };
+    assert!(conflict(5, 6) && !conflict(5, 4));
+    assert!(!ends_doubt(&Error::not_found(&key)));
+    assert!(ends_doubt(&Error::invalid("id", "on request")));
 }

@@ -51,6 +51,8 @@ pub(super) struct FakeDatabase {
     pub(super) failing: HashMap<String, BackendErrorKind>,
     /// The writes that are refused.
     pub(super) refused: HashSet<String>,
+    /// The writes whose session a server does not know, once.
+    pub(super) unknown: HashSet<String>,
     /// The writes that a bulk statement leaves in doubt, once.
     pub(super) doubtful: HashSet<String>,
     /// How each attempt to find out what was stored fails.

@@ -34,7 +34,6 @@ pub(super) enum Outcome {
     Replayed,
     /// An earlier attempt stored it.
     Resolved,
-    Diagnosed,
 }
 
 pub(super) const STORED: Outcome = Outcome::Stored(Vec::new());
@@ -136,7 +135,7 @@ impl<K> Write<K> {
         Self { gate: Some(gate.clone()), ..self }
     }
 
-    /// Has its outcome when somebody asks why it was left out.
+    /// Is refused when somebody asks why it was left out.
     pub(super) fn diagnosed(self) -> Self {
         Self { is_diagnosed: true, ..self }
     }
@@ -198,6 +197,9 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         }
         if engine.lock().refused.contains(&self.id) {
             return Err(Error::invalid("id", "on request"));
+        }
+        if let (Row::Session(key), true) = (&self.target, engine.lock().unknown.remove(&self.id)) {
+            return Err(Error::not_found(key));
         }
         match (execute(on, self.id.clone()).await, &self.target) {
             (1, _) => Ok(Applied::Written(STORED)),
@@ -265,8 +267,8 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         Some(Ok(writes.iter().map(result).collect()))
     }
 
-    async fn diagnose(&self, _engine: &FakeEngine) -> Result<Option<Outcome>> {
-        Ok(self.is_diagnosed.then_some(Outcome::Diagnosed))
+    async fn diagnose(&self, _engine: &FakeEngine) -> Result<()> {
+        if self.is_diagnosed { Err(Error::invalid("id", "diagnosed")) } else { Ok(()) }
     }
 
     async fn resolve(&self, engine: &FakeEngine) -> Result<Option<Outcome>> {
