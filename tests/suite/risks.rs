@@ -334,7 +334,7 @@ async fn a_schema_in_which_everybody_may_create_is_named(fixture: &Fixture) -> a
     Ok(())
 }
 
-/// A server that says it is CockroachDB. Who accepts it gets no statement that relies on what PostgreSQL alone does.
+/// A server that says it is `CockroachDB`. Who accepts it gets no statement that relies on what PostgreSQL alone does.
 async fn another_product_is_refused_and_takes_the_portable_way(fixture: &Fixture) -> anyhow::Result<()> {
     fixture.migrated().await?;
     fixture

@@ -38,8 +38,8 @@ type Settled = (Option<String>, Py<PyAny>);
 /// What makes an outcome for Python, by the thread that replies.
 type Outcome = Box<dyn for<'py> FnOnce(Python<'py>) -> Settled + Send>;
 
-/// A future of Python's, and its outcome: an error as JSON text, and a value.
-type Settled = (Py<PyAny>, Option<String>, Py<PyAny>);
+/// A future of Python's, and what it is told.
+type Delivered = (Py<PyAny>, Option<String>, Py<PyAny>);
 
 /// The threads of a process. Those of its parent do not survive `fork`.
 struct Threads {
@@ -99,7 +99,7 @@ fn send_replies(outcomes: &Receiver<Option<(Caller, Outcome)>>) {
 }
 
 fn send(py: Python<'_>, replies: Vec<(Caller, Outcome)>) {
-    let mut loops: Vec<(Py<PyAny>, Vec<Settled>)> = Vec::new();
+    let mut loops: Vec<(Py<PyAny>, Vec<Delivered>)> = Vec::new();
     for (Caller(event_loop, future), outcome) in replies {
         let converted = catch_unwind(AssertUnwindSafe(|| outcome(py)));
         let (error, value) = converted.unwrap_or_else(|_| to_python(py, Err::<(), _>(panicked())));

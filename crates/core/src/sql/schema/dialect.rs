@@ -155,7 +155,7 @@ pub enum SchemaRisk {
     /// in multi-primary mode. Lost updates are known of Galera clusters in which more than one node is written to.
     /// Accept it where all writers, Python's included, use the same node.
     MultiPrimary,
-    /// The server is another product that speaks the protocol: TiDB, Vitess, CockroachDB, YugabyteDB, Spanner and the
+    /// The server is another product that speaks the protocol: `TiDB`, Vitess, `CockroachDB`, `YugabyteDB`, Spanner and the
     /// like. Nothing of it was tested, and some parse `SKIP LOCKED` without locking. A service that accepts it runs
     /// without fast paths: every write is a transaction of its own that waits for its locks.
     OtherServer,
