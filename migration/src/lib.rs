@@ -229,7 +229,7 @@ async fn execute(connection: &impl ConnectionTrait, statements: Vec<String>) -> 
     Ok(())
 }
 
-/// Drops Seabed's tables and its ledger, and nothing else.
+/// Drops google-adk's tables, Seabed's own and the ledger, and nothing else.
 ///
 /// # Errors
 /// [`Invalid`](Error::Invalid) if a table contains a row and `stored_data` is [`StoredData::Keep`]. A backend error of
@@ -246,7 +246,7 @@ pub async fn down(tables: impl Into<SessionTables<'_>>, stored_data: StoredData)
     .await
 }
 
-/// Drops Seabed's tables and creates them again, with the index on `update_time` if they had it.
+/// Drops the same tables and creates them again, with the index on `update_time` if they had it.
 ///
 /// # Errors
 /// Those of [`down`] and [`up`].

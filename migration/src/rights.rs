@@ -10,8 +10,8 @@ use crate::own_tables;
 use crate::spec::{Database, SchemaSpec};
 
 /// The tables, and the privileges that a service needs on each. State rows stay when sessions are deleted. Events are
-/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns. Seabed's own tables
-/// come last.
+/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns. Seabed's own
+/// tables come last.
 fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 7] {
     let events_rights: &[&str] = match spec.database {
         Database::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],

@@ -65,8 +65,8 @@ pub(crate) async fn create_missing_sql(
     Ok(create(spec, sessions_collation(connection, spec).await?.as_deref()))
 }
 
-/// Returns the statements that create google-adk's tables, those for `events` with the collation of the table `sessions`
-/// if that exists.
+/// Returns the statements that create google-adk's tables, those for `events` with the collation of the table
+/// `sessions` if that exists.
 pub(crate) fn create(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
     [create_sessions_and_states(spec), create_events(spec, sessions_collation)].concat()
 }

@@ -19,8 +19,8 @@ pub use find::{FindCursor, FindSessions, FoundSession};
 const MAX_TITLE_CHARS: usize = 256;
 /// The longest name of a label, in characters.
 const MAX_LABEL_NAME_CHARS: usize = 64;
-/// The longest value of a label, in characters. With the longest ids and name, in characters of four bytes, it still fits
-/// the row of an index on PostgreSQL, which has 2704 bytes at most.
+/// The longest value of a label, in characters. With the longest ids and name, in characters of four bytes, it still
+/// fits the row of an index on PostgreSQL, which has 2704 bytes at most.
 const MAX_LABEL_VALUE_CHARS: usize = 128;
 
 /// What a session is called, and the labels that it has.

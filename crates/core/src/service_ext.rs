@@ -204,7 +204,7 @@ pub trait SessionServiceExt: SessionService {
     }
 
     /// Rewinds the session: takes back everything from the first event of an invocation on, as google-adk's runner
-    /// does, but keeps the keys that the session was created with; see
+    /// does, but keeps the keys that the session was created with, as far as they are known; see
     /// [`StateHistory::rewind_before`](crate::history::StateHistory::rewind_before). Reads all events of the session.
     ///
     /// Nothing is deleted. The event that is appended says what is taken back, and another rewind, to an invocation

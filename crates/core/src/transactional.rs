@@ -25,12 +25,12 @@ use crate::{
 /// [`Contention`](crate::BackendErrorKind::Contention).
 ///
 /// # Errors
-/// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database, and for a write in a transaction on
-/// another database of the same kind; a read may run on any replica. Each write asks the transaction where it is, which
-/// takes a round trip. The answer is the same for two databases of SQLite in memory. Otherwise those of the operation of
-/// the same name. After a rejection nothing of the operation is in the transaction, which may continue. After a
-/// backend error part of it may be: roll back, and if the error [is retryable](crate::Error::is_retryable), repeat the
-/// whole transaction.
+/// [`Invalid`](crate::Error::Invalid) for a transaction of another kind of database, and for a write in a
+/// transaction on another database of the same kind; a read may run on any replica. Each write asks the transaction
+/// where it is, which takes a round trip. The answer is the same for two databases of SQLite in memory. Otherwise those
+/// of the operation of the same name. After a rejection nothing of the operation is in the transaction, which may
+/// continue. After a backend error part of it may be: roll back, and if the error [is
+/// retryable](crate::Error::is_retryable), repeat the whole transaction.
 ///
 /// # Cancel safety
 /// When a future is dropped, part of its operation may be in the transaction: roll it back. On MySQL and MariaDB do not

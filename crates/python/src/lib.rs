@@ -1,8 +1,8 @@
 //! The native half of the Python package `seabed_adk`. Sessions and events cross between Python and Rust as JSON text.
 //!
-//! Each method of `Store` returns at once, and `begin` begins what was called. The operation runs on threads of its own,
-//! where it holds no lock of Python's. In the end the event loop of its caller calls `seabed_adk._calls.settle` with a
-//! list of `(future, error, value)`: `error` is JSON text, or `None` if there is a value.
+//! Each method of `Store` returns at once, and `begin` begins what was called. The operation runs on threads of its
+//! own, where it holds no lock of Python's. In the end the event loop of its caller calls `seabed_adk._calls.settle`
+//! with a list of `(future, error, value)`: `error` is JSON text, or `None` if there is a value.
 
 mod connect;
 mod operations;

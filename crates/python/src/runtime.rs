@@ -213,8 +213,8 @@ fn error_json(error: &Error) -> String {
         .unwrap_or_else(|_| r#"{"kind":"unexpected","message":"","retryable":false}"#.to_owned())
 }
 
-/// Ends the threads before the interpreter of the process exits. Operations have a moment to end, and are then abandoned;
-/// a commit that was already sent may still succeed.
+/// Ends the threads before the interpreter of the process exits. Operations have a moment to end, and are then
+/// abandoned; a commit that was already sent may still succeed.
 #[pyfunction]
 pub(crate) fn shutdown(py: Python<'_>) {
     let ended = State::Ended(process::id());

@@ -74,9 +74,10 @@
 //!
 //! # Back to an earlier point
 //!
-//! [`rewind`](SessionServiceExt::rewind) takes back an invocation and everything after it, as google-adk's runner does,
-//! but keeps the state that the session was created with. [`history`] says which events are live, which of them
-//! google-adk sends to a model after rewinds and compactions, and what the state was as of any event.
+//! [`rewind`](SessionServiceExt::rewind) takes back an invocation and everything after it, as google-adk's runner
+//! does. Keys that the session was created with keep their values, as far as these are known. [`history`] says which
+//! events are live, what google-adk sends to a model after rewinds and compactions, and what the state was as of any
+//! event.
 //!
 //! # Titles, labels and finding sessions
 //!

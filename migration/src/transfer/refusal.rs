@@ -75,7 +75,7 @@ fn wrong_json(database: Database, record: &Record) -> Option<String> {
 
 fn wrong_annotations(database: Database, row: &seabed_sessions::Model) -> Option<String> {
     let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
-    let Ok(labels) = labels(row) else { return Some("the labels are not a JSON object of texts".to_owned()) };
+    let Ok(labels) = labels(row) else { return Some("the labels are not a JSON object of strings".to_owned()) };
     let mut labels = labels.iter();
     if !labels.all(|(name, value)| fits(name, LABEL_NAME_LENGTH) && fits(value, LABEL_VALUE_LENGTH)) {
         return Some("a label is too long or contains a NUL character".to_owned());

@@ -189,7 +189,7 @@ impl Table {
                 format!("{rows} no JSON that can be decoded"),
                 self.consequence,
                 if column == "labels" {
-                    "store a JSON object of texts, or {}"
+                    "store a JSON object of strings, or {}"
                 } else if column == "state" {
                     "keep the text of each row elsewhere, then store a JSON object: what can be saved of it, or {}"
                 } else {

@@ -110,7 +110,9 @@ impl SessionFilter {
             check_id("id_prefix", prefix)?;
         }
         match self.state.keys().find(|key| Scope::of(key).0 != Scope::Session) {
-            Some(key) => Err(Error::invalid("state", format!("the key {key:?} is not one of a session"))),
+            Some(key) => {
+                Err(Error::invalid("state", format!("the key {key:?} does not belong to a session's own state")))
+            }
             None => Ok(()),
         }
     }

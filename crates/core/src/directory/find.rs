@@ -106,7 +106,7 @@ impl FindSessions {
         self.filter.check()?;
         match &self.cursor {
             Some(cursor) if cursor.listing != self.listing() => {
-                Err(Error::invalid("cursor", "is of a listing with another scope, filter or order"))
+                Err(Error::invalid("cursor", "comes from a listing with another scope, filter or order"))
             }
             _ => Ok(()),
         }

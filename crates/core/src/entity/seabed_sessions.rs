@@ -30,7 +30,7 @@ pub struct Model {
     /// The last event that this session has from its parent.
     #[sea_orm(column_type = "String(StringLen::N(128))", nullable)]
     pub parent_event_id: Option<String>,
-    /// Since when the session is held, which means that it must not be deleted.
+    /// Since when the session is held. For a later release: nothing writes this yet, and a delete ignores it.
     #[sea_orm(nullable)]
     pub held_since: Option<DateTime>,
     /// When the row last changed.

@@ -131,9 +131,9 @@ pub(crate) fn autocommit_error<D: Dialect>(operation: &str, error: impl Into<Sta
     if may_have_run { commit_error::<D>(operation, error) } else { statement_error::<D>(operation, error) }
 }
 
-/// Whether the connection is as good as before the error: a conflict with other writers, a key that is taken, or content
-/// that the database refuses. Other errors, such as a plan or a prepared statement that the server no longer knows, may
-/// come back with the next statement.
+/// Whether the connection is as good as before the error: a conflict with other writers, a key that is taken, or
+/// content that the database refuses. Other errors, such as a plan or a prepared statement that the server no longer
+/// knows, may come back with the next statement.
 pub(crate) fn leaves_connection_usable<D: Dialect>(error: &StatementError) -> bool {
     error.is_duplicate_key()
         || classify::<D>(error) == BackendErrorKind::Contention

@@ -28,7 +28,7 @@ impl DatabaseIdentity {
         let told = database.statement_timeout().limit(ask::<D>(&mut database.autocommit(), query)).await;
         let known = match told {
             Err(error) if classify::<D>(&error) == BackendErrorKind::Unexpected => {
-                tracing::warn!(target: "seabed", %error, "transactions of callers are not asked for their database");
+                tracing::warn!(target: "seabed", %error, "writes in callers' transactions are not checked for being on this database");
                 None
             }
             told => told.map_err(|error| statement_error::<D>("connect", error))?,
@@ -56,7 +56,7 @@ impl DatabaseIdentity {
         let theirs = ask::<D>(on, D::cluster_query(tables)).await.map_err(failed)?;
         let own = database.statement_timeout().limit(ask_anew::<D>(database.pool(), D::cluster_query(tables))).await;
         if theirs != own.map_err(failed)? {
-            return Err(Error::invalid("transaction", "belongs to another database than the service's"));
+            return Err(Error::invalid("transaction", "is not on the service's database"));
         }
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = told;
         Ok(())

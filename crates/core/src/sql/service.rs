@@ -283,7 +283,7 @@ impl<D: Dialect> SqlSessionService<D> {
     async fn read<T, F: Future<Output = Result<T>>>(&self, operation: &'static str, read: impl Fn() -> F) -> Result<T> {
         let read = tokio::time::timeout(self.timeout(), retry(read)).await;
         read.unwrap_or_else(|_| {
-            let message = format!("{operation} got no answer within the time that its caller has");
+            let message = format!("{operation} got no answer within the time limit of the call");
             Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
         })
     }

@@ -10,7 +10,7 @@ from typing import Any
 from seabed_adk import _native
 from seabed_adk._errors import exception
 
-# Threads of Rust's must not call Python while the interpreter exits.
+# Rust threads must not call Python while the interpreter exits.
 atexit.register(_native.shutdown)
 
 

@@ -1,4 +1,4 @@
-"""Which revision of a session a session object is of."""
+"""The revision that a session object was read at."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Marker(str):
 
 
 def set_revision(session: Session, revision: str) -> None:
-    """Takes note of the revision that a session object is of."""
+    """Records the revision that a session object is at."""
     _, update_time = revision.split("/")
     read_at = _EPOCH + timedelta(microseconds=int(update_time))
     marker = Marker(read_at.isoformat(timespec="microseconds"))

@@ -152,7 +152,7 @@ pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)>
     vec![(owned("annotate_session.delete_labels"), delete), (owned("annotate_session.insert_labels"), insert)]
 }
 
-/// A session to name.
+/// A change of a session's title and labels.
 pub(crate) struct AnnotateOp<D: Dialect> {
     pub(crate) sql: Arc<AnnotateSql<D>>,
     pub(crate) new: NewAnnotations,

@@ -197,7 +197,7 @@ impl SchemaRisk {
             Self::ReducedDurability => {
                 "a crash of the server's machine, alone or together with a standby's, may lose acknowledged writes"
             }
-            Self::ReadOnlyServer => "writes fail, or reach a replica alone if the server exempts the account",
+            Self::ReadOnlyServer => "writes fail, or reach only a replica if the server exempts the account",
             Self::MultiPrimary => {
                 "where more than one node is written to, updates of state and acknowledged writes may be lost"
             }

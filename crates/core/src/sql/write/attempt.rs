@@ -77,8 +77,7 @@ pub(super) async fn while_wanted<T>(
 
 /// The error of a write that was not stored before the deadline of its caller.
 pub(super) fn too_late(operation: &str) -> Error {
-    let message =
-        format!("{operation} was not carried out within the time that its caller has; nothing of it is stored");
+    let message = format!("{operation} was not carried out within the time limit of the call; nothing of it is stored");
     BackendError::new(BackendErrorKind::Unavailable, message).into()
 }
 

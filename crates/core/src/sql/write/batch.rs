@@ -22,12 +22,12 @@ use super::ticket::Ticket;
 use crate::sync::Arc;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
-/// How many writes of a batch are found to be at fault by halves. If there are more, something else may be at fault, and
-/// the rest of the batch runs one by one.
+/// How many writes of a batch are found to be at fault by halves. If there are more, something else may be at fault,
+/// and the rest of the batch runs one by one.
 const MAX_CULPRITS: usize = 4;
 
-/// How much longer than its limit a caller waits for the end of an attempt that may have stored its write. Attempts keep
-/// the same limit, so they end about now, and know more than that it has passed.
+/// How much longer than its limit a caller waits for the end of an attempt that may have stored its write. Attempts
+/// keep the same limit, so they end about now, and know more than that it has passed.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Longer limits make no difference.
@@ -111,7 +111,7 @@ impl<E: Engine> Writer<E> {
             Err(_) => timeout_at(ticket.deadline() + GRACE, self.wait_for(&mut outcome)).await,
             replied => replied,
         };
-        let replied = replied.map_err(|_| unknown("got no answer within the time that its caller has"))?;
+        let replied = replied.map_err(|_| unknown("got no answer within the time limit of the call"))?;
         Ok(replied.map_err(|oneshot::error::RecvError { .. }| {
             unknown("was interrupted, because its runtime is shutting down or because of a bug")
         })?)
@@ -286,8 +286,8 @@ async fn contain_panic(work: impl Future<Output = ()>) {
     let _: std::thread::Result<()> = AssertUnwindSafe(work).catch_unwind().await;
 }
 
-/// Handles the failure of a batch, or of a part of one. Each write is then retried by itself, except when it was alone in
-/// its transaction and would fail the same way again, or when the server is gone.
+/// Handles the failure of a batch, or of a part of one. Each write is then retried by itself, except when it was alone
+/// in its transaction and would fail the same way again, or when the server is gone.
 fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retries: &mut Retries, is_bulk: bool) {
     let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
     // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
