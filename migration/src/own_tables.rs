@@ -111,11 +111,11 @@ fn annotations(spec: &SchemaSpec, collation: Option<&str>) -> TableCreateStateme
         .col(id(Column::AppName))
         .col(id(Column::UserId))
         .col(id(Column::SessionId))
-        .col(text(Column::Title, 256))
+        .col(text(spec, Column::Title, 256))
         .col(json(spec, Column::Labels))
         .col(json(spec, Column::InitialState))
-        .col(text(Column::ParentSessionId, 128))
-        .col(text(Column::ParentEventId, 128))
+        .col(text(spec, Column::ParentSessionId, 128))
+        .col(text(spec, Column::ParentEventId, 128))
         .col(ColumnDef::new(Column::HeldSince).custom(spec.dialect.timestamp_type()))
         .col(timestamp(spec, Column::UpdateTime))
         .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::SessionId))
@@ -129,15 +129,20 @@ fn labels(spec: &SchemaSpec, collation: Option<&str>) -> TableCreateStatement {
         .col(id(Column::AppName))
         .col(id(Column::UserId))
         .col(id(Column::SessionId))
-        .col(text(Column::Name, 64).not_null())
-        .col(text(Column::Value, 128).not_null())
+        .col(text(spec, Column::Name, 64).not_null())
+        .col(text(spec, Column::Value, 128).not_null())
         .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::SessionId).col(Column::Name))
         .foreign_key(&mut of_session(spec, "seabed_labels"))
         .take()
 }
 
-fn text(column: impl IntoIden, length: u32) -> ColumnDef {
-    ColumnDef::new(column).string_len(length).take()
+/// Text that is compared exactly, also beside ids of google-adk's that are not.
+fn text(spec: &SchemaSpec, column: impl IntoIden, length: u32) -> ColumnDef {
+    let mut text = ColumnDef::new(column).string_len(length).take();
+    if let Some(exact) = spec.id_collation {
+        text.extra(format!("COLLATE {exact}"));
+    }
+    text
 }
 
 /// The foreign key by which the rows of a session are deleted with it. Both tables name its columns alike.

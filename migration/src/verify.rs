@@ -121,15 +121,17 @@ async fn find(connection: &DatabaseConnection, spec: &SchemaSpec) -> Result<Vec<
     findings.extend(unsuitable.iter().filter_map(|column| repair::column(spec, &keys, column)));
     findings.extend(spec.risks(connection).await?.iter().map(|found| repair::risk(spec, found)));
     findings.extend(catalog::keys_and_indexes(connection, spec).await?);
+    let missing_rights = rights::missing(connection, spec).await?;
+    let is_readable = missing_rights.iter().all(|missing| missing.right != "SELECT");
     // Only exact ids show which rows belong together.
     for key in &keys {
-        let has_orphans = !inexact && content::has_orphans(connection, spec, key.table()).await?;
+        let has_orphans = is_readable && !inexact && content::has_orphans(connection, spec, key.table()).await?;
         findings.extend(catalog::foreign_key(spec, key, has_orphans));
     }
-    if !inexact {
+    if is_readable && !inexact {
         findings.extend(content::rows(connection, spec).await?);
     }
-    findings.extend(rights::missing(connection, spec).await?.into_iter().map(missing_right));
+    findings.extend(missing_rights.into_iter().map(missing_right));
     Ok(findings)
 }
 

@@ -177,7 +177,7 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
         })
         .await?;
     meter
-        .promise("annotate_session, with a first label", (6, 6), keys.clone(), async |key| {
+        .promise("annotate_session, with a first label", (7, 7), keys.clone(), async |key| {
             service.annotate_session(AnnotateSession::new(key).with_label("a", "1")).await?;
             Ok(())
         })
@@ -196,7 +196,7 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
     let request = CreateSession::new(alice()?);
     let plain = [direct.create_session(request.clone()).await?, direct.create_session(request).await?];
     meter
-        .promise("delete_session", (4, 5), plain.map(|session| session.key), async |key| {
+        .promise("delete_session", (4, 4), plain.map(|session| session.key), async |key| {
             Ok(service.delete_session(DeleteSession::new(key)).await?)
         })
         .await?;

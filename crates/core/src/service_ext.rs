@@ -212,7 +212,9 @@ pub trait SessionServiceExt: SessionService {
     /// artifacts.
     ///
     /// # Atomicity
-    /// The event and its state are stored together, and only if nothing was appended since the session was read.
+    /// The event and its state are stored together, and only if nothing was appended since this call has read the session.
+    /// What others had appended before is taken back too, unless the request has the revision that you have seen
+    /// ([`with_expected_revision`](RewindSession::with_expected_revision)).
     ///
     /// # Ordering
     /// As for [`append_event`](SessionService::append_event) with [`ExpectedRevision::Exact`].
@@ -221,7 +223,7 @@ pub trait SessionServiceExt: SessionService {
     /// [`Invalid`](Error::Invalid) for an invocation that no event of the session has; [`NotFound`](Error::NotFound);
     /// and those of [`append`](Self::append). On [`RevisionConflict`](Error::RevisionConflict) others have appended:
     /// look at what they wrote before you take that back too. Repeating the call after an unknown commit may append a
-    /// second event, which takes back the same.
+    /// second event, which takes back the same, and whatever came since if no revision is expected.
     ///
     /// # Cancel safety
     /// All or nothing.

@@ -43,7 +43,7 @@ pub struct MySql;
 const SESSION_SETTINGS: &str = "SET SESSION autocommit = 1; \
                                 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE; \
                                 SET SESSION innodb_lock_wait_timeout = 10; \
-                                SET SESSION sql_safe_updates = 0; \
+                                SET SESSION sql_safe_updates = 0; SET SESSION foreign_key_checks = 1; \
                                 SET SESSION sql_mode = \
                                 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
 
@@ -74,6 +74,7 @@ impl Dialect for MySql {
     /// Only the unique violation is exact.
     const DUPLICATE_IS_ERROR: bool = true;
     const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
+    const ENFORCES_FOREIGN_KEYS: bool = true;
     const GROUPS_STATEMENTS: bool = true;
 
     fn look_up_by_primary_key(select: &mut SelectStatement) {

@@ -19,8 +19,9 @@ const LABEL_VALUE_LENGTH: usize = 128;
 /// statement, in bytes.
 pub(super) fn refusal(database: Database, limit: Option<u64>, record: &Record) -> Option<Refused> {
     let name = Name::of(record)?;
-    let reason =
-        wrong_id(record, &name).or_else(|| too_large(limit, record.size())).or_else(|| wrong_json(database, record))?;
+    let reason = wrong_id(database, record, &name)
+        .or_else(|| too_large(limit, record.size()))
+        .or_else(|| wrong_json(database, record))?;
     Some(name.refused(reason))
 }
 
@@ -33,8 +34,8 @@ pub(super) fn too_large(limit: Option<u64>, size: usize) -> Option<String> {
     Some(format!("it has {size} bytes, and max_allowed_packet is {limit} in the target"))
 }
 
-/// SQLite accepts any id. No service does.
-fn wrong_id(record: &Record, name: &Name<'_>) -> Option<String> {
+/// SQLite accepts any id. No service does, but what it reads may have an invocation id of any length.
+fn wrong_id(database: Database, record: &Record, name: &Name<'_>) -> Option<String> {
     let fits = |text: &str, length: usize| !text.contains('\0') && text.chars().count() <= length;
     let ids = name.ids();
     if ids.iter().any(|id| id.is_empty()) {
@@ -44,6 +45,9 @@ fn wrong_id(record: &Record, name: &Name<'_>) -> Option<String> {
         return Some(format!("an id is longer than {ID_LENGTH} characters or contains a NUL character"));
     }
     let invocation_id = if let Record::Event(event) = record { &event.invocation_id } else { "" };
+    if database == Database::Sqlite {
+        return None;
+    }
     let longest = INVOCATION_ID_LENGTH;
     (!fits(invocation_id, longest))
         .then(|| format!("the invocation id is longer than {longest} characters or contains a NUL character"))

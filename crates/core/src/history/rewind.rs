@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::state::Rewind;
 use crate::key::check_text;
 use crate::validate::MAX_INVOCATION_ID_CHARS;
-use crate::{Error, Event, Result, Session, SessionKey, State};
+use crate::{Error, Event, ExpectedRevision, Result, Revision, Session, SessionKey, State};
 
 impl Rewind {
     /// Builds the event that rewinds the session, in the shape of google-adk's own. Append it at the revision at
@@ -29,18 +29,31 @@ pub struct RewindSession {
     pub(crate) key: SessionKey,
     before_invocation_id: String,
     initial_state: Option<State>,
+    expected: ExpectedRevision,
 }
 
 impl RewindSession {
     /// Requests to take back everything from the first event of this invocation on.
     pub fn new(key: SessionKey, before_invocation_id: impl Into<String>) -> Self {
-        Self { key, before_invocation_id: before_invocation_id.into(), initial_state: None }
+        Self {
+            key,
+            before_invocation_id: before_invocation_id.into(),
+            initial_state: None,
+            expected: ExpectedRevision::Any,
+        }
     }
 
     /// Sets the state with which the session was created, if you know it. Otherwise a key that it had, and that only
     /// events after the rewind's target have set, becomes `null`.
     pub fn with_initial_state(mut self, initial_state: State) -> Self {
         self.initial_state = Some(initial_state);
+        self
+    }
+
+    /// Sets the revision that the session must be at: the one that whoever decided to rewind it has seen. Without it,
+    /// what others have appended since is taken back too.
+    pub fn with_expected_revision(mut self, revision: Revision) -> Self {
+        self.expected = ExpectedRevision::Exact(revision);
         self
     }
 
@@ -63,8 +76,10 @@ impl RewindSession {
     /// Returns what to write to `session`.
     ///
     /// # Errors
-    /// [`Invalid`](Error::Invalid) if the session has no event of the invocation.
+    /// [`RevisionConflict`](Error::RevisionConflict) if the session is at another revision than expected, and
+    /// [`Invalid`](Error::Invalid) if it has no event of the invocation.
     pub(crate) fn plan(&self, session: &Session) -> Result<Rewind> {
+        self.expected.check(&self.key, session.revision)?;
         let history = session.state_history()?;
         let history = self.initial_state.as_ref().map_or(history, |initial| history.with_initial_state(initial));
         let unknown = || Error::invalid("before_invocation_id", "no event of the session has it");

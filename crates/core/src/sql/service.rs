@@ -98,7 +98,7 @@ impl<D: Dialect> SqlSessionService<D> {
     /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed; backend errors of kind
     /// [`Unavailable`](crate::BackendErrorKind::Unavailable) for a server that does not answer, and of kind
     /// [`Schema`](crate::BackendErrorKind::Schema) for missing tables, an unknown version, tables of other programs, and
-    /// whatever cannot keep the guarantees ([`SchemaRisk`](super::SchemaRisk)), by name. None of them holds the URL.
+    /// whatever cannot keep the guarantees ([`SchemaRisk`]), by name. None of them holds the URL.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_with(url.parse()?).await
     }

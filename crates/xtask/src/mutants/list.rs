@@ -1095,8 +1095,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "rows of labels that are set again are replaced",
         file: ANNOTATE,
-        from: "        let delete = has_row.then(|| D::BACKEND.build(&delete_labels::<D>(&context.tables, request)));",
-        to: "        let delete = false.then(|| D::BACKEND.build(&delete_labels::<D>(&context.tables, request)));",
+        from: "in [delete].into_iter().chain(insert)",
+        to: "in [delete].into_iter().skip(1).chain(insert)",
         case: "sqlite_memory::a_title_and_labels_are_set_and_removed",
     },
     Mutant {
@@ -1109,8 +1109,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete names no tables that are missing",
         file: "crates/core/src/sql/service.rs",
-        from: "        let deletes_own_rows = has_own_tables && !D::ENFORCES_FOREIGN_KEYS;",
-        to: "        let deletes_own_rows = (has_own_tables || true) && !D::ENFORCES_FOREIGN_KEYS;",
+        from: "        let deletes_own_rows = checked.has_own_tables && !D::ENFORCES_FOREIGN_KEYS;",
+        to: "        let deletes_own_rows = (checked.has_own_tables || true) && !D::ENFORCES_FOREIGN_KEYS;",
         case: "sqlite_file::a_database_without_own_tables_serves_everything_else",
     },
     Mutant {
@@ -1193,8 +1193,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "another product takes the portable way",
         file: SERVICE,
-        from: "let fast_paths = !risks.contains(&SchemaRisk::OtherServer);",
-        to: "let fast_paths = !risks.contains(&SchemaRisk::Unlogged);",
+        from: "let fast_paths = !checked.risks.contains(&SchemaRisk::OtherServer);",
+        to: "let fast_paths = !checked.risks.contains(&SchemaRisk::Unlogged);",
         case: "postgres_18::another_product_is_refused",
     },
 ];

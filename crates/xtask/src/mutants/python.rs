@@ -71,7 +71,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "Python: a call that waits for another append has not begun",
         file: SERVICE,
-        from: "        await lock.acquire()\n        append = asyncio.ensure_future(self._append(session, event, at_any_revision))\n",
+        from: "        try:\n            await lock.acquire()\n        except BaseException:\n            ended.set_result(None)\n            raise\n        append = asyncio.ensure_future(self._append(session, event, at_any_revision))\n",
         to: "        async def locked():\n            await lock.acquire()\n            return await self._append(session, event, at_any_revision)\n        append = asyncio.ensure_future(locked())\n",
         case: ON_SQLITE,
     },

@@ -107,8 +107,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a bulk statement with a write whose caller has given up is not sent",
         file: PENDING,
-        from: "let send = || tickets.iter().all(|ticket| ticket.send());",
-        to: "let send = || tickets.iter().map(|ticket| ticket.send()).count() > 0;",
+        from: "let all = tickets.iter().all(|ticket| ticket.send());",
+        to: "let all = tickets.iter().map(|ticket| ticket.send()).count() > 0;",
         case: "sql::write::tests::time::a_batch_leaves_out_the_writes_whose_callers_have_given_up",
     },
     Mutant {

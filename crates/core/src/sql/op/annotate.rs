@@ -1,5 +1,6 @@
 //! `annotate_session`: the session's row in `seabed_sessions`, and its labels as rows to find it by.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,7 +17,7 @@ use crate::sql::statement::{SqlText, key_predicate, name, placeholder, session_k
 use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, Attempt, LockMode, Row, WriteOp};
 use crate::validate::NewAnnotations;
-use crate::{AnnotateSession, Annotations, BackendError, BackendErrorKind, Error, Json, Result, SessionKey, Timestamp};
+use crate::{Annotations, BackendError, BackendErrorKind, Error, Json, Result, SessionKey, Timestamp};
 
 const OPERATION: &str = "annotate_session";
 
@@ -34,7 +35,7 @@ impl<D: Dialect> AnnotateSql<D> {
         let of_session = || key_predicate::<D, _, 3>([Column::AppName, Column::UserId, Column::SessionId]);
         // The lock reads the row as it is now, also in an old snapshot of a caller's transaction.
         let select = Query::select()
-            .column(Column::Title)
+            .columns([Column::Title, Column::UpdateTime])
             .expr_as(D::SCHEMA.read_json(Expr::col(Column::Labels)), Column::Labels)
             .from(table())
             .and_where(of_session())
@@ -57,11 +58,13 @@ impl<D: Dialect> AnnotateSql<D> {
         vec![("select", &self.select), ("insert", &self.insert), ("update", &self.update)]
     }
 
-    /// The annotations of a session; `None` if it has no row.
-    async fn read(&self, on: &mut dyn Executor, key: &SessionKey) -> Result<Option<Annotations>> {
+    /// The annotations of a session, and when they were changed; `None` if it has no row.
+    async fn read(&self, on: &mut dyn Executor, key: &SessionKey) -> Result<Option<(Annotations, Timestamp)>> {
         let row = on.query_one(self.select.bind(session_key_values(key))).await;
         let row = row.map_err(|error| directory_error::<D>(OPERATION, error))?;
-        row.map(|row| annotations::<D>(key, &row)).transpose()
+        let stored = RowDecoder::<D>::new("seabed_sessions", key);
+        let updated = |row: &QueryResult| stored.timestamp(row, "update_time", "update_time");
+        row.map(|row| Ok((annotations::<D>(key, &row)?, updated(&row)?))).transpose()
     }
 
     /// Stores the annotations of a session that has a row, or none yet.
@@ -103,14 +106,9 @@ pub(super) fn directory_error<D: Dialect>(operation: &str, error: StatementError
     BackendError::new(BackendErrorKind::Schema, missing).with_source(error.into_source()).into()
 }
 
-/// Deletes those of a session's label rows that `request` sets or removes.
-fn delete_labels<D: Dialect>(tables: &Tables, request: &AnnotateSession) -> DeleteStatement {
-    use seabed_labels::Column;
-    Query::delete()
-        .from_table(tables.table(seabed_labels::Entity))
-        .cond_where(is_of::<D>(&request.key))
-        .and_where(name::<D>(Column::Name).is_in(request.labels.keys().map(String::as_str)))
-        .take()
+/// Deletes a session's label rows.
+fn delete_labels<D: Dialect>(tables: &Tables, key: &SessionKey) -> DeleteStatement {
+    Query::delete().from_table(tables.table(seabed_labels::Entity)).cond_where(is_of::<D>(key)).take()
 }
 
 fn is_of<D: Dialect>(key: &SessionKey) -> Expr {
@@ -121,9 +119,12 @@ fn is_of<D: Dialect>(key: &SessionKey) -> Expr {
     parts.reduce(ExprTrait::and).unwrap_or_else(|| Expr::cust("1 = 1"))
 }
 
-/// Inserts the labels that `request` sets; `None` if it only removes some.
-fn insert_labels(tables: &Tables, request: &AnnotateSession) -> Option<InsertStatement> {
+/// Inserts the labels of a session; `None` if it has none.
+fn insert_labels(tables: &Tables, key: &SessionKey, labels: &BTreeMap<String, String>) -> Option<InsertStatement> {
     use seabed_labels::Column;
+    if labels.is_empty() {
+        return None;
+    }
     let mut insert = Query::insert();
     insert.into_table(tables.table(seabed_labels::Entity)).columns([
         Column::AppName,
@@ -132,10 +133,8 @@ fn insert_labels(tables: &Tables, request: &AnnotateSession) -> Option<InsertSta
         Column::Name,
         Column::Value,
     ]);
-    let mut set = request.labels.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).peekable();
-    set.peek()?;
-    for (name, value) in set {
-        let row = session_key_values(&request.key).chain([name.as_str().into(), value.as_str().into()]);
+    for (name, value) in labels {
+        let row = session_key_values(key).chain([name.as_str().into(), value.as_str().into()]);
         insert.values_panic(row.map(Expr::val));
     }
     Some(insert)
@@ -146,9 +145,9 @@ pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)>
     let owned = |text: &str| text.to_owned();
     let [app_name, user_id, session_id] = ["app", "user", "session"];
     let Ok(key) = SessionKey::try_new(app_name, user_id, session_id) else { return Vec::new() };
-    let request = AnnotateSession::new(key).with_label("set", "value").without_label("removed");
-    let delete = D::BACKEND.build(&delete_labels::<D>(tables, &request)).sql;
-    let insert = insert_labels(tables, &request).map(|insert| D::BACKEND.build(&insert).sql).unwrap_or_default();
+    let labels = BTreeMap::from([("name".to_owned(), "value".to_owned())]);
+    let delete = D::BACKEND.build(&delete_labels::<D>(tables, &key)).sql;
+    let insert = insert_labels(tables, &key, &labels).map(|insert| D::BACKEND.build(&insert).sql).unwrap_or_default();
     vec![(owned("annotate_session.delete_labels"), delete), (owned("annotate_session.insert_labels"), insert)]
 }
 
@@ -184,15 +183,19 @@ impl<D: Dialect> WriteOp<Context<D>> for AnnotateOp<D> {
         let actual = context.revision(on, key, OPERATION).await?.ok_or_else(|| Error::not_found(key))?;
         request.check_revision(actual)?;
         let stored = sql.read(on, key).await?;
+        // Of two copies the later one wins, so the time never goes back.
+        let after = stored.as_ref().and_then(|(_, updated)| updated.next());
+        let time = after.map_or(*now, |after| after.max(*now));
         let has_row = stored.is_some();
-        let changed = request.apply_to(stored.unwrap_or_default())?;
-        sql.write(on, key, &changed, *now, has_row).await?;
+        let changed = request.apply_to(stored.map(|(stored, _)| stored).unwrap_or_default())?;
+        sql.write(on, key, &changed, time, has_row).await?;
         if request.labels.is_empty() {
             return Ok(Applied::Written(changed));
         }
-        let delete = has_row.then(|| D::BACKEND.build(&delete_labels::<D>(&context.tables, request)));
-        let insert = insert_labels(&context.tables, request).map(|insert| D::BACKEND.build(&insert));
-        for statement in delete.into_iter().chain(insert) {
+        // All of them, also rows that somebody else has left there.
+        let delete = D::BACKEND.build(&delete_labels::<D>(&context.tables, key));
+        let insert = insert_labels(&context.tables, key, &changed.labels).map(|insert| D::BACKEND.build(&insert));
+        for statement in [delete].into_iter().chain(insert) {
             on.execute(statement).await.map_err(|error| directory_error::<D>(OPERATION, error))?;
         }
         Ok(Applied::Written(changed))
@@ -205,7 +208,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AnnotateOp<D> {
         if context.revision(&mut on, &request.key, OPERATION).await?.is_none() {
             return Ok(None);
         }
-        let stored = self.sql.read(&mut on, &request.key).await?;
+        let stored = self.sql.read(&mut on, &request.key).await?.map(|(stored, _)| stored);
         Ok(stored.filter(|stored| request.is_met_by(stored)))
     }
 }

@@ -167,6 +167,10 @@ impl<D: Dialect> AppendOp<D> {
             if let Some(replayed) = self.replayed(on, create_time).await? {
                 return Ok(Applied::Unchanged(replayed));
             }
+            // An error of the backend would end the batch.
+            if lock == LockMode::SkipLocked && new.expected.is_ahead_of(actual) {
+                return Ok(Applied::Locked);
+            }
             context.check_revision(on, &new.key, new.expected, actual, OPERATION).await?;
         }
 

@@ -207,8 +207,9 @@ impl<D: Dialect> GroupSql<D> {
             written.push((change.row.clone(), values));
             states.insert(change.row, state);
         }
-        for (text, rows) in self.write.padded(&written) {
-            let rows = rows.into_iter().map(|(key, values)| (key_values(key), values.clone()));
+        // A state may be large, so none is sent twice.
+        for (text, rows) in self.write.chunks(&written) {
+            let rows = rows.iter().map(|(key, values)| (key_values(key), values.clone()));
             on.execute(text.bind_by_key(rows)).await.map_err(failed)?;
         }
         Ok(rest)

@@ -19,6 +19,9 @@ use crate::{BackendError, BackendErrorKind, Error, Result};
 pub(super) async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrite<E>) -> Result<()> {
     let (operation, deadline) = (running.write.name(), running.write.ticket().deadline());
     let late = |_: Elapsed| too_late(operation);
+    if !running.write.ticket().is_wanted() {
+        return Err(too_late(operation));
+    }
     timeout_at(deadline, running.write.resolve_unrepeatable(engine)).await.map_err(late)??;
     if !running.write.is_settled() {
         attempt(engine, std::slice::from_mut(running), LockMode::Wait).await?;

@@ -108,7 +108,11 @@ impl<E: Engine> Writer<E> {
         let replied = match timeout_at(ticket.deadline(), self.wait_for(&mut outcome)).await {
             Err(_) if ticket.give_up() => return Err(too_late(operation)),
             // The attempt ends at about the same time.
-            Err(_) => timeout_at(ticket.deadline() + GRACE, self.wait_for(&mut outcome)).await,
+            Err(_) => match timeout_at(ticket.deadline() + GRACE, self.wait_for(&mut outcome)).await {
+                // It was taken back, and nothing is sent after the deadline.
+                Err(_) if ticket.give_up() => return Err(too_late(operation)),
+                replied => replied,
+            },
             replied => replied,
         };
         let replied = replied.map_err(|_| unknown("got no answer within the time limit of the call"))?;
@@ -179,9 +183,15 @@ impl<E: Engine> Writer<E> {
                 running.reply(retries.count_so_far());
                 continue;
             }
+            let ticket = running.write.ticket().clone();
+            if !ticket.is_wanted() {
+                let late = too_late(running.write.name());
+                running.write.fail(late);
+                running.reply(retries.count_so_far());
+                continue;
+            }
             contain_panic(async {
                 if self.batches && self.lock == LockMode::SkipLocked {
-                    let ticket = running.write.ticket().clone();
                     // If that takes too long, the attempt finds that nobody waits.
                     let _: Result<(), Elapsed> =
                         timeout_at(ticket.deadline(), running.write.diagnose(&self.engine)).await;

@@ -1,6 +1,7 @@
 //! A write on its way from its caller to its outcome.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -202,12 +203,29 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
 
     async fn apply_bulk(engine: &E, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
         let mut writes = Self::of_this_operation(writes);
-        let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
-        let tickets: Vec<Arc<Ticket>> = writes.iter().map(|write| write.ticket.clone()).collect();
-        let send = || tickets.iter().all(|ticket| ticket.send());
-        let results = match O::apply_bulk(engine, &ops, &send).await? {
-            Ok(results) => results,
-            Err(error) => return Some(Err(error)),
+        let results = loop {
+            let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
+            let tickets: Vec<Arc<Ticket>> = writes.iter().map(|write| write.ticket.clone()).collect();
+            let is_late = AtomicBool::new(false);
+            let send = || {
+                let all = tickets.iter().all(|ticket| ticket.send());
+                is_late.store(!all, Ordering::Relaxed);
+                all
+            };
+            match O::apply_bulk(engine, &ops, &send).await? {
+                // It was not sent, because it is too late for some: the others still share it.
+                Ok(_) if is_late.load(Ordering::Relaxed) => {
+                    for write in &writes {
+                        write.take_back();
+                    }
+                    writes.retain(|write| write.ticket.is_wanted());
+                }
+                Ok(results) => break results,
+                Err(error) => return Some(Err(error)),
+            }
+            if writes.is_empty() {
+                return Some(Ok(()));
+            }
         };
         for (write, result) in writes.iter_mut().zip(results) {
             match result {

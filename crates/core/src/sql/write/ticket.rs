@@ -32,9 +32,14 @@ impl Ticket {
         self.deadline
     }
 
-    /// Call before the write is sent. False if its caller has given up: then it must not be sent.
+    /// Whether the write may still be sent: its caller waits, and has not been told that it may be stored either.
+    pub(super) fn is_wanted(&self) -> bool {
+        Instant::now() < self.deadline && self.move_on(Stage::GivenUp, Stage::GivenUp) != Stage::GivenUp
+    }
+
+    /// Call before the write is sent. False if it is too late for its caller: then it must not be sent.
     pub(super) fn send(&self) -> bool {
-        self.move_on(Stage::Unsent, Stage::Sent) != Stage::GivenUp
+        Instant::now() < self.deadline && self.move_on(Stage::Unsent, Stage::Sent) != Stage::GivenUp
     }
 
     /// Nothing of what was sent is stored, or will be.

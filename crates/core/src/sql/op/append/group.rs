@@ -201,8 +201,9 @@ impl<D: Dialect> GroupSql<D> {
             let rows = rows.into_iter().map(|(key, values)| (session_key_values(key), values.clone()));
             on.execute(text.bind_by_key(rows)).await.map_err(failed)?;
         }
-        for (text, rows) in self.write_times_and_states.padded(&states) {
-            let rows = rows.into_iter().map(|(key, values)| (session_key_values(key), values.clone()));
+        // A state may be large, so none is sent twice.
+        for (text, rows) in self.write_times_and_states.chunks(&states) {
+            let rows = rows.iter().map(|(key, values)| (session_key_values(key), values.clone()));
             on.execute(text.bind_by_key(rows)).await.map_err(failed)?;
         }
         Ok(())
