@@ -189,7 +189,7 @@ async fn writes_take_the_promised_round_trips(fixture: &Fixture) -> anyhow::Resu
         })
         .await?;
     meter
-        .promise("delete_session, with a title", (4, 5), keys, async |key| {
+        .promise("delete_session, with a title", (4, 4), keys, async |key| {
             Ok(service.delete_session(DeleteSession::new(key)).await?)
         })
         .await?;
