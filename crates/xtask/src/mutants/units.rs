@@ -128,8 +128,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a write that may be stored is not told to be unsent",
         file: BATCH,
-        from: "Err(_) if ticket.give_up() => return",
-        to: "Err(_) if ticket.give_up() || ticket.is_sent() => return",
+        from: "Err(_) if ticket.give_up() => return Err(too_late(operation)),\n            // The",
+        to: "Err(_) if ticket.give_up() || ticket.is_sent() => return Err(too_late(operation)),\n            // The",
         case: "sql::write::tests::time::a_write_whose_commit_takes_too_long_may_be_stored",
     },
     Mutant {
