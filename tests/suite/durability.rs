@@ -33,7 +33,7 @@ pub(crate) async fn expect_risk(pool: &DatabaseConnection, risk: SchemaRisk, wor
     let refused = refused.with_context(|| format!("connected in spite of {words:?}"))?.to_string();
     expect_words(&refused, words)?;
     expect_words(&refused, &[&format!("SchemaRisk::{risk:?}")])?;
-    seabed::from_connection_with(pool.clone(), ServiceOptions::new().accept_risk(risk)).await?;
+    seabed::from_connection_with(pool.clone(), ServiceOptions::new().accept_risk(risk)).await?.close().await?;
     for word in words {
         let found = expect_finding(pool, word).await?;
         ensure!(found.severity == Severity::Error && !found.is_safe(), "{found:#?}");
@@ -45,7 +45,7 @@ pub(crate) async fn expect_risk(pool: &DatabaseConnection, risk: SchemaRisk, wor
 async fn expect_warning(pool: &DatabaseConnection, word: Option<&str>) -> anyhow::Result<()> {
     let warnings = async |options: ServiceOptions| {
         let recorder = Recorder::default();
-        recorder.during(seabed::from_connection_with(pool.clone(), options)).await?;
+        recorder.during(seabed::from_connection_with(pool.clone(), options)).await?.close().await?;
         let messages = recorder.seen().1.into_iter().filter_map(|event| event.get("message").cloned());
         anyhow::Ok(messages.filter(|message| message.contains("not safe in every crash")).collect::<Vec<_>>())
     };

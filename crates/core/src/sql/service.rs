@@ -148,7 +148,14 @@ impl<D: Dialect> SqlSessionService<D> {
         }
         let sibling = if options.shares_pool { None } else { D::Driver::sibling_pool(&connection) };
         let is_sibling = sibling.is_some();
-        Self::on_pool(sibling.unwrap_or(connection), options, is_sibling).await
+        let pool = sibling.unwrap_or(connection);
+        let service = Self::on_pool(pool.clone(), options, is_sibling).await;
+        if service.is_err() && is_sibling {
+            // Nobody will use it, and its connections may keep others from the database's file.
+            let _: Result<_, StatementError> =
+                StatementTimeout::CLEANUP.limit(async { Ok(pool.close_by_ref().await?) }).await;
+        }
+        service
     }
 
     async fn on_pool(connection: DatabaseConnection, options: ServiceOptions, is_sibling: bool) -> Result<Self> {
