@@ -145,19 +145,20 @@ where
     Ok(())
 }
 
-/// Begins what was called: the calls of one turn of an event loop together, so that they can share a batch.
-///
-/// # Errors
-/// Those of [`call`].
+/// Begins what was called: the calls of one turn of an event loop together, so that they can share a batch. While the
+/// interpreter exits, [`shutdown`] does that.
 #[pyfunction]
-pub(crate) fn begin() -> PyResult<()> {
-    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
-    let threads = started(&mut state)?;
+pub(crate) fn begin() {
+    let state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let State::Started(threads) = &*state else { return };
+    // What a parent process has noted is the parent's.
+    if threads.process != process::id() {
+        return;
+    }
     let called = threads.called.clone();
     if !called.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
         threads.runtime.spawn(async move { begin_all(&called).await });
     }
-    Ok(())
 }
 
 /// Begins the operations in their order, and leaves each to a task of its own. Nothing else runs on this thread before
