@@ -112,6 +112,11 @@ pub async fn migrate(connection: &DatabaseConnection) -> Result<()> {
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(150);
 
+/// How often [`up`] tries to lock a table beside which another is created, for a second each, and how long it lets
+/// writers pass in between.
+const LOCK_ATTEMPTS: u32 = 60;
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
+
 /// How an attempt of [`up`] ended.
 enum Attempt {
     Done,
@@ -129,26 +134,37 @@ enum NoVersion {
 }
 
 /// Creates the missing tables, or stores their version where only that is missing. google-adk's first start may create
-/// the same tables at the same time: then this waits for it, for three seconds at most.
+/// the same tables at the same time: then this waits for it, for three seconds at most. Where another transaction has
+/// locked a table, this tries again for two minutes, and lets writers pass in between.
 ///
 /// # Errors
-/// Those of [`migrate`]. [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind
+/// Those of [`migrate`]; kind [`Contention`](BackendErrorKind::Contention) if a table stays locked. [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind
 /// [`Schema`](BackendErrorKind::Schema) for a schema that does not exist, with the statement that creates it.
 ///
 /// # Cancel safety
 /// That of [`migrate`]: all is created or nothing.
 pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
     let tables = tables.into();
-    for _ in 1..ATTEMPTS {
-        match attempt_up(&tables, options, NoVersion::Wait).await {
+    let (mut attempts, mut lock_attempts) = (1, 1);
+    loop {
+        let no_version = if attempts < ATTEMPTS { NoVersion::Wait } else { NoVersion::Store };
+        match attempt_up(&tables, options, no_version).await {
             Ok(Attempt::Done) => return Ok(()),
-            Ok(Attempt::Unversioned) => {}
-            Err(error) if is_race(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) if is_any(&error, spec::is_lock_timeout) => {
+                if lock_attempts == LOCK_ATTEMPTS {
+                    let message = "other transactions have kept the tables locked for a minute or more";
+                    return Err(BackendError::new(BackendErrorKind::Contention, message).with_source(error).into());
+                }
+                lock_attempts += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            Err(error) if attempts == ATTEMPTS || !is_any(&error, spec::is_race) => return Err(error),
+            Ok(Attempt::Unversioned) | Err(_) => {
+                attempts += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        tokio::time::sleep(PAUSE).await;
     }
-    attempt_up(&tables, options, NoVersion::Store).await.map(drop)
 }
 
 async fn attempt_up(tables: &SessionTables<'_>, options: UpOptions, no_version: NoVersion) -> Result<Attempt> {
@@ -161,10 +177,10 @@ async fn attempt_up(tables: &SessionTables<'_>, options: UpOptions, no_version: 
     .await
 }
 
-/// Whether another program was creating the same tables, so that another look finds them.
-fn is_race(error: &Error) -> bool {
+/// Whether an error of the database that caused `error` is one of these.
+fn is_any(error: &Error, is_one: fn(&DbErr) -> bool) -> bool {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
-    causes.filter_map(|cause| cause.downcast_ref()).any(spec::is_race)
+    causes.filter_map(|cause| cause.downcast_ref()).any(is_one)
 }
 
 /// The ledger records what was run, not what exists: tables may have been dropped by hand, or upgraded to a version
@@ -179,6 +195,7 @@ async fn up_locked(
     if no_version == NoVersion::Wait && layout::lacks_version(transaction, spec).await? {
         return Ok(Attempt::Unversioned);
     }
+    lock::wait_briefly(transaction, spec).await?;
     ledger::apply_pending(transaction, spec).await?;
     if schema::is_table_missing(transaction, spec).await? {
         schema::create_missing(transaction, spec).await?;

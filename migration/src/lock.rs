@@ -51,6 +51,18 @@ where
     })
 }
 
+/// Makes a statement give up after a second if it waits for a lock. A statement that waits for one on a whole table holds
+/// up all writers that come after it, so it had better try again.
+pub(crate) async fn wait_briefly(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
+    let setting = match spec.database {
+        Database::Postgres => "SET LOCAL lock_timeout TO '1s'",
+        Database::MySql => "SET SESSION lock_wait_timeout = 1",
+        // The transaction holds the write lock.
+        Database::Sqlite => return Ok(()),
+    };
+    transaction.execute_unprepared(setting).await.map(drop)
+}
+
 async fn lock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()> {
     match spec.database {
         Database::Postgres => {
@@ -80,10 +92,11 @@ fn named_lock(spec: &SchemaSpec) -> String {
     format!("CONCAT('seabed-migrate-', LEFT(SHA2({}, 256), 40))", spec.catalog_schema())
 }
 
-/// Releases locks that do not end with the transaction.
+/// Releases locks, and takes back settings, that do not end with the transaction.
 async fn unlock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
     match spec.database {
         Database::MySql => {
+            transaction.execute_unprepared("SET SESSION lock_wait_timeout = DEFAULT").await?;
             transaction.execute_unprepared(&format!("DO RELEASE_LOCK({})", named_lock(spec))).await.map(drop)
         }
         Database::Postgres | Database::Sqlite => Ok(()),

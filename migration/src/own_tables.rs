@@ -9,6 +9,8 @@ use seabed_core::sql::{Tables, own_table_names};
 
 use crate::location::located;
 use crate::schema::{IndexSpec, create_index, id, json, sessions_collation, table, timestamp};
+#[cfg(feature = "transfer")]
+use crate::spec::is_unknown_table;
 use crate::spec::{Database, SchemaSpec};
 use crate::{execute, layout};
 
@@ -75,13 +77,70 @@ pub(crate) async fn is_missing(connection: &impl ConnectionTrait, spec: &SchemaS
     Ok(!missing(connection, spec).await?.is_empty())
 }
 
-/// Returns the statements that create the tables beside a table `sessions`, if it exists with its collation.
+/// Whether the tables may be there although this account does not see them. MySQL lists only tables on which an account
+/// has rights, and tells who has rights on single tables of no others.
+#[cfg(feature = "transfer")]
+pub(crate) async fn may_be_hidden(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
+    if spec.database != Database::MySql {
+        return Ok(false);
+    }
+    for table in missing(connection, spec).await? {
+        let select = format!("SELECT 1 FROM {} LIMIT 0", spec.full_name(table));
+        match connection.execute_unprepared(&select).await {
+            Err(error) if is_unknown_table(&error) => {}
+            _ => return Ok(true),
+        }
+    }
+    Ok(false)
+}
+
+/// Returns the statements that create the tables beside a table `sessions`, if it exists with its collation. A table of
+/// labels that alone is missing gets the labels that `seabed_sessions` has.
 ///
 /// # Errors
 /// Those of the database.
 pub(crate) async fn create_sql(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<String>, DbErr> {
-    Ok(create(spec, sessions_collation(connection, spec).await?.as_deref()))
+    let mut statements = create(spec, sessions_collation(connection, spec).await?.as_deref());
+    if missing(connection, spec).await? == [LABELS_INDEX.table] {
+        statements.push(fill_labels(spec));
+    }
+    Ok(statements)
 }
+
+/// Returns the statement that inserts the labels of all sessions. Labels that cannot be decoded are left out: `verify`
+/// names them.
+fn fill_labels(spec: &SchemaSpec) -> String {
+    let [labels, annotations, sessions] = ["seabed_labels", "seabed_sessions", "sessions"].map(|t| spec.full_name(t));
+    let (name, value, each) = match spec.database {
+        Database::Postgres => (
+            "l.key",
+            "l.value",
+            "pg_catalog.jsonb_each_text(CASE pg_catalog.jsonb_typeof(s.labels) WHEN 'object' THEN s.labels END)",
+        ),
+        Database::MySql => (
+            "l.name",
+            "JSON_UNQUOTE(JSON_EXTRACT(s.labels, CONCAT('$.', JSON_QUOTE(l.name))))",
+            "JSON_TABLE(CASE WHEN JSON_VALID(s.labels) THEN JSON_KEYS(s.labels) END, \
+             '$[*]' COLUMNS (name VARCHAR(64) PATH '$'))",
+        ),
+        Database::Sqlite => (
+            "l.key",
+            "l.value",
+            "json_each(CASE WHEN json_valid(s.labels) THEN CASE json_type(s.labels) WHEN 'object' THEN s.labels END END)",
+        ),
+    };
+    let length = if spec.database == Database::MySql { "CHAR_LENGTH" } else { "length" };
+    format!(
+        "INSERT INTO {labels} (app_name, user_id, session_id, name, value) \
+         SELECT s.app_name, s.user_id, s.session_id, {name}, {value} FROM {annotations} AS s CROSS JOIN {each} AS l \
+         WHERE {length}({name}) <= {MAX_NAME} AND {length}({value}) <= {MAX_VALUE} AND EXISTS (SELECT 1 FROM {sessions} AS t \
+         WHERE t.app_name = s.app_name AND t.user_id = s.user_id AND t.id = s.session_id)"
+    )
+}
+
+/// The lengths of a label's name and value, in characters.
+const MAX_NAME: u32 = 64;
+const MAX_VALUE: u32 = 128;
 
 /// Returns the statements that create the tables, with the collation of the ids in `sessions`.
 pub(crate) fn create(spec: &SchemaSpec, sessions_collation: Option<&str>) -> Vec<String> {
@@ -129,8 +188,8 @@ fn labels(spec: &SchemaSpec, collation: Option<&str>) -> TableCreateStatement {
         .col(id(Column::AppName))
         .col(id(Column::UserId))
         .col(id(Column::SessionId))
-        .col(text(spec, Column::Name, 64).not_null())
-        .col(text(spec, Column::Value, 128).not_null())
+        .col(text(spec, Column::Name, MAX_NAME).not_null())
+        .col(text(spec, Column::Value, MAX_VALUE).not_null())
         .primary_key(Index::create().col(Column::AppName).col(Column::UserId).col(Column::SessionId).col(Column::Name))
         .foreign_key(&mut of_session(spec, "seabed_labels"))
         .take()

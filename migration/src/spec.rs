@@ -63,10 +63,37 @@ pub(crate) fn is_duplicate(error: &DbErr) -> bool {
 /// of a Galera cluster was first.
 pub(crate) fn is_race(error: &DbErr) -> bool {
     let is_duplicate_key = is_duplicate(error);
-    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock, a statement
-    // that was ended from outside.
+    // PostgreSQL: a duplicate table, a duplicate object, a deadlock. MySQL: a duplicate table, a deadlock, and a statement
+    // that another node of a Galera cluster ended (as an administrator may, so that it is repeated once too often).
     let of_race = ["42P07", "42710", "40P01", "42S01", "40001", "70100"];
     is_duplicate_key || sqlstate(error).is_some_and(|state| of_race.contains(&state.as_str()))
+}
+
+/// Whether a statement gave up waiting for a lock.
+pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
+    // PostgreSQL's `lock_timeout`; MySQL has one SQLSTATE for most errors.
+    sqlstate(error).as_deref() == Some("55P03") || mysql_number(error) == Some(1205)
+}
+
+/// Whether MySQL or MariaDB says that a table does not exist.
+#[cfg(feature = "transfer")]
+pub(crate) fn is_unknown_table(error: &DbErr) -> bool {
+    mysql_number(error) == Some(1146)
+}
+
+#[cfg(feature = "mysql")]
+fn mysql_number(error: &DbErr) -> Option<u16> {
+    use sea_orm::RuntimeErr;
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error else {
+        return None;
+    };
+    Some(error.as_database_error()?.try_downcast_ref::<sea_orm::SqlxMySqlError>()?.number())
+}
+
+/// There is no driver.
+#[cfg(not(feature = "mysql"))]
+fn mysql_number(_: &DbErr) -> Option<u16> {
+    None
 }
 
 #[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
 mod adk_rust;
+mod adk_rust_runner;
 mod cancellation;
 mod clusters;
 mod connections;
@@ -27,6 +28,7 @@ mod model;
 mod odd_keys;
 mod odd_rows;
 mod own_tables;
+mod own_tables_copied;
 mod pools;
 mod pressure;
 mod processes;
@@ -165,6 +167,7 @@ fn main() -> ExitCode {
         }
         let cases = [
             adk_rust::CASES,
+            adk_rust_runner::CASES,
             cancellation::CASES,
             clusters::CASES,
             connections::CASES,
@@ -187,6 +190,7 @@ fn main() -> ExitCode {
             odd_keys::CASES,
             odd_rows::CASES,
             own_tables::CASES,
+            own_tables_copied::CASES,
             processes::CASES,
             python::CASES,
             repairs::CASES,

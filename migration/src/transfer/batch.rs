@@ -34,6 +34,8 @@ pub(super) struct Batch {
     pub(super) app_states: Vec<app_states::Model>,
     pub(super) user_states: Vec<user_states::Model>,
     pub(super) parts: Vec<Part>,
+    /// Those of sessions that an earlier batch writes without them.
+    pub(super) annotations: Vec<seabed_sessions::Model>,
     pub(super) rows: usize,
     pub(super) bytes: usize,
 }
@@ -84,20 +86,29 @@ impl Batch {
             let parts = first(&mut self.parts, &mut left);
             return Ok((Self { app_states, user_states, parts, ..Self::default() }, self));
         }
-        match (self.app_states.pop(), self.user_states.pop(), self.parts.pop()) {
-            (Some(row), ..) => Err(Some(Box::new(Record::AppState(row)))),
-            (_, Some(row), _) => Err(Some(Box::new(Record::UserState(row)))),
-            (.., Some(part)) => {
-                let (first, second) = part.divide()?;
-                let of = |part| Self { parts: vec![part], ..Self::default() };
-                Ok((of(first), of(second)))
+        let of = |parts, annotations| Self { parts, annotations, ..Self::default() };
+        if let Some(mut part) = self.parts.pop() {
+            // A title that the database rejects costs its session nothing else.
+            if let Some(annotations) = part.annotations.take_if(|_| part.is_last && part.events.is_empty()) {
+                return Ok((of(vec![part], Vec::new()), of(Vec::new(), vec![annotations])));
             }
-            (None, None, None) => Err(None),
+            let (first, second) = part.divide()?;
+            return Ok((of(vec![first], Vec::new()), of(vec![second], Vec::new())));
         }
+        let row = self.app_states.pop().map(Record::AppState);
+        let row = row.or_else(|| self.user_states.pop().map(Record::UserState));
+        Err(row.or_else(|| self.annotations.pop().map(Record::Annotations)).map(Box::new))
+    }
+
+    /// The annotations to write.
+    pub(super) fn all_annotations(&self) -> impl Iterator<Item = &seabed_sessions::Model> {
+        let complete = self.parts.iter().filter(|part| part.is_last);
+        complete.filter_map(|part| part.annotations.as_ref()).chain(&self.annotations)
     }
 
     /// Removes the parts of a session, and returns their events.
     pub(super) fn remove(&mut self, session: &SessionId) -> Vec<events::Model> {
+        self.annotations.retain(|row| SessionId::of_annotations(row) != *session);
         let removed = self.parts.extract_if(.., |part| SessionId::of(&part.session) == *session);
         removed.flat_map(|part| part.events).collect()
     }
@@ -178,7 +189,20 @@ mod tests {
         };
         let app_state =
             app_states::Model { app_name: "app".to_owned(), state: "{}".to_owned(), update_time: DateTime::default() };
-        let parts = vec![Part { events: events.iter().map(event).collect(), is_last, ..Part::new(session) }];
+        let annotations = Some(seabed_sessions::Model {
+            app_name: "app".to_owned(),
+            user_id: "alice".to_owned(),
+            session_id: "s".to_owned(),
+            title: None,
+            labels: None,
+            initial_state: None,
+            parent_session_id: None,
+            parent_event_id: None,
+            held_since: None,
+            update_time: DateTime::default(),
+        });
+        let events = events.iter().map(event).collect();
+        let parts = vec![Part { events, is_last, annotations, ..Part::new(session) }];
         Batch { app_states: vec![app_state], parts, ..Batch::default() }
     }
 
@@ -192,13 +216,14 @@ mod tests {
             Some(Record::Event(event)) => vec![event.id.clone()],
             Some(Record::Session(_)) => vec!["session".to_owned()],
             Some(Record::AppState(_)) => vec!["app".to_owned()],
+            Some(Record::Annotations(_)) => vec!["annotations".to_owned()],
             _ => Vec::new(),
         }
     }
 
     #[test]
     fn a_batch_is_divided_into_its_rows_in_their_order() {
-        assert_eq!(rows(batch(&["1", "2", "3"], true)), ["app", "session", "1", "2", "3", "session"]);
+        assert_eq!(rows(batch(&["1", "2", "3"], true)), ["app", "session", "1", "2", "3", "session", "annotations"]);
         assert_eq!(rows(batch(&["1", "2", "3"], false)), ["app", "session", "1", "2", "3"]);
         assert_eq!(rows(batch(&[], false)), ["app", "session"]);
         assert!(rows(Batch::default()).is_empty());

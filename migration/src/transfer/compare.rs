@@ -17,6 +17,7 @@ use crate::rows::json_text;
 impl Store<'_> {
     /// Compares what is stored with the states and the complete sessions of a batch that was written.
     pub(super) async fn compare(&mut self, batch: Batch) -> Result<(), DbErr> {
+        let annotations = batch.all_annotations().cloned().collect::<Vec<_>>();
         let Batch { app_states, user_states, parts, .. } = batch;
         let parts: Vec<Part> = parts.into_iter().filter(|part| part.is_last).collect();
         for (table, rows) in [
@@ -30,9 +31,9 @@ impl Store<'_> {
         }
         for part in parts {
             self.compare_events(&part.session).await?;
-            if let Some(annotations) = &part.annotations {
-                self.compare_annotations(annotations).await?;
-            }
+        }
+        for row in annotations {
+            self.compare_annotations(&row).await?;
         }
         Ok(())
     }

@@ -244,8 +244,11 @@ impl<'a> Store<'a> {
                 }
                 self.leave_out_annotations(&id);
             }
-            // They are part of their session.
-            Record::Annotations(_) | Record::Refused(_) => {}
+            Record::Annotations(row) => {
+                summary.annotations -= 1;
+                self.annotated.remove(&SessionId::of_annotations(&row));
+            }
+            Record::Refused(_) => {}
         }
     }
 
@@ -274,7 +277,7 @@ impl<'a> Store<'a> {
             new_events.extend(part.events.iter().filter(|event| !known.contains(&event.id)));
         }
         self.insert_events(&transaction, &new_events).await?;
-        for annotations in batch.parts.iter().filter(|part| part.is_last).filter_map(|part| part.annotations.as_ref()) {
+        for annotations in batch.all_annotations() {
             self.write_annotations(&transaction, annotations).await?;
         }
         written.events += new_events.len() as u64;

@@ -98,7 +98,7 @@ pub(crate) async fn read(
     spec: SchemaSpec,
     shape: impl Shape,
     selection: Selection,
-    refused: Vec<Refused>,
+    mut refused: Vec<Refused>,
 ) -> Result<Source, DbErr> {
     let mut options = TransactionOptions::default();
     match spec.database {
@@ -117,6 +117,11 @@ pub(crate) async fn read(
     count.expr_as(Expr::cust("COUNT(*)"), "events");
     let row = transaction.query_one(&count).await?;
     let has_annotations = shape.has_annotations() && !own_tables::is_missing(&transaction, &spec).await?;
+    if shape.has_annotations() && !has_annotations && own_tables::may_be_hidden(&transaction, &spec).await? {
+        let row = "titles and labels of all sessions".to_owned();
+        let reason = "this account may not read seabed_sessions and seabed_labels".to_owned();
+        refused.push(Refused { row, reason });
+    }
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {

@@ -951,4 +951,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "=> actual != expected,",
         case: "sql::write::tests::doubt::only_a_server_that_knows_more_ends_a_doubt",
     },
+    Mutant {
+        guard: "an owner that a create may have outdated is not remembered",
+        file: "crates/adk-rust/src/service.rs",
+        from: "        if self.sightings.load(Ordering::SeqCst) != sightings {\n",
+        to: "        if sightings == u64::MAX {\n",
+        case: "adk_rust::an_owner_that_a_create_may_have_outdated",
+    },
+    Mutant {
+        guard: "the owner of an id is remembered",
+        file: "crates/adk-rust/src/service.rs",
+        from: "        if let Some(owner) = self.owners.get(session_id) {\n",
+        to: "        if let Some(owner) = self.owners.get(session_id).filter(|_| false) {\n",
+        case: "adk_rust::an_id_is_looked_up_once",
+    },
 ];
