@@ -138,33 +138,43 @@ enum NoVersion {
 /// locked a table, this tries again for two minutes, and lets writers pass in between.
 ///
 /// # Errors
-/// Those of [`migrate`]; kind [`Contention`](BackendErrorKind::Contention) if a table stays locked. [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind
-/// [`Schema`](BackendErrorKind::Schema) for a schema that does not exist, with the statement that creates it.
+/// Those of [`migrate`]; kind [`Contention`](BackendErrorKind::Contention) if a table stays locked.
+/// [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind [`Schema`](BackendErrorKind::Schema) for a
+/// schema that does not exist, with the statement that creates it.
 ///
 /// # Cancel safety
 /// That of [`migrate`]: all is created or nothing.
 pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
     let tables = tables.into();
-    let (mut attempts, mut lock_attempts) = (1, 1);
-    loop {
-        let no_version = if attempts < ATTEMPTS { NoVersion::Wait } else { NoVersion::Store };
-        match attempt_up(&tables, options, no_version).await {
+    for _ in 1..ATTEMPTS {
+        let attempt = async || attempt_up(&tables, options, NoVersion::Wait).await;
+        match with_locks(spec::is_lock_timeout, attempt).await {
             Ok(Attempt::Done) => return Ok(()),
-            Err(error) if is_any(&error, spec::is_lock_timeout) => {
-                if lock_attempts == LOCK_ATTEMPTS {
-                    let message = "other transactions have kept the tables locked for a minute or more";
-                    return Err(BackendError::new(BackendErrorKind::Contention, message).with_source(error).into());
-                }
-                lock_attempts += 1;
-                tokio::time::sleep(LOCK_PAUSE).await;
-            }
-            Err(error) if attempts == ATTEMPTS || !is_any(&error, spec::is_race) => return Err(error),
-            Ok(Attempt::Unversioned) | Err(_) => {
-                attempts += 1;
-                tokio::time::sleep(PAUSE).await;
-            }
+            Ok(Attempt::Unversioned) => {}
+            Err(error) if is_any(&error, spec::is_race) => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let attempt = async || attempt_up(&tables, options, NoVersion::Store).await;
+    with_locks(spec::is_lock_timeout, attempt).await.map(drop)
+}
+
+/// Repeats `work` while it gives up waiting for a lock.
+async fn with_locks<T>(is_lock_timeout: fn(&DbErr) -> bool, work: impl AsyncFn() -> Result<T>) -> Result<T> {
+    for _ in 1..LOCK_ATTEMPTS {
+        match work().await {
+            Err(error) if is_any(&error, is_lock_timeout) => tokio::time::sleep(LOCK_PAUSE).await,
+            done => return done,
         }
     }
+    work().await.map_err(|error| {
+        if !is_any(&error, is_lock_timeout) {
+            return error;
+        }
+        let message = "other transactions have kept a table locked for a minute or more";
+        BackendError::new(BackendErrorKind::Contention, message).with_source(error).into()
+    })
 }
 
 async fn attempt_up(tables: &SessionTables<'_>, options: UpOptions, no_version: NoVersion) -> Result<Attempt> {

@@ -4,11 +4,11 @@ use futures_util::future::BoxFuture;
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
-use seabed_core::{BackendError, BackendErrorKind, Result};
+use seabed_core::{BackendError, BackendErrorKind, Error, Result};
 
 use crate::migration_error;
 use crate::session_tables::SessionTables;
-use crate::spec::{Database, SchemaSpec};
+use crate::spec::{self, Database, SchemaSpec};
 
 /// PostgreSQL's advisory locks are numbers shared by all users of a database. This one is "seabed" in ASCII.
 const ADVISORY_LOCK: i64 = 0x7365_6162_6564;
@@ -51,12 +51,12 @@ where
     })
 }
 
-/// Makes a statement give up after a second if it waits for a lock. A statement that waits for one on a whole table holds
-/// up all writers that come after it, so it had better try again.
+/// Makes a statement give up after a second if it waits for a lock. A statement that waits for one on a whole table
+/// holds up all writers that come after it, so it had better try again.
 pub(crate) async fn wait_briefly(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
     let setting = match spec.database {
         Database::Postgres => "SET LOCAL lock_timeout TO '1s'",
-        Database::MySql => "SET SESSION lock_wait_timeout = 1",
+        Database::MySql => "SET @seabed_wait = @@lock_wait_timeout, SESSION lock_wait_timeout = 1",
         // The transaction holds the write lock.
         Database::Sqlite => return Ok(()),
     };
@@ -69,21 +69,27 @@ async fn lock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<()
             let timeout = format!("SET LOCAL lock_timeout TO '{LOCK_TIMEOUT}s'");
             transaction.execute_unprepared(&timeout).await.map_err(migration_error)?;
             let lock = format!("SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK})");
-            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;
+            transaction.execute_unprepared(&lock).await.map_err(|error| {
+                if spec::is_lock_not_available(&error) { lock_is_held() } else { migration_error(error) }
+            })?;
         }
         Database::MySql => {
             let lock = spec.query(format!("SELECT GET_LOCK({}, {LOCK_TIMEOUT}) AS locked", named_lock(spec)));
             let row = transaction.query_one_raw(lock).await.map_err(migration_error)?;
             let locked = row.and_then(|row| row.try_get::<Option<i64>>("", "locked").ok().flatten());
             if locked != Some(1) {
-                let message = format!("another migration has held the lock for {LOCK_TIMEOUT} seconds");
-                return Err(BackendError::new(BackendErrorKind::Contention, message).into());
+                return Err(lock_is_held());
             }
         }
         // The transaction holds the write lock.
         Database::Sqlite => {}
     }
     Ok(())
+}
+
+fn lock_is_held() -> Error {
+    let message = format!("another migration has held the lock for {LOCK_TIMEOUT} seconds");
+    BackendError::new(BackendErrorKind::Contention, message).into()
 }
 
 /// MySQL's named locks belong to the whole server, so the name includes that of the database, hashed to fit into 64
@@ -96,7 +102,8 @@ fn named_lock(spec: &SchemaSpec) -> String {
 async fn unlock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
     match spec.database {
         Database::MySql => {
-            transaction.execute_unprepared("SET SESSION lock_wait_timeout = DEFAULT").await?;
+            let restore = "SET SESSION lock_wait_timeout = COALESCE(@seabed_wait, @@lock_wait_timeout)";
+            transaction.execute_unprepared(restore).await?;
             transaction.execute_unprepared(&format!("DO RELEASE_LOCK({})", named_lock(spec))).await.map(drop)
         }
         Database::Postgres | Database::Sqlite => Ok(()),

@@ -9,15 +9,17 @@ use seabed_core::sql::{Tables, own_table_names};
 
 use crate::location::located;
 use crate::schema::{IndexSpec, create_index, id, json, sessions_collation, table, timestamp};
-#[cfg(feature = "transfer")]
-use crate::spec::is_unknown_table;
 use crate::spec::{Database, SchemaSpec};
+#[cfg(feature = "transfer")]
+use crate::spec::{is_denied, is_unknown_table};
 use crate::{execute, layout};
+
+const LABELS: &str = "seabed_labels";
 
 /// Finds sessions by a label. The primary key finds the labels of a session.
 pub(crate) const LABELS_INDEX: IndexSpec = IndexSpec {
     name: "seabed_labels_by_value",
-    table: "seabed_labels",
+    table: LABELS,
     columns: &[
         ("app_name", IndexOrder::Asc),
         ("name", IndexOrder::Asc),
@@ -77,21 +79,47 @@ pub(crate) async fn is_missing(connection: &impl ConnectionTrait, spec: &SchemaS
     Ok(!missing(connection, spec).await?.is_empty())
 }
 
-/// Whether the tables may be there although this account does not see them. MySQL lists only tables on which an account
-/// has rights, and tells who has rights on single tables of no others.
+/// What an account can say of the titles that a database has.
 #[cfg(feature = "transfer")]
-pub(crate) async fn may_be_hidden(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<bool, DbErr> {
-    if spec.database != Database::MySql {
-        return Ok(false);
-    }
-    for table in missing(connection, spec).await? {
-        let select = format!("SELECT 1 FROM {} LIMIT 0", spec.full_name(table));
-        match connection.execute_unprepared(&select).await {
-            Err(error) if is_unknown_table(&error) => {}
-            _ => return Ok(true),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Titles {
+    Readable,
+    /// There is no table of them.
+    Absent,
+    /// The account may not read their table, if there is one: MySQL does not say to an account with rights on single
+    /// tables which others exist.
+    Hidden,
+}
+
+/// Whether titles can be read.
+///
+/// # Errors
+/// Those of the database.
+#[cfg(feature = "transfer")]
+pub(crate) async fn titles(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Titles, DbErr> {
+    const TABLE: &str = "seabed_sessions";
+    let is_listed = existing(connection, spec).await?.contains(&TABLE);
+    match spec.database {
+        Database::Sqlite => Ok(if is_listed { Titles::Readable } else { Titles::Absent }),
+        Database::Postgres if !is_listed => Ok(Titles::Absent),
+        // A statement that fails would end the transaction.
+        Database::Postgres => {
+            let name = spec.full_name(TABLE).replace('\'', "''");
+            let query = format!("SELECT pg_catalog.has_table_privilege('{name}', 'SELECT') AS is_readable");
+            let row = connection.query_one_raw(spec.query(query)).await?;
+            let is_readable = row.map(|row| row.try_get("", "is_readable")).transpose()?.unwrap_or_default();
+            Ok(if is_readable { Titles::Readable } else { Titles::Hidden })
+        }
+        Database::MySql => {
+            let select = format!("SELECT 1 FROM {} LIMIT 0", spec.full_name(TABLE));
+            match connection.execute_unprepared(&select).await {
+                Ok(_) => Ok(Titles::Readable),
+                Err(error) if is_unknown_table(&error) => Ok(Titles::Absent),
+                Err(error) if is_denied(&error) => Ok(Titles::Hidden),
+                Err(error) => Err(error),
+            }
         }
     }
-    Ok(false)
 }
 
 /// Returns the statements that create the tables beside a table `sessions`, if it exists with its collation. A table of
@@ -100,17 +128,26 @@ pub(crate) async fn may_be_hidden(connection: &impl ConnectionTrait, spec: &Sche
 /// # Errors
 /// Those of the database.
 pub(crate) async fn create_sql(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Vec<String>, DbErr> {
-    let mut statements = create(spec, sessions_collation(connection, spec).await?.as_deref());
-    if missing(connection, spec).await? == [LABELS_INDEX.table] {
-        statements.push(fill_labels(spec));
+    let statements = create(spec, sessions_collation(connection, spec).await?.as_deref());
+    let labels = spec.full_name(LABELS);
+    if missing(connection, spec).await? != [LABELS] {
+        return Ok(statements);
     }
-    Ok(statements)
+    if spec.database != Database::MySql {
+        return Ok([statements, vec![fill_labels(spec, &labels)]].concat());
+    }
+    // Each statement commits, so the table gets its name when it is full.
+    let draft = spec.full_name("seabed_labels_draft");
+    let create = statements.into_iter().map(|statement| statement.replacen(&labels, &draft, 1));
+    let drop = [format!("DROP TABLE IF EXISTS {draft}")];
+    let finish = [fill_labels(spec, &draft), format!("RENAME TABLE {draft} TO {labels}")];
+    Ok(drop.into_iter().chain(create).chain(finish).collect())
 }
 
 /// Returns the statement that inserts the labels of all sessions. Labels that cannot be decoded are left out: `verify`
 /// names them.
-fn fill_labels(spec: &SchemaSpec) -> String {
-    let [labels, annotations, sessions] = ["seabed_labels", "seabed_sessions", "sessions"].map(|t| spec.full_name(t));
+fn fill_labels(spec: &SchemaSpec, labels: &str) -> String {
+    let [annotations, sessions] = ["seabed_sessions", "sessions"].map(|table| spec.full_name(table));
     let (name, value, each) = match spec.database {
         Database::Postgres => (
             "l.key",

@@ -71,14 +71,24 @@ pub(crate) fn is_race(error: &DbErr) -> bool {
 
 /// Whether a statement gave up waiting for a lock.
 pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
-    // PostgreSQL's `lock_timeout`; MySQL has one SQLSTATE for most errors.
-    sqlstate(error).as_deref() == Some("55P03") || mysql_number(error) == Some(1205)
+    is_lock_not_available(error) || mysql_number(error) == Some(1205)
+}
+
+/// The same on PostgreSQL, where the transaction has then changed nothing.
+pub(crate) fn is_lock_not_available(error: &DbErr) -> bool {
+    sqlstate(error).as_deref() == Some("55P03")
 }
 
 /// Whether MySQL or MariaDB says that a table does not exist.
 #[cfg(feature = "transfer")]
 pub(crate) fn is_unknown_table(error: &DbErr) -> bool {
     mysql_number(error) == Some(1146)
+}
+
+/// Whether MySQL or MariaDB says that an account may not read a table.
+#[cfg(feature = "transfer")]
+pub(crate) fn is_denied(error: &DbErr) -> bool {
+    mysql_number(error) == Some(1142)
 }
 
 #[cfg(feature = "mysql")]

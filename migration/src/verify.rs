@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::layout::{self, Layout};
 use crate::session_tables::SessionTables;
-use crate::spec::SchemaSpec;
+use crate::spec::{self, Database, SchemaSpec};
 use crate::{lock, migration_error, own_tables, rights, schema};
 
 pub use contents::{ContentsOptions, verify_contents};
@@ -226,10 +226,20 @@ async fn run_safe_repairs(tables: &SessionTables<'_>, findings: &[Finding]) -> R
         Repair::Unsafe(_) | Repair::Advice(_) => None,
     });
     let statements: Vec<String> = safe.flatten().collect();
-    lock::run_locked(tables, move |transaction, _| {
-        Box::pin(async move { crate::execute(transaction, statements).await.map_err(migration_error) })
-    })
-    .await
+    let run = async || {
+        let statements = statements.clone();
+        lock::run_locked(tables, move |transaction, spec| {
+            Box::pin(async move {
+                // Elsewhere the statements before the one that gave up would stay.
+                if spec.database == Database::Postgres {
+                    lock::wait_briefly(transaction, spec).await.map_err(migration_error)?;
+                }
+                crate::execute(transaction, statements).await.map_err(migration_error)
+            })
+        })
+        .await
+    };
+    crate::with_locks(spec::is_lock_not_available, run).await
 }
 
 /// Repeats [`verify`] and [`run_repairs`] while there is something to repair, at most three times. Returns the

@@ -9,8 +9,8 @@ use seabed_conformance::{Opened, Services, Target};
 use seabed_core::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, DirectoryService,
     Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions,
-    MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionScope, SessionService, State,
-    StateService, StateUpdated, UpdateState, UserKey,
+    MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionScope, SessionService,
+    SessionSummary, State, StateService, StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
@@ -160,6 +160,10 @@ impl<S: DirectoryService> DirectoryService for Audited<S> {
 
     async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
         self.inner.count_sessions(scope, filter).await
+    }
+
+    async fn summarize_session(&self, key: &SessionKey) -> Result<Option<SessionSummary>> {
+        self.inner.summarize_session(key).await
     }
 }
 

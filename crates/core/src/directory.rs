@@ -2,11 +2,13 @@
 
 mod filter;
 mod find;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::key::check_text;
@@ -14,6 +16,7 @@ use crate::{Error, ExpectedRevision, Page, Result, Revision, SessionKey, Session
 
 pub use filter::SessionFilter;
 pub use find::{FindCursor, FindSessions, FoundSession};
+pub use summary::SessionSummary;
 
 /// The longest title, in characters.
 const MAX_TITLE_CHARS: usize = 256;
@@ -248,6 +251,24 @@ pub trait DirectoryService: SessionService {
     /// # Cancel safety
     /// Reads only.
     async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64>;
+
+    /// Reads what a list of conversations shows of a session: its title, what was said last, and how many events it
+    /// has. Reads at most [`SessionSummary::RECENT_EVENTS`] events, and counts the others in an index. Returns `None` if
+    /// the session does not exist.
+    ///
+    /// # Atomicity
+    /// One snapshot.
+    ///
+    /// # Ordering
+    /// Sees every write acknowledged before the call.
+    ///
+    /// # Errors
+    /// `Schema` as for [`annotate_session`](Self::annotate_session). An event that cannot be decoded says nothing here,
+    /// and is an error for readers of the session.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    async fn summarize_session(&self, key: &SessionKey) -> Result<Option<SessionSummary>>;
 }
 
 #[async_trait]
@@ -262,6 +283,10 @@ impl<S: DirectoryService + ?Sized> DirectoryService for Arc<S> {
 
     async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
         (**self).count_sessions(scope, filter).await
+    }
+
+    async fn summarize_session(&self, key: &SessionKey) -> Result<Option<SessionSummary>> {
+        (**self).summarize_session(key).await
     }
 }
 
@@ -293,6 +318,20 @@ pub trait DirectoryServiceExt: DirectoryService {
             request.labels.insert((*name).to_owned(), value.map(str::to_owned));
         }
         self.annotate_session(request).await
+    }
+
+    /// Summarizes sessions, such as those of a page that [`find_sessions`](DirectoryService::find_sessions) returned, in
+    /// the order of `keys`. Those that do not exist are left out. Four are read at a time, each in a snapshot of its own.
+    ///
+    /// # Errors
+    /// The first of [`summarize_session`](DirectoryService::summarize_session).
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    async fn summarize_sessions(&self, keys: &[SessionKey]) -> Result<Vec<SessionSummary>> {
+        let summaries = keys.iter().map(|key| self.summarize_session(key));
+        let found = stream::iter(summaries).buffered(4).try_filter_map(async |summary| Ok(summary));
+        found.try_collect().await
     }
 }
 

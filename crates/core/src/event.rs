@@ -1,6 +1,7 @@
 //! Events: google-adk's JSON. Fields that programs need are typed; every other key is preserved.
 
 pub(crate) mod adk_check;
+mod text;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

@@ -41,7 +41,7 @@ mod validate;
 pub use clock::{Clock, IdSource, SystemClock, Timestamp, UuidV7};
 pub use directory::{
     AnnotateSession, Annotations, DirectoryService, DirectoryServiceExt, FindCursor, FindSessions, FoundSession,
-    SessionFilter,
+    SessionFilter, SessionSummary,
 };
 pub use error::{BackendError, BackendErrorKind, Error, Result};
 pub use event::{Event, EventActions};

@@ -14,8 +14,8 @@ use crate::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
     DeleteSession, DirectoryService, Error, Event, EventCursor, FindCursor, FindSessions, FoundSession, GetSession,
     IdSource, Json, ListEvents, ListSessions, Order, Page, Result, Revision, Session, SessionCursor, SessionFilter,
-    SessionKey, SessionScope, SessionService, State, StateService, StateUpdated, SystemClock, Timestamp, UpdateState,
-    UserKey, UuidV7,
+    SessionKey, SessionScope, SessionService, SessionSummary, State, StateService, StateUpdated, SystemClock,
+    Timestamp, UpdateState, UserKey, UuidV7,
 };
 
 /// A session service that keeps everything in memory, for tests and experiments.
@@ -391,5 +391,14 @@ impl DirectoryService for MemorySessionService {
         let store = self.open()?;
         let found = store.found(scope, filter).filter(|(_, stored)| filter.matches_state(&stored.state));
         Ok(found.count() as u64)
+    }
+
+    async fn summarize_session(&self, key: &SessionKey) -> Result<Option<SessionSummary>> {
+        let store = self.open()?;
+        let Some(stored) = store.sessions.get(key) else { return Ok(None) };
+        let recent = stored.events.iter().rev().take(SessionSummary::RECENT_EVENTS as usize);
+        let recent = recent.filter_map(|event| event.event_data.decode().ok());
+        let (title, events) = (stored.annotations.title.clone(), stored.events.len() as u64);
+        Ok(Some(SessionSummary::new(key.clone(), title, recent, events, stored.revision())))
     }
 }

@@ -8,7 +8,7 @@ use sea_orm::{DatabaseTransaction, TransactionOptions};
 use crate::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, Event, EventCursor,
     FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions, Page, Result, Session, SessionCursor,
-    SessionFilter, SessionScope, SessionService, State, StateUpdated, UpdateState, UserKey,
+    SessionFilter, SessionKey, SessionScope, SessionService, SessionSummary, State, StateUpdated, UpdateState, UserKey,
 };
 
 /// Runs operations inside your transaction, so that they commit together with your own writes. The algorithms are those
@@ -97,6 +97,13 @@ pub trait TransactionalService: SessionService {
         scope: &SessionScope,
         filter: &SessionFilter,
     ) -> Result<u64>;
+
+    /// See [`summarize_session`](crate::DirectoryService::summarize_session).
+    async fn summarize_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        key: &SessionKey,
+    ) -> Result<Option<SessionSummary>>;
 }
 
 #[async_trait]
@@ -172,5 +179,13 @@ impl<S: TransactionalService + ?Sized> TransactionalService for Arc<S> {
         filter: &SessionFilter,
     ) -> Result<u64> {
         (**self).count_sessions_in(transaction, scope, filter).await
+    }
+
+    async fn summarize_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        key: &SessionKey,
+    ) -> Result<Option<SessionSummary>> {
+        (**self).summarize_session_in(transaction, key).await
     }
 }

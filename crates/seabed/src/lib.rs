@@ -183,8 +183,8 @@ pub use seabed_core::{
     DeleteSession, DirectoryService, DirectoryServiceExt, Error, Event, EventActions, EventCursor, ExpectedRevision,
     FindCursor, FindSessions, FoundSession, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
     MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionFilter,
-    SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt, State, StateService, StateTarget,
-    StateUpdated, SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
+    SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt, SessionSummary, State, StateService,
+    StateTarget, StateUpdated, SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
 };
 
 /// The migrations, with more options than [`migrate`].

@@ -34,8 +34,8 @@ pub(super) struct Batch {
     pub(super) app_states: Vec<app_states::Model>,
     pub(super) user_states: Vec<user_states::Model>,
     pub(super) parts: Vec<Part>,
-    /// Those of sessions that an earlier batch writes without them.
-    pub(super) annotations: Vec<seabed_sessions::Model>,
+    /// Sessions that an earlier batch writes without their annotations.
+    pub(super) annotated: Vec<Part>,
     pub(super) rows: usize,
     pub(super) bytes: usize,
 }
@@ -86,29 +86,31 @@ impl Batch {
             let parts = first(&mut self.parts, &mut left);
             return Ok((Self { app_states, user_states, parts, ..Self::default() }, self));
         }
-        let of = |parts, annotations| Self { parts, annotations, ..Self::default() };
-        if let Some(mut part) = self.parts.pop() {
+        let of = |part| Self { parts: vec![part], ..Self::default() };
+        if let Some(part) = self.parts.pop() {
             // A title that the database rejects costs its session nothing else.
-            if let Some(annotations) = part.annotations.take_if(|_| part.is_last && part.events.is_empty()) {
-                return Ok((of(vec![part], Vec::new()), of(Vec::new(), vec![annotations])));
+            if part.is_last && part.events.is_empty() && part.annotations.is_some() {
+                let alone = Part { annotations: None, ..part.clone() };
+                return Ok((of(alone), Self { annotated: vec![part], ..Self::default() }));
             }
             let (first, second) = part.divide()?;
-            return Ok((of(vec![first], Vec::new()), of(vec![second], Vec::new())));
+            return Ok((of(first), of(second)));
         }
         let row = self.app_states.pop().map(Record::AppState);
         let row = row.or_else(|| self.user_states.pop().map(Record::UserState));
-        Err(row.or_else(|| self.annotations.pop().map(Record::Annotations)).map(Box::new))
+        let annotations = || self.annotated.pop().and_then(|part| part.annotations).map(Record::Annotations);
+        Err(row.or_else(annotations).map(Box::new))
     }
 
     /// The annotations to write.
     pub(super) fn all_annotations(&self) -> impl Iterator<Item = &seabed_sessions::Model> {
         let complete = self.parts.iter().filter(|part| part.is_last);
-        complete.filter_map(|part| part.annotations.as_ref()).chain(&self.annotations)
+        complete.chain(&self.annotated).filter_map(|part| part.annotations.as_ref())
     }
 
     /// Removes the parts of a session, and returns their events.
     pub(super) fn remove(&mut self, session: &SessionId) -> Vec<events::Model> {
-        self.annotations.retain(|row| SessionId::of_annotations(row) != *session);
+        self.annotated.retain(|part| SessionId::of(&part.session) != *session);
         let removed = self.parts.extract_if(.., |part| SessionId::of(&part.session) == *session);
         removed.flat_map(|part| part.events).collect()
     }

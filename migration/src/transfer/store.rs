@@ -261,7 +261,7 @@ impl<'a> Store<'a> {
         let transaction = self.connection.begin_with_options(options).await?;
         let mut written = Written::default();
         // Locks rows in the same order as services do.
-        let rows: Vec<StateRow> = batch.parts.iter().map(Part::row).collect();
+        let rows: Vec<StateRow> = batch.parts.iter().chain(&batch.annotated).map(Part::row).collect();
         let there = self.merge(&transaction, &SESSIONS, &rows, &mut written).await?;
         let rows: Vec<StateRow> = batch.app_states.iter().map(StateRow::from).collect();
         self.merge(&transaction, &APP_STATES, &rows, &mut written).await?;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::record::{Name, Record, Refused, SessionId};
 use super::shape::Shape;
 use super::{Selection, annotations};
-use crate::own_tables;
+use crate::own_tables::{self, Titles};
 use crate::rows::{after, json_text};
 use crate::spec::{Database, SchemaSpec};
 
@@ -116,12 +116,12 @@ pub(crate) async fn read(
     }
     count.expr_as(Expr::cust("COUNT(*)"), "events");
     let row = transaction.query_one(&count).await?;
-    let has_annotations = shape.has_annotations() && !own_tables::is_missing(&transaction, &spec).await?;
-    if shape.has_annotations() && !has_annotations && own_tables::may_be_hidden(&transaction, &spec).await? {
-        let row = "titles and labels of all sessions".to_owned();
-        let reason = "this account may not read seabed_sessions and seabed_labels".to_owned();
-        refused.push(Refused { row, reason });
+    let titles = if shape.has_annotations() { own_tables::titles(&transaction, &spec).await? } else { Titles::Absent };
+    if titles == Titles::Hidden {
+        let row = "the titles and labels of all sessions, if there are any".to_owned();
+        refused.push(Refused { row, reason: "this account may not read seabed_sessions".to_owned() });
     }
+    let has_annotations = titles == Titles::Readable;
     let events: Option<i64> = row.map(|row| row.try_get("", "events")).transpose()?;
     let events = events.and_then(|count| u64::try_from(count).ok());
     Ok(Source::of(events, |outlet| async move {

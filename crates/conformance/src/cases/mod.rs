@@ -14,6 +14,7 @@ mod refusals;
 mod revisions;
 mod state;
 mod state_updates;
+mod summaries;
 
 use futures_util::future::LocalBoxFuture;
 use libtest_mimic::{Completion, Failed};
@@ -93,6 +94,7 @@ pub fn cases() -> impl Iterator<Item = Case> {
         revisions::CASES,
         state::CASES,
         state_updates::CASES,
+        summaries::CASES,
         reads::CASES,
         ids::CASES,
         lists::CASES,

@@ -1,5 +1,6 @@
 //! A session service on a database: construction, and the traits, an operation a line.
 
+mod directory;
 mod transactional;
 
 use std::fmt;
@@ -22,8 +23,8 @@ use super::op::append::AppendOp;
 use super::op::context::{Context, Settings};
 use super::op::create::CreateOp;
 use super::op::delete::DeleteOp;
+use super::op::list;
 use super::op::update_state::UpdateSharedStateOp;
-use super::op::{find, list};
 use super::options::{ConnectOptions, ServiceOptions};
 use super::schema::check::{check_schema, check_version, version_query};
 use super::schema::dialect::SchemaRisk;
@@ -34,9 +35,8 @@ use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::validate::{NewAnnotations, NewEvent, NewSession, NewStateUpdate};
 use crate::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
-    DeleteSession, DirectoryService, Error, Event, EventCursor, FindCursor, FindSessions, FoundSession, GetSession,
-    IdSource, ListEvents, ListSessions, Page, Result, Session, SessionCursor, SessionFilter, SessionScope,
-    SessionService, State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
+    DeleteSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents, ListSessions, Page, Result, Session,
+    SessionCursor, SessionService, State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
 };
 
 /// How long a health check may take, the wait for a connection included.
@@ -402,33 +402,6 @@ impl<D: Dialect> StateService for SqlSessionService<D> {
                     StateUpdated::Shared(self.submit(UpdateSharedStateOp::new(update)).await?)
                 }
             })
-        })
-        .await
-    }
-}
-
-#[async_trait]
-impl<D: Dialect> DirectoryService for SqlSessionService<D> {
-    async fn annotate_session(&self, request: AnnotateSession) -> Result<Annotations> {
-        traced::<D, _>("annotate_session", async { self.submit(self.annotate_op(request)?).await }).await
-    }
-
-    async fn find_sessions(&self, request: FindSessions) -> Result<Page<FoundSession, FindCursor>> {
-        traced::<D, _>("find_sessions", async {
-            request.check()?;
-            let Context { database, tables, .. } = &*self.context;
-            let read = async || find::find_sessions::<D>(tables, &mut database.autocommit(), &request).await;
-            self.read("find_sessions", read).await
-        })
-        .await
-    }
-
-    async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64> {
-        traced::<D, _>("count_sessions", async {
-            filter.check()?;
-            let Context { database, tables, .. } = &*self.context;
-            let read = async || find::count_sessions::<D>(tables, &mut database.autocommit(), scope, filter).await;
-            self.read("count_sessions", read).await
         })
         .await
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Joins each session's row of annotations, if it has one.
-fn join_annotations<D: Dialect>(select: &mut SelectStatement, tables: &Tables) {
+pub(super) fn join_annotations<D: Dialect>(select: &mut SelectStatement, tables: &Tables) {
     use {seabed_sessions::Column as Own, sessions::Column};
     let same =
         |own: Own, column: Column| name::<D>((seabed_sessions::Entity, own)).eq(name::<D>((sessions::Entity, column)));

@@ -17,6 +17,7 @@ pub(crate) mod find;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod shared_state;
+pub(crate) mod summarize;
 pub(crate) mod update_state;
 
 use std::sync::Arc;
@@ -92,6 +93,11 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     ];
     let standbys = D::AWAIT_STANDBYS.map(|statement| ("standbys".to_owned(), statement.to_owned()));
     let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
-    let built = [annotate::sample_texts::<D>(tables), find::sample_texts::<D>(tables), list::sample_texts::<D>(tables)];
+    let built = [
+        annotate::sample_texts::<D>(tables),
+        find::sample_texts::<D>(tables),
+        list::sample_texts::<D>(tables),
+        summarize::sample_texts::<D>(tables),
+    ];
     kept.into_iter().flat_map(named).chain(built.concat()).chain(of_database).chain(standbys).chain(risks).collect()
 }

@@ -8,13 +8,14 @@ use crate::sql::dialect::Dialect;
 use crate::sql::executor::CallerTransaction;
 use crate::sql::op::context::Context;
 use crate::sql::op::update_state::UpdateSharedStateOp;
-use crate::sql::op::{find, list};
+use crate::sql::op::{find, list, summarize};
 use crate::sql::write::{SharedKey, WriteOp};
 use crate::validate::NewStateUpdate;
 use crate::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, Error, Event,
     EventCursor, FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions, Page, Result, Session,
-    SessionCursor, SessionFilter, SessionScope, State, StateUpdated, TransactionalService, UpdateState, UserKey,
+    SessionCursor, SessionFilter, SessionKey, SessionScope, SessionSummary, State, StateUpdated, TransactionalService,
+    UpdateState, UserKey,
 };
 
 impl<D: Dialect> SqlSessionService<D> {
@@ -148,5 +149,14 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
             find::count_sessions::<D>(&self.context.tables, &mut on, scope, filter).await
         })
         .await
+    }
+
+    async fn summarize_session_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        key: &SessionKey,
+    ) -> Result<Option<SessionSummary>> {
+        let mut on = in_transaction::<D>(transaction)?;
+        traced::<D, _>("summarize_session", summarize::summarize_session::<D>(&self.context.tables, &mut on, key)).await
     }
 }
