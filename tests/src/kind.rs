@@ -22,6 +22,16 @@ pub enum Family {
     MySql,
 }
 
+impl Family {
+    /// Returns the port that its servers use by default.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Postgres => 5432,
+            Self::MySql => 3306,
+        }
+    }
+}
+
 impl Kind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Postgres15, Self::Postgres18, Self::MySql9, Self::MariaDb];

@@ -19,6 +19,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
 mod adk;
+mod cluster;
 mod connect;
 mod container;
 mod database;
@@ -36,6 +37,7 @@ pub mod torture;
 pub use adk::{
     ADK_1_26, ADK_2_13, Acknowledged, Adk, AdkEffective, AdkError, AdkSession, AdkUsed, Hammered, Peer, sqlalchemy_url,
 };
+pub use cluster::Setup;
 pub use database::Database;
 pub use kind::{Family, Kind};
 pub use pgbouncer::PgBouncer;

@@ -41,7 +41,7 @@ impl PgBouncer {
         let mut url = Url::parse(url)?;
         let password = url.password().unwrap_or_default().replace('+', "%2B");
         let password = form_urlencoded::parse(password.as_bytes()).next().map(|(text, _)| text.into_owned());
-        let (account, port) = (Account::of(&["postgres", "nobody"]), free_port()?);
+        let (account, port) = (Account::postgres(), free_port()?);
         let folder = account.folder()?;
         let configuration = folder.path().join("pgbouncer.ini");
         std::fs::write(

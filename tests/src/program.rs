@@ -22,10 +22,16 @@ pub(crate) struct Program {
     data: Option<TempDir>,
 }
 
-/// Runs "$2"… until standard input closes, then ends it with signal $0 and removes the folder $1. For each line that it
-/// reads, it kills the server, including the processes that serve its connections, and restarts it.
+/// Runs "$2"… until standard input closes, then ends it with signal $0 and removes the folder $1. Meanwhile it follows
+/// orders, one a line: `kill` the server, including the processes that serve its connections and a PostgreSQL server
+/// that it has started, and `start` it again.
 const SUPERVISE: &str = r#"folder=$1; shift; "$@" &
-while read -r _; do kill -s KILL $(pgrep -P $!) $!; wait $!; sleep 0.2; "$@" & done
+while read -r order; do case $order in
+kill) for parent in $! $(head -n 1 "$folder"/data/postmaster.pid); do
+    kill -s KILL $(pgrep -P $parent) $parent
+done; wait $! ;;
+start) sleep 0.2; "$@" & ;;
+esac; done
 kill -s "$0" $!; wait; rm -rf "$folder"/*"#;
 
 impl Program {
@@ -41,20 +47,29 @@ impl Program {
     }
 
     async fn postgres(postgres: &Path, more: impl Iterator<Item = PathBuf>) -> anyhow::Result<(Self, String)> {
-        let account = Account::of(&["postgres", "nobody"]);
+        let account = Account::postgres();
         let folder = account.folder()?;
         let password = folder.path().join("password");
         std::fs::write(&password, ADMIN_PASSWORD)?;
-        let data = folder.path().join("data");
         let mut initialize = account.command(postgres.with_file_name("initdb"));
         initialize.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
-        initialize.arg("--pwfile").arg(&password).arg("--pgdata").arg(&data);
+        initialize.arg("--pwfile").arg(&password).arg("--pgdata").arg(folder.path().join("data"));
         run(initialize).await?;
         let port = free_port()?;
-        let arguments = ["-h", "127.0.0.1", "-p", &port.to_string(), "-k"].map(PathBuf::from);
-        let arguments = arguments.into_iter().chain([folder.path().into(), "-D".into(), data]).chain(more);
-        let program = account.supervise("QUIT", folder, postgres, arguments)?;
+        let program = Self::postgres_on_data(postgres, folder, port, more)?;
         Ok((program, format!("postgres://postgres:{ADMIN_PASSWORD}@127.0.0.1:{port}/postgres")))
+    }
+
+    /// Starts PostgreSQL on the data in the folder's `data`.
+    pub(crate) fn postgres_on_data(
+        postgres: &Path,
+        folder: TempDir,
+        port: u16,
+        more: impl Iterator<Item = PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let arguments = ["-h", "127.0.0.1", "-p", &port.to_string(), "-k"].map(PathBuf::from);
+        let own = [folder.path().to_owned(), "-D".into(), folder.path().join("data")];
+        Account::postgres().supervise("QUIT", folder, postgres, arguments.into_iter().chain(own).chain(more))
     }
 
     async fn mysql(server: &Path, kind: Kind, more: impl Iterator<Item = PathBuf>) -> anyhow::Result<(Self, String)> {
@@ -106,8 +121,14 @@ impl Program {
 
     /// Kills the server and restarts it on the same data.
     pub(crate) async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        self.order("kill").await?;
+        self.order("start").await
+    }
+
+    /// Gives an order to the supervisor, which follows it soon.
+    pub(crate) async fn order(&mut self, order: &str) -> anyhow::Result<()> {
         let supervisor = self.supervisor.stdin.as_mut().context("the server was stopped")?;
-        supervisor.write_all(b"again\n").await?;
+        supervisor.write_all(format!("{order}\n").as_bytes()).await?;
         Ok(supervisor.flush().await?)
     }
 
@@ -124,6 +145,10 @@ impl Program {
 pub(crate) struct Account(Option<&'static str>);
 
 impl Account {
+    pub(crate) fn postgres() -> Self {
+        Self::of(&["postgres", "nobody"])
+    }
+
     pub(crate) fn of(preferred: &[&'static str]) -> Self {
         let root = std::fs::read_to_string("/proc/self/status")
             .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
@@ -132,7 +157,7 @@ impl Account {
         Self(preferred.iter().find(exists).copied().filter(|_| root))
     }
 
-    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         match self.0 {
             Some(account) => {
                 let mut command = Command::new("runuser");
@@ -176,7 +201,7 @@ impl Account {
     }
 }
 
-async fn run(mut command: Command) -> anyhow::Result<()> {
+pub(crate) async fn run(mut command: Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).current_dir("/").output().await?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));

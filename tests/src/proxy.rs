@@ -122,7 +122,7 @@ impl Proxy {
     async fn listen(family: Family, url: &str, tells_pings: bool, port: u16) -> anyhow::Result<(Self, String)> {
         let mut url = Url::parse(url)?;
         let host = url.host_str().context("a URL without host")?;
-        let server = lookup_host((host, url.port().context("a URL without port")?)).await?.next();
+        let server = lookup_host((host, url.port().unwrap_or(family.port()))).await?.next();
         let server = server.context("the server's host has no address")?;
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;

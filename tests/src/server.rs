@@ -181,7 +181,10 @@ impl Server {
     pub async fn kill_and_restart(&mut self) -> anyhow::Result<()> {
         match &mut self.origin {
             Origin::Environment(variable) => anyhow::bail!("the server of {variable} is not ours to kill"),
-            Origin::Container(container) => container::kill_and_restart(container).await?,
+            Origin::Container(container) => {
+                container::kill(container).await?;
+                container::restart(container).await?;
+            }
             Origin::Program(program) => program.kill_and_restart().await?,
         }
         wait_until_ready(&self.database.admin_url()?).await.map(drop)
@@ -243,7 +246,7 @@ impl Origin {
 }
 
 /// Queries the version until there is a reply.
-async fn wait_until_ready(url: &str) -> anyhow::Result<String> {
+pub(crate) async fn wait_until_ready(url: &str) -> anyhow::Result<String> {
     let started = Instant::now();
     loop {
         match version(url).await {

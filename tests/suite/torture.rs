@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::ensure;
-use seabed_tests::torture::{Plan, run, work_if_told};
+use seabed_tests::torture::{Plan, Target, run, work_if_told};
 use tokio::runtime::Runtime;
 
 use crate::fixture::Fixture;
@@ -24,14 +24,16 @@ pub(crate) fn run_as_child(runtime: &Runtime) -> Option<ExitCode> {
     })
 }
 
-/// Uses its own server, which is killed, and a new random seed each time; a failure reports the seed.
+/// Uses its own server, which is killed, unless a URL in the environment names it, and a new random seed each time; a
+/// failure reports the seed.
 async fn nothing_is_lost_under_torture(fixture: &Fixture) -> anyhow::Result<()> {
     let seed = fastrand::u64(..);
     let plan = Plan {
-        kind: fixture.kind,
+        target: fixture.kind.map_or(Target::File, Target::Server),
         length: Duration::from_secs(10),
         writes: 500,
         kills: 1,
+        kill_command: None,
         seed,
         processes: 2,
         tasks: 4,

@@ -5,18 +5,19 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Parser;
-use seabed_tests::Kind;
-use seabed_tests::torture::{Plan, run, work_if_told};
+use seabed_tests::torture::{Plan, Target, run, work_if_told};
 
 /// Makes random calls from several processes while servers, workers and connections are killed, and checks that nothing
-/// was lost, doubled, reordered or torn. Exit status 0 if so.
+/// was lost, doubled, reordered or torn. Exit status 0 if so. A server that a URL in the environment names is killed only
+/// by `--kill-command`.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask torture")]
 struct Options {
-    /// `postgres_15`, `postgres_18`, `mysql_9`, `mariadb` or `sqlite_file`
-    #[arg(long)]
-    backend: String,
+    /// `postgres_15`, `postgres_18`, `mysql_9`, `mariadb`, `sqlite_file`, or a cluster of `cargo xtask clusters`
+    #[arg(long, value_parser = target)]
+    backend: Target,
     /// For how long at least
     #[arg(long, default_value_t = 30)]
     seconds: u64,
@@ -26,6 +27,9 @@ struct Options {
     /// How many kills of the server, and of workers, at least
     #[arg(long, default_value_t = 0)]
     kills: usize,
+    /// A shell command that kills the server, and returns when it is back, or when another is in its place
+    #[arg(long)]
+    kill_command: Option<String>,
     /// What all that is random follows from; a fresh one by default
     #[arg(long)]
     seed: Option<u64>,
@@ -63,15 +67,15 @@ async fn torture() -> anyhow::Result<bool> {
         return worked.map(|()| true);
     }
     let options = Options::parse();
-    let kind = Kind::ALL.into_iter().find(|kind| kind.name() == options.backend);
-    anyhow::ensure!(kind.is_some() || options.backend == "sqlite_file", "no such backend: {}", options.backend);
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    println!("{} with seed {seed}", options.backend);
+    let name = options.backend.name();
+    println!("{name} with seed {seed}");
     let plan = Plan {
-        kind,
+        target: options.backend,
         length: Duration::from_secs(options.seconds),
         writes: options.writes,
         kills: options.kills,
+        kill_command: options.kill_command,
         seed,
         processes: options.processes,
         tasks: options.tasks,
@@ -79,6 +83,10 @@ async fn torture() -> anyhow::Result<bool> {
         fast: !options.portable,
     };
     let outcome = run(&plan).await?;
-    println!("{} {}\n{outcome}", options.backend, outcome.version);
+    println!("{name} {}\n{outcome}", outcome.version);
     Ok(outcome.objections.is_empty())
+}
+
+fn target(name: &str) -> anyhow::Result<Target> {
+    Target::named(name).with_context(|| format!("no such backend: {name}"))
 }

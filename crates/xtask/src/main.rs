@@ -71,6 +71,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Start clusters of PostgreSQL, MariaDB and MySQL, kill their primaries under load, and check that nothing is lost;
+    /// needs Debian's packages or Docker, as `-- --help` says, and some minutes for each cluster
+    Clusters {
+        /// Passed on to the program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build the wheel of the Python package from what is committed, install it as a new user would, and run the
     /// program of its README; needs `python3` with `venv`, and the network
     Wheel,
@@ -88,6 +95,9 @@ fn main() -> ExitCode {
         Command::PublicApi { check } => public_api::run(check),
         Command::Torture { arguments } => {
             measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "torture"], &arguments)
+        }
+        Command::Clusters { arguments } => {
+            measure::run(&["run", "--release", "--package", "seabed-tests", "--bin", "clusters"], &arguments)
         }
         Command::Wheel => wheel::run(),
     };

@@ -1,4 +1,4 @@
-//! `cargo xtask bench` and `cargo xtask torture`.
+//! `cargo xtask bench`, `cargo xtask torture` and `cargo xtask clusters`.
 
 use anyhow::Context as _;
 

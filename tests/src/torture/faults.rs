@@ -19,13 +19,11 @@ const LOCKED: &str = "foreign locks";
 
 /// Injects a random fault, and waits until it is over. Killing a worker is left to the caller.
 pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Result<&'static str> {
-    let admin_url = place.admin_url()?;
-    let account = place.database().map(|database| database.account().to_owned());
-    let (Place::Server { server, proxy, .. }, Some(account)) = (place, account) else {
+    let Some(account) = place.account().map(str::to_owned) else {
         if random.bool() {
             return Ok(WORKER_KILLED);
         }
-        let admin = seabed::open(&admin_url).await?;
+        let admin = place.admin().await?;
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
@@ -38,28 +36,28 @@ pub(crate) async fn inject(place: &mut Place, random: &mut Rng) -> anyhow::Resul
     };
     match random.usize(..20) {
         0..4 => Ok(WORKER_KILLED),
-        4..6 if server.is_ours() => {
-            server.kill_and_restart().await?;
+        4..6 if place.can_kill() => {
+            place.kill_server().await?;
             Ok(SERVER_KILLED)
         }
         4..10 => {
-            let admin = seabed::open(&admin_url).await?;
+            let admin = place.admin().await?;
             terminate(&admin, &account).await?;
             admin.close().await?;
             Ok(TERMINATED)
         }
-        10..16 => {
-            cut(proxy, random);
-            Ok(CUT)
-        }
-        16..18 => {
+        fault @ 10..18 if let Some(proxy) = &place.proxy => {
+            if fault < 16 {
+                cut(proxy, random);
+                return Ok(CUT);
+            }
             proxy.stall(true);
             tokio::time::sleep(Duration::from_millis(random.u64(100..1500))).await;
             proxy.stall(false);
             Ok(STALLED)
         }
         _ => {
-            let admin = seabed::open(&admin_url).await?;
+            let admin = place.admin().await?;
             // Locks in the order that deadlocks with appends, so either an append or this transaction fails.
             let _: anyhow::Result<()> = lock_in_wrong_order(&admin, random).await;
             admin.close().await?;

@@ -56,6 +56,19 @@ pub(crate) enum Outcome {
     Wrong(String),
 }
 
+impl Outcome {
+    /// Its name in counts.
+    fn name(&self) -> String {
+        match self {
+            Self::Stored(_) => "stored".to_owned(),
+            Self::Replayed(_) => "replayed".to_owned(),
+            Self::Refused(refusal) => format!("{refusal:?}"),
+            Self::Unknown => "CommitUnknown".to_owned(),
+            Self::Wrong(_) => "wrong".to_owned(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Refusal {
     NotFound,
@@ -134,6 +147,10 @@ pub(crate) struct History {
     /// Event, scope (`app` or `user/app`), key and value that one read returned together.
     pub(crate) seen: Vec<[String; 4]>,
     pub(crate) objections: Vec<String>,
+    /// When writes were acknowledged.
+    pub(crate) acknowledged: Vec<i64>,
+    /// How often calls ended how.
+    pub(crate) calls: BTreeMap<String, usize>,
     /// Calls that have begun and not ended.
     open: BTreeSet<String>,
 }
@@ -166,6 +183,10 @@ impl History {
             }
             Record::Ended { op, at, outcome } => {
                 self.open.remove(&op);
+                *self.calls.entry(outcome.name()).or_default() += 1;
+                if matches!(outcome, Outcome::Stored(_) | Outcome::Replayed(_)) {
+                    self.acknowledged.push(at);
+                }
                 let Some(operation) = self.operations.get_mut(&op) else {
                     self.objections.push(format!("{op} ended and had not begun"));
                     return;

@@ -7,6 +7,8 @@ mod checker_tests;
 mod contents;
 mod faults;
 mod history;
+mod outages;
+mod place;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -19,16 +21,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use fastrand::Rng;
-use seabed::{MySqlSessionService, PostgresSessionService, SqliteSessionService};
-use tempfile::TempDir;
+use seabed::{PostgresSessionService, SchemaRisk, SqlSessionService, SqliteSessionService};
+use seabed_core::sql::ConnectOptions;
+use seabed_mysql::MySql;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin};
 
 pub use checker::Counts;
+pub use outages::Outages;
+pub use place::Target;
 pub use worker::work_if_told;
 
-use crate::{Database, Kind, Proxy, Server};
 use history::{History, Journal};
+use place::Place;
 use worker::{Orders, Store};
 
 /// The shortest pause between two faults.
@@ -37,14 +42,16 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server, or `None` for SQLite in a file.
-    pub kind: Option<Kind>,
+    /// The database.
+    pub target: Target,
     /// The minimum duration.
     pub length: Duration,
     /// The minimum number of acknowledged writes.
     pub writes: u64,
-    /// The minimum number of kills, both of the server and of workers.
+    /// The minimum number of kills, both of workers and of the server, if that can be killed.
     pub kills: usize,
+    /// A command that kills the server, and returns when it is back or another is in its place.
+    pub kill_command: Option<String>,
     /// The seed of everything random.
     pub seed: u64,
     /// The number of concurrent processes.
@@ -64,8 +71,12 @@ pub struct Outcome {
     pub version: String,
     /// What the checker counted.
     pub counts: Counts,
+    /// How often calls ended how.
+    pub calls: BTreeMap<String, usize>,
     /// How often each fault was injected.
     pub faults: BTreeMap<&'static str, usize>,
+    /// What the kills of the server meant for the writers.
+    pub outages: Outages,
     /// Violations of the guarantees.
     pub objections: Vec<String>,
     /// How long the workers ran.
@@ -80,8 +91,13 @@ impl fmt::Display for Outcome {
         let seconds = self.took.as_secs();
         writeln!(f, "{acknowledged} writes acknowledged in {seconds} s, {refused} refused, {unknown} unknown")?;
         writeln!(f, "{events} events in {sessions} sessions, {unknown_and_stored} of them unknown to their writers")?;
+        let calls: Vec<String> = self.calls.iter().map(|(outcome, times)| format!("{times} {outcome}")).collect();
+        writeln!(f, "calls: {}", calls.join(", "))?;
         let faults: Vec<String> = self.faults.iter().map(|(fault, times)| format!("{times} {fault}")).collect();
         writeln!(f, "faults: {}", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") })?;
+        if self.outages != Outages::default() {
+            writeln!(f, "{}", self.outages)?;
+        }
         write!(f, "objections: {}", self.objections.len())?;
         for objection in self.objections.iter().take(20) {
             write!(f, "\n- {objection}")?;
@@ -98,66 +114,12 @@ async fn connect(url: &str, fast: bool) -> seabed::Result<Arc<dyn Store>> {
     Ok(match url.split(':').next().unwrap_or_default() {
         "sqlite" => Arc::new(SqliteSessionService::connect(url).await?.with_fast_paths(fast)),
         "postgres" => Arc::new(PostgresSessionService::connect(url).await?.with_fast_paths(fast)),
-        _ => Arc::new(MySqlSessionService::connect(url).await?.with_fast_paths(fast)),
+        _ => {
+            let options: ConnectOptions<MySql> = url.parse()?;
+            let options = options.with_service(|service| service.accept_risk(SchemaRisk::MultiPrimary));
+            Arc::new(SqlSessionService::connect_with(options).await?.with_fast_paths(fast))
+        }
     })
-}
-
-/// Where a run takes place.
-enum Place {
-    Server { server: Box<Server>, proxy: Proxy, service_url: String },
-    File(TempDir),
-}
-
-impl Place {
-    async fn make(kind: Option<Kind>) -> anyhow::Result<Self> {
-        let Some(kind) = kind else {
-            let folder = tempfile::tempdir()?;
-            let place = Self::File(folder);
-            let database = seabed::open(&place.admin_url()?).await?;
-            seabed::migrate(&database).await?;
-            database.close().await?;
-            return Ok(place);
-        };
-        let server = Server::start(kind).await?;
-        server.database().migrate().await?;
-        let (proxy, service_url) = Proxy::tunnel(kind.family(), &server.database().service_url()?).await?;
-        Ok(Self::Server { server: Box::new(server), proxy, service_url })
-    }
-
-    fn database(&self) -> Option<&Database> {
-        match self {
-            Self::Server { server, .. } => Some(server.database()),
-            Self::File(_) => None,
-        }
-    }
-
-    fn admin_url(&self) -> anyhow::Result<String> {
-        match self {
-            Self::Server { server, .. } => server.database().admin_url(),
-            Self::File(folder) => Ok(format!("sqlite://{}?mode=rwc", folder.path().join("seabed.db").display())),
-        }
-    }
-
-    fn service_url(&self) -> anyhow::Result<String> {
-        match self {
-            Self::Server { service_url, .. } => Ok(service_url.clone()),
-            Self::File(_) => self.admin_url(),
-        }
-    }
-
-    fn version(&self) -> String {
-        match self {
-            Self::Server { server, .. } => server.version().to_owned(),
-            Self::File(_) => "in a file".to_owned(),
-        }
-    }
-
-    async fn remove(self) -> anyhow::Result<()> {
-        match self {
-            Self::Server { server, .. } => server.stop().await,
-            Self::File(folder) => Ok(folder.close()?),
-        }
-    }
 }
 
 /// A worker process, and the number of writes that it has reported.
@@ -203,7 +165,7 @@ impl Worker {
 /// # Errors
 /// If the plan cannot be carried out. The checker's objections are part of the outcome.
 pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
-    let mut place = Place::make(plan.kind).await?;
+    let mut place = Place::make(plan).await?;
     let outcome = run_at(plan, &mut place).await;
     let removed = place.remove().await;
     let outcome = outcome?;
@@ -214,10 +176,13 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Outcome> {
 async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let folder = tempfile::tempdir()?;
     let journal = Journal::create(&folder.path().join("lasting.jsonl"))?;
-    let service = connect(&place.service_url()?, plan.fast).await?;
+    let service = connect(&place.service_url, plan.fast).await?;
     worker::create_lasting(&*service, &journal).await?;
     service.close().await?;
 
+    if plan.pause.is_some() && place.account().is_some() && !place.can_kill() {
+        eprintln!("The server is not killed: it was not started here, and no command kills it.");
+    }
     let started = Instant::now();
     let mut workers = start_workers(plan, place, folder.path())?;
     let mut random = Rng::with_seed(plan.seed);
@@ -230,7 +195,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         let done = before + workers.iter().map(|worker| worker.done.load(Ordering::Relaxed)).sum::<u64>();
         let enough_kills = plan.pause.is_none()
             || killed(&faults, faults::WORKER_KILLED)
-                && (plan.kind.is_none() || killed(&faults, faults::SERVER_KILLED));
+                && (!place.can_kill() || killed(&faults, faults::SERVER_KILLED));
         if started.elapsed() >= plan.length && done >= plan.writes && enough_kills {
             break;
         }
@@ -259,12 +224,15 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         worker.finish().await?;
     }
     let took = started.elapsed();
-    let admin = seabed::open(&place.admin_url()?).await?;
+    let admin = place.admin().await?;
     let contents = contents::read(&admin).await?;
     admin.close().await?;
-    let (counts, objections) = checker::check(&History::read(folder.path())?, &contents);
+    let history = History::read(folder.path())?;
+    let (counts, objections) = checker::check(&history, &contents);
     let kept = (!objections.is_empty()).then(|| folder.keep());
-    Ok(Outcome { version: place.version(), counts, faults, objections, took, kept })
+    let outages = Outages::find(&place.kills, history.acknowledged);
+    let (version, calls) = (place.version.clone(), history.calls);
+    Ok(Outcome { version, counts, calls, faults, outages, objections, took, kept })
 }
 
 fn journal_path(folder: &Path, process: usize, generation: usize) -> PathBuf {
@@ -272,7 +240,7 @@ fn journal_path(folder: &Path, process: usize, generation: usize) -> PathBuf {
 }
 
 fn start_workers(plan: &Plan, place: &Place, folder: &Path) -> anyhow::Result<Vec<Worker>> {
-    let url = place.service_url()?;
+    let url = place.service_url.clone();
     let start = |process| {
         Worker::start(Orders {
             url: url.clone(),
