@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
 mod adk_rust;
+mod branches;
 mod cancellation;
 mod clusters;
 mod connections;
@@ -165,6 +166,7 @@ fn main() -> ExitCode {
         }
         let cases = [
             adk_rust::CASES,
+            branches::CASES,
             cancellation::CASES,
             clusters::CASES,
             connections::CASES,

@@ -1,5 +1,6 @@
 //! A session service on a database: construction, and the traits, an operation a line.
 
+mod history;
 mod transactional;
 
 use std::fmt;
