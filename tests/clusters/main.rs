@@ -90,7 +90,9 @@ async fn clusters() -> anyhow::Result<bool> {
             }
         }
     }
-    println!("| cluster | kills | writes acknowledged | lost or wrong | without a write, s | after a server was ready, s |");
+    println!(
+        "| cluster | kills | writes acknowledged | lost or wrong | without a write, s | after a server was ready, s |"
+    );
     println!("|---|--:|--:|--:|--:|--:|");
     rows.iter().for_each(|row| println!("{row}"));
     Ok(is_sound)

@@ -6,10 +6,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use seabed::history::ForkSession;
 use seabed::{
     AnnotateSession, AppName, AppendEvent, CreateSession, DatabaseSessionService, DeleteSession, DirectoryService as _,
-    DynSessionService, Event, ExpectedRevision, FindSessions, GetSession, ListEvents, ListSessions, SessionFilter,
-    SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService, UpdateState, UserKey,
+    DynSessionService, Event, ExpectedRevision, FindSessions, GetSession, HistoryService as _, ListEvents,
+    ListSessions, SessionFilter, SessionId, SessionKey, SessionScope, SessionService, State, TransactionalService,
+    UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 
@@ -33,6 +35,7 @@ enum Operation {
     Delete,
     UpdateState,
     Annotate,
+    Fork,
     Get,
     ListSessions,
     ListEvents,
@@ -43,12 +46,13 @@ enum Operation {
     CheckHealth,
 }
 
-const OPERATIONS: [Operation; 13] = [
+const OPERATIONS: [Operation; 14] = [
     Operation::Create,
     Operation::Append,
     Operation::Delete,
     Operation::UpdateState,
     Operation::Annotate,
+    Operation::Fork,
     Operation::Get,
     Operation::ListSessions,
     Operation::ListEvents,
@@ -92,6 +96,10 @@ async fn call(service: &dyn DatabaseSessionService, operation: Operation, mark: 
         Operation::Annotate => {
             let request = AnnotateSession::new(key("lasting")?).with_title(mark);
             service.annotate_session(request.with_label("first", mark).with_label("second", mark)).await.map(drop)
+        }
+        Operation::Fork => {
+            let request = ForkSession::new(key("lasting")?, "first").with_session_id(key(mark)?.session_id);
+            service.fork_session(request).await.map(drop)
         }
         Operation::Get => service.get_session(GetSession::new(key("lasting")?)).await.map(drop),
         Operation::ListSessions => {
@@ -159,6 +167,12 @@ async fn check_whole(observer: &DynSessionService, operation: Operation, mark: &
                 has(annotations.title.as_ref()) && ["first", "second"].iter().all(|l| has(annotations.labels.get(*l)))
             });
             ensure!(whole, "{mark}: half of a change: {found:?}");
+        }
+        Operation::Fork => {
+            if let Some(fork) = observer.get_session(GetSession::new(key(mark)?)).await? {
+                ensure!(fork.events == lasting.events[..1], "{mark}: half of a fork");
+                ensure!(observer.get_origin(&fork.key).await?.parent.is_some(), "{mark}: a fork without its origin");
+            }
         }
         _ => {}
     }

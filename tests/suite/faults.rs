@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures_util::future::join_all;
+use seabed::history::{ForkSession, RedactEvent};
 use seabed::sea_orm::{ConnectionTrait, Database, TransactionTrait};
 use seabed::{
     AnnotateSession, AppName, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DirectoryService as _,
-    DynSessionService, Error, Event, ExpectedRevision, GetSession, MySqlSessionService, PostgresSessionService,
-    ServiceOptions, SessionFilter, SessionId, SessionKey, SessionScope, SessionService, SqliteOptions,
-    SqliteSessionService, State, UpdateState, UserKey,
+    DynSessionService, Error, Event, ExpectedRevision, GetSession, HistoryService as _, MySqlSessionService,
+    PostgresSessionService, ServiceOptions, SessionFilter, SessionId, SessionKey, SessionScope, SessionService,
+    SqliteOptions, SqliteSessionService, State, UpdateState, UserKey,
 };
 use seabed_core::sql::{ConnectOptions, Dialect, SqlSessionService};
 use seabed_tests::{Cut, Family, Kind, Proxy};
@@ -35,6 +36,8 @@ crate::database_cases! {
         a_cut_delete_is_carried_out_or_in_doubt,
         a_cut_state_update_is_carried_out_or_in_doubt,
         a_cut_annotation_is_carried_out_or_in_doubt,
+        a_cut_fork_is_stored_once_and_told,
+        a_cut_redaction_is_carried_out_once,
         a_cut_read_is_read_again,
         a_connection_that_falls_silent_is_replaced,
         a_connection_that_falls_silent_takes_no_place,
@@ -242,6 +245,40 @@ async fn a_cut_annotation_is_carried_out_or_in_doubt(fixture: &Fixture) -> anyho
             Ok(_) => ensure!(stored, "{value} is lost"),
             Err(error) => ensure!(error.backend_kind() == Some(BackendErrorKind::CommitUnknown), "{error:?}"),
         }
+        Ok(())
+    })
+    .await
+}
+
+async fn a_cut_fork_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, key) = behind_proxy(fixture).await?;
+    for id in ["a", "b"] {
+        let event = Event::new("user").with_id(id).with_state_delta(State::new().with("k", id));
+        direct.append_event(append(&key, event)).await?;
+    }
+    sweep(&proxy, async |number| {
+        let fork = alice()?.session(SessionId::try_new(format!("fork-{number}"))?);
+        let request = ForkSession::new(key.clone(), "a").with_session_id(fork.session_id.clone());
+        let forked = service.fork_session(request.clone()).await?;
+        let stored = direct.get_session(GetSession::new(fork)).await?.context("the fork is lost")?;
+        ensure!(stored.events.len() == 1 && stored.state == forked.session.state, "{forked:?}, {stored:?}");
+        ensure!(stored.revision == forked.session.revision, "{forked:?}, {stored:?}");
+        let again = service.fork_session(request).await;
+        ensure!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn a_cut_redaction_is_carried_out_once(fixture: &Fixture) -> anyhow::Result<()> {
+    let (proxy, service, direct, key) = behind_proxy(fixture).await?;
+    sweep(&proxy, async |number| {
+        let id = format!("event-{number}");
+        direct.append_event(append(&key, Event::new("user").with_id(&id).with_text("secret"))).await?;
+        let redacted = service.redact_event(RedactEvent::new(key.clone(), &id)).await?;
+        let stored = direct.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        ensure!(stored.events.len() == 2 * (number + 1), "{} events after {number} calls", stored.events.len());
+        ensure!(stored.revision == redacted.revision && stored.events[2 * number].content.is_none(), "{stored:?}");
         Ok(())
     })
     .await

@@ -7,6 +7,7 @@
 
 mod adk_rust;
 mod adk_rust_runner;
+mod branches;
 mod cancellation;
 mod clusters;
 mod connections;
@@ -168,6 +169,7 @@ fn main() -> ExitCode {
         let cases = [
             adk_rust::CASES,
             adk_rust_runner::CASES,
+            branches::CASES,
             cancellation::CASES,
             clusters::CASES,
             connections::CASES,

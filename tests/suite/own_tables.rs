@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use seabed::history::ForkSession;
 use seabed::migration::{
     MigrationStatus, Repair, StoredData, UpOptions, down, grants, repair, status, up_sql, verify, verify_contents,
 };
 use seabed::sea_orm::{ConnectionTrait as _, IsolationLevel, TransactionTrait as _};
 use seabed::{
     AnnotateSession, AppendEvent, BackendErrorKind, CreateSession, DeleteSession, DirectoryService as _,
-    DirectoryServiceExt as _, DynSessionService, Error, Event, ExpectedRevision, FindSessions, GetSession, Json,
-    ListSessions, Order, SessionFilter, SessionKey, SessionScope, State, TransactionalService as _,
+    DirectoryServiceExt as _, DynSessionService, Error, Event, ExpectedRevision, FindSessions, GetSession,
+    HistoryService as _, Json, ListSessions, Order, SessionFilter, SessionKey, SessionScope, State,
+    TransactionalService as _,
 };
 use seabed_tests::{ADK_2_13, Family, Kind};
 
@@ -93,6 +95,11 @@ async fn a_database_without_own_tables_serves_everything_else(fixture: &Fixture)
     let since = SessionFilter::new().with_state("k", 1);
     ensure!(service.count_sessions(&scope, &since).await? == 1, "a count that needs no titles");
     expect_advice(service.set_title(&key, Some("Rome")).await)?;
+    let with_history = CreateSession::new(key.user()).with_history();
+    expect_advice(service.create_session(with_history).await)?;
+    expect_advice(service.get_origin(&key).await)?;
+    expect_advice(service.fork_session(ForkSession::new(key.clone(), "e")).await)?;
+    ensure!(service.list_sessions(ListSessions::new(scope.clone())).await?.items.len() == 1, "half of a create");
     expect_advice(service.set_labels(&key, &[("a", Some("1"))]).await)?;
     expect_advice(service.find_sessions(FindSessions::new(scope.clone())).await)?;
     expect_advice(service.count_sessions(&scope, &SessionFilter::new().with_any_label("a")).await)?;

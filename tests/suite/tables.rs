@@ -1,12 +1,14 @@
 //! Stores with a schema or a table prefix of their own share a database and are invisible to each other.
 
 use anyhow::{Context as _, ensure};
+use seabed::history::{ForkSession, RedactEvent};
 use seabed::migration::{Layout, SessionTables, StoredData, UpOptions, down, layout, repair, up, verify};
 use seabed::sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use seabed::{
     AppName, AppendEvent, CreateSession, DeleteSession, DirectoryService as _, DirectoryServiceExt as _,
-    DynSessionService, Error, Event, ExpectedRevision, FindSessions, GetSession, ListSessions, ServiceOptions,
-    SessionFilter, SessionKey, SessionScope, State, Tables, UpdateState, UserKey,
+    DynSessionService, Error, Event, ExpectedRevision, FindSessions, GetSession, HistoryService as _,
+    HistoryServiceExt as _, ListSessions, ServiceOptions, SessionFilter, SessionKey, SessionScope, State, Tables,
+    UpdateState, UserKey,
 };
 use seabed_tests::{Family, Kind};
 
@@ -85,6 +87,15 @@ async fn exercise(service: &DynSessionService, id: &str) -> anyhow::Result<()> {
     ensure!(service.count_sessions(&scope, &filter).await? == 1);
     let found = service.find_sessions(FindSessions::new(scope).with_filter(filter).with_state()).await?;
     ensure!(found.try_into_items()?.iter().all(|found| found.annotations.labels.len() == 1));
+    let history = SessionKey::try_new("app", "bob", id)?;
+    let create = CreateSession::new(history.user()).with_session_id(history.session_id.clone()).with_history();
+    service.create_session(create.with_state(State::new().with("created", id))).await?;
+    let event = Event::new("user").with_id("e").with_text("secret").with_state_delta(State::new().with("created", 1));
+    service.append_event(AppendEvent::new(history.clone(), event, ExpectedRevision::Any)).await?;
+    let fork = service.fork_session(ForkSession::new(history.clone(), "e")).await?.session.key;
+    ensure!(service.get_origin(&fork).await?.initial_state == Some(State::new().with("created", id)));
+    service.redact_event(RedactEvent::new(fork, "e")).await?;
+    ensure!(service.state_at(&history, "e").await?.unknown.is_empty());
     ensure!(service.list_events(seabed::ListEvents::new(key)).await?.try_into_items()?.len() == 2);
     service.check_health().await?;
     Ok(())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use seabed::{
-    DirectoryService, MemorySessionService, MySqlSessionService, PostgresSessionService, SqliteSessionService,
-    StateService,
+    DirectoryService, HistoryService, MemorySessionService, MySqlSessionService, PostgresSessionService,
+    SqliteSessionService, StateService,
 };
 use seabed_conformance::{Opened, Services, Target};
 use seabed_tests::{Database, Family, Kind, Report, Servers, Unavailable};
@@ -45,9 +45,9 @@ impl Store {
 }
 
 /// The traits that the conformance suite tests.
-trait Tested: StateService + DirectoryService {}
+trait Tested: StateService + DirectoryService + HistoryService {}
 
-impl<S: StateService + DirectoryService> Tested for S {}
+impl<S: StateService + DirectoryService + HistoryService> Tested for S {}
 
 /// The stores of this process, each created on first use.
 #[derive(Default)]
@@ -116,7 +116,7 @@ impl Stores {
                 }
             }
         };
-        Ok(Services::with_state(service.clone()).and_directory(service))
+        Ok(Services::with_state(service.clone()).and_directory(service.clone()).and_history(service))
     }
 
     /// Creates a new database on `store`, without tables.

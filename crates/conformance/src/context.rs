@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use seabed_core::{
-    AppName, AppendEvent, Appended, CreateSession, DirectoryService, Event, ExpectedRevision, GetSession, Revision,
-    Session, SessionId, SessionKey, SessionService, State, StateService, UserKey,
+    AppName, AppendEvent, Appended, CreateSession, DirectoryService, Event, ExpectedRevision, GetSession,
+    HistoryService, Revision, Session, SessionId, SessionKey, SessionService, State, StateService, UserKey,
 };
 use tokio::task::JoinSet;
 
@@ -18,6 +18,7 @@ pub(crate) struct Context {
     pub(crate) service: Arc<dyn SessionService>,
     state: Option<Arc<dyn StateService>>,
     directory: Option<Arc<dyn DirectoryService>>,
+    history: Option<Arc<dyn HistoryService>>,
     /// The name of this case's app.
     pub(crate) app: String,
 }
@@ -26,8 +27,8 @@ impl Context {
     #[allow(clippy::disallowed_methods, reason = "each case has an app of its own")]
     pub(crate) fn new(target: Target, services: Services) -> Self {
         let app = format!("app-{:016x}", fastrand::u64(..));
-        let Services { sessions: service, state, directory } = services;
-        Self { target, service, state, directory, app }
+        let Services { sessions: service, state, directory, history } = services;
+        Self { target, service, state, directory, history, app }
     }
 
     /// Another service on the same store.
@@ -53,6 +54,19 @@ impl Context {
     pub(crate) async fn another_directory(&self) -> anyhow::Result<Arc<dyn DirectoryService>> {
         match self.target.open().await? {
             Opened::Service(services) => services.directory.context("the service implements no DirectoryService"),
+            Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
+        }
+    }
+
+    /// The service as a [`HistoryService`]. Cases that call this need [`Capability::History`](crate::cases::Capability).
+    pub(crate) fn history(&self) -> anyhow::Result<&Arc<dyn HistoryService>> {
+        self.history.as_ref().context("the service implements no HistoryService")
+    }
+
+    /// Another service on the same store, as a [`HistoryService`].
+    pub(crate) async fn another_history(&self) -> anyhow::Result<Arc<dyn HistoryService>> {
+        match self.target.open().await? {
+            Opened::Service(services) => services.history.context("the service implements no HistoryService"),
             Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use seabed_core::{DirectoryService, SessionService, StateService};
+use seabed_core::{DirectoryService, HistoryService, SessionService, StateService};
 
 /// The result of opening a target.
 pub enum Opened {
@@ -20,22 +20,29 @@ pub struct Services {
     pub(crate) sessions: Arc<dyn SessionService>,
     pub(crate) state: Option<Arc<dyn StateService>>,
     pub(crate) directory: Option<Arc<dyn DirectoryService>>,
+    pub(crate) history: Option<Arc<dyn HistoryService>>,
 }
 
 impl Services {
     /// A service of which only [`SessionService`] is tested. Cases of other traits are ignored.
     pub fn new(sessions: Arc<dyn SessionService>) -> Self {
-        Self { sessions, state: None, directory: None }
+        Self { sessions, state: None, directory: None, history: None }
     }
 
     /// A service of which [`StateService`] is tested as well.
     pub fn with_state(state: Arc<dyn StateService>) -> Self {
-        Self { sessions: state.clone(), state: Some(state), directory: None }
+        Self { state: Some(state.clone()), ..Self::new(state) }
     }
 
     /// Also tests [`DirectoryService`], of the same service.
     pub fn and_directory(mut self, directory: Arc<dyn DirectoryService>) -> Self {
         self.directory = Some(directory);
+        self
+    }
+
+    /// Also tests [`HistoryService`], of the same service.
+    pub fn and_history(mut self, history: Arc<dyn HistoryService>) -> Self {
+        self.history = Some(history);
         self
     }
 }

@@ -11,7 +11,9 @@ fn main() -> std::process::ExitCode {
         let service = service.clone();
         async move {
             let service = Arc::new(service);
-            Ok(Opened::Service(Services::with_state(service.clone()).and_directory(service)))
+            Ok(Opened::Service(
+                Services::with_state(service.clone()).and_directory(service.clone()).and_history(service),
+            ))
         }
     })])
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use seabed_conformance::{Opened, Services, Target};
+use seabed_core::history::{ForkSession, Forked, Origin, RedactEvent, Redacted};
 use seabed_core::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, DirectoryService,
-    Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, FoundSession, GetSession, ListEvents, ListSessions,
-    MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionScope, SessionService,
-    SessionSummary, State, StateService, StateUpdated, UpdateState, UserKey,
+    Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, FoundSession, GetSession, HistoryService,
+    ListEvents, ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionKey,
+    SessionScope, SessionService, SessionSummary, State, StateService, StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
@@ -35,6 +36,9 @@ impl<S: SessionService> SessionService for Audited<S> {
             .with_nul_policy(request.nul_policy());
         if let Some(id) = request.session_id() {
             passed_on = passed_on.with_session_id(id.clone());
+        }
+        if request.has_history() {
+            passed_on = passed_on.with_history();
         }
         self.inner.create_session(passed_on).await
     }
@@ -167,6 +171,34 @@ impl<S: DirectoryService> DirectoryService for Audited<S> {
     }
 }
 
+#[async_trait]
+impl<S: HistoryService> HistoryService for Audited<S> {
+    async fn get_origin(&self, key: &SessionKey) -> Result<Origin> {
+        self.inner.get_origin(key).await
+    }
+
+    async fn fork_session(&self, request: ForkSession) -> Result<Forked> {
+        self.log(format!("fork {} at {:?}", request.key(), request.event_id()));
+        let mut passed_on = ForkSession::new(request.key().clone(), request.event_id());
+        if let Some(id) = request.session_id() {
+            passed_on = passed_on.with_session_id(id.clone());
+        }
+        if request.allows_open_calls() {
+            passed_on = passed_on.with_open_calls_allowed();
+        }
+        self.inner.fork_session(passed_on).await
+    }
+
+    async fn redact_event(&self, request: RedactEvent) -> Result<Redacted> {
+        self.log(format!("redact {:?} of {}", request.event_id(), request.key()));
+        let mut passed_on = RedactEvent::new(request.key().clone(), request.event_id());
+        if let Some(text) = request.replacement() {
+            passed_on = passed_on.with_replacement(text);
+        }
+        self.inner.redact_event(passed_on).await
+    }
+}
+
 fn main() -> ExitCode {
     let inner = Audited { inner: MemorySessionService::new(), log: Arc::default() };
     let service = inner.clone();
@@ -174,7 +206,9 @@ fn main() -> ExitCode {
         let service = service.clone();
         async move {
             let service = Arc::new(service);
-            Ok(Opened::Service(Services::with_state(service.clone()).and_directory(service)))
+            Ok(Opened::Service(
+                Services::with_state(service.clone()).and_directory(service.clone()).and_history(service),
+            ))
         }
     })]);
     println!("{} calls were logged", inner.log.lock().expect("nobody panics while logging").len());

@@ -1,7 +1,7 @@
 //! The rules that every backend shares, for a session service on a store of your own.
 //!
-//! A backend implements [`SessionService`](crate::SessionService), and [`StateService`](crate::StateService) and
-//! [`DirectoryService`](crate::DirectoryService) if it can.
+//! A backend implements [`SessionService`](crate::SessionService), and [`StateService`](crate::StateService),
+//! [`DirectoryService`](crate::DirectoryService) and [`HistoryService`](crate::HistoryService) if it can.
 //! What a request stores, and whether a stored session accepts it, does not depend on the store and is decided here,
 //! also for [`MemorySessionService`](crate::MemorySessionService) and the services on databases.
 //!
@@ -17,6 +17,10 @@
 //!    - Delete: [`DeleteSession::check_revision`](crate::DeleteSession::check_revision) if the session exists.
 //!    - Titles and labels: [`AnnotateSession::check_revision`](crate::AnnotateSession::check_revision) if the session
 //!      exists, and then what [`AnnotateSession::apply_to`](crate::AnnotateSession::apply_to) returns.
+//!    - Fork: read the session to fork and its events with a [`ForkPlan`], and write the [`Fork`] that it returns, with
+//!      these events, unless there is a session of the new id.
+//!    - Redaction: what [`NewRedaction::apply_to`] returns replaces the stored event, and [`NewRedaction::notice`] is
+//!      appended.
 //!    - Update of state: for a session, an append. For an app or a user, merge [`NewSharedState::delta`], and return
 //!      the whole state.
 //! 3. **A read** is one snapshot. [`ScopedState::merged`] is the state of a session,
@@ -61,5 +65,8 @@
 //! ```
 
 pub use crate::event::adk_check::AdkCheck;
+pub use crate::history::fork::{Fork, NewFork};
+pub use crate::history::fork_plan::ForkPlan;
+pub use crate::history::redact::NewRedaction;
 pub use crate::state::ScopedState;
 pub use crate::validate::{NewAnnotations, NewEvent, NewSession, NewSharedState, NewStateUpdate, SharedTarget};

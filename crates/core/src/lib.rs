@@ -3,8 +3,9 @@
 //! This crate knows no database driver. It holds
 //!
 //! - the values: [`SessionKey`] and its parts, [`Event`], [`State`], [`Session`], [`Revision`], [`Page`];
-//! - the contract: [`SessionService`], [`StateService`], [`DirectoryService`] and [`TransactionalService`], and the
-//!   conveniences of [`SessionServiceExt`] and [`DirectoryServiceExt`];
+//! - the contract: [`SessionService`], [`StateService`], [`DirectoryService`], [`HistoryService`] and
+//!   [`TransactionalService`], and the conveniences of [`SessionServiceExt`], [`DirectoryServiceExt`] and
+//!   [`HistoryServiceExt`];
 //! - what events mean after rewinds and compactions, and the state as of any event, [`history`];
 //! - the reference model, [`MemorySessionService`], and what a backend of your own needs besides, [`backend`];
 //! - the sea-orm entities of the tables, [`entity`];
@@ -21,6 +22,7 @@ pub mod entity;
 mod error;
 mod event;
 pub mod history;
+mod history_service;
 mod json;
 mod key;
 mod memory;
@@ -45,6 +47,7 @@ pub use directory::{
 };
 pub use error::{BackendError, BackendErrorKind, Error, Result};
 pub use event::{Event, EventActions};
+pub use history_service::{HistoryService, HistoryServiceExt};
 pub use json::Json;
 pub use key::{AppName, SessionId, SessionKey, UserId, UserKey};
 pub use memory::MemorySessionService;

@@ -1,5 +1,7 @@
 //! The reference model: the guarantees in their simplest form, without a database.
 
+mod history;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,7 @@ use async_trait::async_trait;
 use crate::backend::{
     AdkCheck, NewAnnotations, NewEvent, NewSession, NewSharedState, NewStateUpdate, ScopedState, SharedTarget,
 };
+use crate::history::Parent;
 use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
@@ -55,8 +58,11 @@ struct StoredSession {
     update_time: Timestamp,
     events: Vec<StoredEvent>,
     annotations: Annotations,
+    initial_state: Option<State>,
+    parent: Option<Parent>,
 }
 
+#[derive(Clone)]
 struct StoredEvent {
     cursor: EventCursor,
     event_data: Json,
@@ -274,6 +280,8 @@ impl SessionService for MemorySessionService {
             update_time: new.create_time,
             events: Vec::new(),
             annotations: Annotations::default(),
+            initial_state: new.keeps_initial_state.then(|| new.state.session.clone()),
+            parent: None,
         };
         store.sessions.insert(new.key.clone(), stored);
         let (app, user) = (store.app_state(&new.key.app_name), store.user_state(&new.key.user()));

@@ -28,17 +28,36 @@ pub struct CreateSession {
     pub(crate) session_id: Option<SessionId>,
     pub(crate) state: State,
     pub(crate) nul_policy: NulPolicy,
+    pub(crate) keeps_initial_state: bool,
 }
 
 impl CreateSession {
     /// Requests a session of `user` without state, with an id chosen by the service.
     pub fn new(user: UserKey) -> Self {
-        Self { user, session_id: None, state: State::new(), nul_policy: NulPolicy::default() }
+        Self {
+            user,
+            session_id: None,
+            state: State::new(),
+            nul_policy: NulPolicy::default(),
+            keeps_initial_state: false,
+        }
     }
 
     /// Sets the session id.
     pub fn with_session_id(mut self, session_id: SessionId) -> Self {
         self.session_id = Some(session_id);
+        self
+    }
+
+    /// Also keeps the session's own initial state, for good. Its state as of any event is then known exactly (see
+    /// [`HistoryService`](crate::HistoryService)). Without this, nobody knows the initial value of a key that an event
+    /// has set.
+    ///
+    /// On a database this writes a row of `seabed_sessions`: the create fails with the kind
+    /// [`Schema`](crate::BackendErrorKind::Schema) if the table is missing, and takes a transaction of its own on
+    /// PostgreSQL, where others share a statement.
+    pub fn with_history(mut self) -> Self {
+        self.keeps_initial_state = true;
         self
     }
 
@@ -73,6 +92,11 @@ impl CreateSession {
     /// Returns how to handle `\u0000`.
     pub fn nul_policy(&self) -> NulPolicy {
         self.nul_policy
+    }
+
+    /// Whether the initial state is kept.
+    pub fn has_history(&self) -> bool {
+        self.keeps_initial_state
     }
 }
 

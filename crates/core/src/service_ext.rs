@@ -230,11 +230,8 @@ pub trait SessionServiceExt: SessionService {
     async fn rewind(&self, request: RewindSession) -> Result<Rewound> {
         request.check()?;
         let read = GetSession::new(request.key.clone());
-        let mut session = self.get_session(read).await?.ok_or_else(|| Error::not_found(&request.key))?;
-        let rewind = request.plan(&session)?;
-        let unknown = rewind.unknown.clone();
-        self.append(&mut session, rewind.into_event()).await?;
-        Ok(Rewound { session, unknown })
+        let session = self.get_session(read).await?.ok_or_else(|| Error::not_found(&request.key))?;
+        append_rewind(self, session, &request).await
     }
 
     /// Streams all events of the listing, fetching a page at a time as they are consumed.
@@ -267,6 +264,18 @@ pub trait SessionServiceExt: SessionService {
     {
         stream_pages(self, request, |service, request| service.list_sessions(request), ListSessions::with_cursor)
     }
+}
+
+/// Rewinds a session that was read with all its events.
+pub(crate) async fn append_rewind<S: SessionService + ?Sized>(
+    service: &S,
+    mut session: Session,
+    request: &RewindSession,
+) -> Result<Rewound> {
+    let rewind = request.plan(&session)?;
+    let unknown = rewind.unknown.clone();
+    service.append(&mut session, rewind.into_event()).await?;
+    Ok(Rewound { session, unknown })
 }
 
 /// Whether `session` has an event that is stored later than `revision`: google-adk stores an event at its own time, and

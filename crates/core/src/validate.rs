@@ -31,6 +31,8 @@ pub struct NewSession {
     pub state: ScopedState,
     /// When the session is created. It is also the session's first update.
     pub create_time: Timestamp,
+    /// Whether to keep the session's part of `state` for good, as its initial state.
+    pub keeps_initial_state: bool,
 }
 
 impl NewSession {
@@ -45,7 +47,12 @@ impl NewSession {
             None => SessionId::try_new(ids.new_id())?,
         };
         let (_, state) = portable("state", request.state.without_temp(), request.nul_policy)?;
-        Ok(Self { key: request.user.session(session_id), state: ScopedState::split(&state), create_time: clock.now() })
+        Ok(Self {
+            key: request.user.session(session_id),
+            state: ScopedState::split(&state),
+            create_time: clock.now(),
+            keeps_initial_state: request.keeps_initial_state,
+        })
     }
 
     /// Returns the session as it is once stored, given the state of its app and its user after the merge.

@@ -167,8 +167,8 @@
 //!
 //! # Guarantees
 //!
-//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`] and
-//! [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on every
+//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`],
+//! [`HistoryService`] and [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on every
 //! backend, and on your own if you write one.
 
 use std::sync::Arc;
@@ -181,10 +181,11 @@ pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables
 pub use seabed_core::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
     DeleteSession, DirectoryService, DirectoryServiceExt, Error, Event, EventActions, EventCursor, ExpectedRevision,
-    FindCursor, FindSessions, FoundSession, GetOrCreated, GetSession, IdSource, Json, ListEvents, ListSessions,
-    MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session, SessionCursor, SessionFilter,
-    SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt, SessionSummary, State, StateService,
-    StateTarget, StateUpdated, SystemClock, Timestamp, TransactionalService, UpdateState, UserId, UserKey, UuidV7,
+    FindCursor, FindSessions, FoundSession, GetOrCreated, GetSession, HistoryService, HistoryServiceExt, IdSource,
+    Json, ListEvents, ListSessions, MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session,
+    SessionCursor, SessionFilter, SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt,
+    SessionSummary, State, StateService, StateTarget, StateUpdated, SystemClock, Timestamp, TransactionalService,
+    UpdateState, UserId, UserKey, UuidV7,
 };
 
 /// The migrations, with more options than [`migrate`].
@@ -208,9 +209,12 @@ use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend};
 pub type DynSessionService = Arc<dyn DatabaseSessionService>;
 
 /// Every trait that the session services on databases implement.
-pub trait DatabaseSessionService: StateService + DirectoryService + TransactionalService {}
+pub trait DatabaseSessionService: StateService + DirectoryService + HistoryService + TransactionalService {}
 
-impl<S: StateService + DirectoryService + TransactionalService + ?Sized> DatabaseSessionService for S {}
+impl<S> DatabaseSessionService for S where
+    S: StateService + DirectoryService + HistoryService + TransactionalService + ?Sized
+{
+}
 
 /// Connects to the database at `url`, and checks its schema. URLs are `postgres://…`, `mysql://…`, `mariadb://…` or
 /// `sqlite://path`.

@@ -81,11 +81,8 @@ impl Servers for Pair {
         until_refused(port).await;
         let standby = self.standby.take().context("no standby")?;
         // Nobody else is left to wait for.
-        let promote = [
-            "ALTER SYSTEM SET synchronous_standby_names = ''",
-            "SELECT pg_reload_conf()",
-            "SELECT pg_promote()",
-        ];
+        let promote =
+            ["ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()", "SELECT pg_promote()"];
         tell(&admin_url(standby.port), &promote).await?;
         self.killed = Some(std::mem::replace(&mut self.primary, standby));
         Ok(())

@@ -4,12 +4,14 @@ mod deletes;
 mod directory;
 mod events;
 mod finding;
+mod forks;
 mod handles;
 mod history;
 mod ids;
 mod lists;
 mod races;
 mod reads;
+mod redactions;
 mod refusals;
 mod revisions;
 mod state;
@@ -56,6 +58,7 @@ pub(crate) enum Capability {
     Session,
     State,
     Directory,
+    History,
 }
 
 impl Capability {
@@ -64,6 +67,7 @@ impl Capability {
             Self::Session => true,
             Self::State => services.state.is_some(),
             Self::Directory => services.directory.is_some(),
+            Self::History => services.history.is_some(),
         }
     }
 }
@@ -101,6 +105,8 @@ pub fn cases() -> impl Iterator<Item = Case> {
         deletes::CASES,
         directory::CASES,
         finding::CASES,
+        forks::CASES,
+        redactions::CASES,
         handles::CASES,
         history::CASES,
         refusals::CASES,

@@ -21,7 +21,7 @@ pub struct Model {
     /// A JSON object of its labels. `seabed_labels` has them as rows, to find sessions by.
     #[sea_orm(column_type = "Text", nullable)]
     pub labels: Option<String>,
-    /// A JSON object: the session's own state when it was created. Null if nobody recorded it.
+    /// A JSON object: the session's own state when it was created. Null if it was not kept.
     #[sea_orm(column_type = "Text", nullable)]
     pub initial_state: Option<String>,
     /// The session of the same user that this one was forked from.

@@ -15,6 +15,9 @@
 mod calls;
 mod compaction;
 mod context;
+pub(crate) mod fork;
+pub(crate) mod fork_plan;
+pub(crate) mod redact;
 mod rewind;
 mod rewinds;
 mod state;
@@ -25,6 +28,8 @@ mod view;
 use std::borrow::Cow;
 
 pub use self::context::AgentContext;
+pub use self::fork::{ForkSession, Forked, Origin, Parent};
+pub use self::redact::{RedactEvent, Redacted};
 pub use self::rewind::{RewindSession, Rewound};
 pub use self::rewinds::live_events;
 pub use self::state::{Rewind, StateAt, StateHistory};

@@ -50,6 +50,11 @@ impl RewindSession {
         self
     }
 
+    pub(crate) fn with_initial_state_if_absent(mut self, initial_state: Option<&State>) -> Self {
+        self.initial_state = self.initial_state.or_else(|| initial_state.cloned());
+        self
+    }
+
     /// Sets the revision that the session must be at: the one that whoever decided to rewind it has seen. Without it,
     /// what others have appended since is taken back too.
     pub fn with_expected_revision(mut self, revision: Revision) -> Self {

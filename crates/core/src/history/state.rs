@@ -196,7 +196,7 @@ fn last<'a>(changes: &[(usize, Change<'a>)], count: usize) -> Option<Change<'a>>
 }
 
 /// The keys of the session itself.
-fn session_keys(state: &State) -> impl Iterator<Item = (&str, &Json)> {
+pub(super) fn session_keys(state: &State) -> impl Iterator<Item = (&str, &Json)> {
     let entries = state.iter().map(|(key, value)| (key.as_str(), value));
     entries.filter(|(key, _)| Scope::of(key).0 == Scope::Session)
 }

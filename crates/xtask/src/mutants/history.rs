@@ -9,6 +9,8 @@ const CONTEXT: &str = "crates/core/src/history/context.rs";
 const COMPACTION: &str = "crates/core/src/history/compaction.rs";
 const CALLS: &str = "crates/core/src/history/calls.rs";
 const STATE: &str = "crates/core/src/history/state.rs";
+const FORK_PLAN: &str = "crates/core/src/history/fork_plan.rs";
+const REDACT: &str = "crates/core/src/history/redact.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -318,5 +320,61 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "        request.check()?;\n",
         to: "",
         case: "sqlite_file::a_rewind_that_cannot_be_is_refused_and_writes_nothing",
+    },
+    Mutant {
+        guard: "an event that a rewind has taken back is not forked",
+        file: FORK_PLAN,
+        from: "if !self.live(self.head).any(|live| live == node) {",
+        to: "if false {",
+        case: "history::fork_plan::tests::a_fork_agrees_with_the_live_events",
+    },
+    Mutant {
+        guard: "a rewind goes back to before the first event of its invocation",
+        file: FORK_PLAN,
+        from: "&& !self.heads.contains_key(&event.invocation_id) {",
+        to: "{",
+        case: "history::fork_plan::tests::a_fork_agrees_with_the_live_events",
+    },
+    Mutant {
+        guard: "a fork does not take the present value of a key that later events set",
+        file: FORK_PLAN,
+        from: "state.get(key).is_some() || set_later.contains(key);",
+        to: "state.get(key).is_some();",
+        case: "history::fork_plan::tests::a_fork_agrees_with_the_live_events",
+    },
+    Mutant {
+        guard: "a fork waits for open calls",
+        file: FORK_PLAN,
+        from: "if open > 0 && !self.new.allows_open_calls {",
+        to: "if open > 100 && !self.new.allows_open_calls {",
+        case: "history::fork_plan::tests::a_call_is_open_until_its_own_response",
+    },
+    Mutant {
+        guard: "a response belongs to one call",
+        file: FORK_PLAN,
+        from: "!responses.remove(call.as_str())",
+        to: "!responses.contains(call.as_str())",
+        case: "history::fork_plan::tests::a_call_is_open_until_its_own_response",
+    },
+    Mutant {
+        guard: "a redaction removes what it does not know",
+        file: REDACT,
+        from: "redacted.extra.retain(|key, _| is_one_of(&KEPT, key));",
+        to: "redacted.extra.retain(|key, _| key != METADATA);",
+        case: "history::redact::tests::nothing_that_was_said_stays",
+    },
+    Mutant {
+        guard: "a redaction empties calls",
+        file: REDACT,
+        from: "View::of(event).parts.iter().filter_map(emptied)",
+        to: "View::of(event).parts.iter().filter_map(emptied).take(1)",
+        case: "history::redact::tests::nothing_that_was_said_stays",
+    },
+    Mutant {
+        guard: "a redaction removes the summary of a compaction",
+        file: REDACT,
+        from: "is_one_of(&[\"compacted_content\"], key)",
+        to: "key.is_empty()",
+        case: "history::redact::tests::nothing_that_was_said_stays",
     },
 ];

@@ -25,6 +25,9 @@ const SERVICE: &str = "crates/core/src/sql/service.rs";
 const PENDING: &str = "crates/core/src/sql/write/pending.rs";
 const CREATE: &str = "crates/core/src/sql/op/create.rs";
 const ANNOTATE: &str = "crates/core/src/sql/op/annotate.rs";
+const ORIGIN: &str = "crates/core/src/sql/op/origin.rs";
+const FORK: &str = "crates/core/src/sql/op/fork.rs";
+const REDACT: &str = "crates/core/src/sql/op/redact.rs";
 const DIRECTORY: &str = "crates/core/src/directory.rs";
 const FIND: &str = "crates/core/src/directory/find.rs";
 const DELETE: &str = "crates/core/src/sql/op/delete.rs";
@@ -1231,5 +1234,59 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "if part.is_last && part.events.is_empty() && part.annotations.is_some() {",
         to: "if part.is_last && part.events.is_empty() && part.annotations.is_none() {",
         case: "sqlite_file::a_title_that_the_target_rejects",
+        guard: "a bulk statement leaves out creates that keep the initial state",
+        file: CREATE,
+        from: "written.filter(|(_, new)| !new.keeps_initial_state).collect();",
+        to: "written.collect();",
+        case: "postgres_18::the_initial_state_is_kept",
+    },
+    Mutant {
+        guard: "a create that keeps the initial state is not one row",
+        file: CREATE,
+        from: "new.state.user.is_empty() && !new.keeps_initial_state;",
+        to: "new.state.user.is_empty();",
+        case: "mysql_9::the_initial_state_is_kept",
+    },
+    Mutant {
+        guard: "a new session has nothing of what a deleted one left behind",
+        file: ORIGIN,
+        from: ".on_conflict(replace)",
+        to: ".on_conflict({ let _ = replace; OnConflict::columns(key).do_nothing().to_owned() })",
+        case: "sqlite_file::a_new_session_has_nothing_of_the_row",
+    },
+    Mutant {
+        guard: "a fork copies the events of the session that was read",
+        file: FORK,
+        from: "if stored.create_time != *source_create_time {",
+        to: "if false && stored.create_time != *source_create_time {",
+        case: "sqlite_file::a_fork_of_a_session_that_was_replaced",
+    },
+    Mutant {
+        guard: "a fork has all events of its source",
+        file: FORK,
+        from: "map_err(|error| statement_error::<D>(OPERATION, error))? != fork.events {",
+        to: "map_err(|error| statement_error::<D>(OPERATION, error))? > fork.events {",
+        case: "postgres_18::a_fork_whose_source_is_deleted",
+    },
+    Mutant {
+        guard: "a fork knows its own session",
+        file: FORK,
+        from: "if stored.map(Revision::create_time) != Some(fork.create_time) {",
+        to: "if stored.map(Revision::create_time) != None {",
+        case: "postgres_18::a_cut_fork_is_stored_once_and_told",
+    },
+    Mutant {
+        guard: "a fork ends at its event",
+        file: FORK,
+        from: ".and_where(time().lt(placeholder()).or(is_last));",
+        to: ".and_where(time().lt(placeholder()).or(is_last).or(Expr::cust(\"1 = 1\")));",
+        case: "sqlite_file::a_fork_has_the_events",
+    },
+    Mutant {
+        guard: "an equal redaction changes nothing",
+        file: REDACT,
+        from: "        let Some(redacted) = new.apply_to(&stored) else {",
+        to: "        let Some(redacted) = new.apply_to(&stored).or_else(|| Some(stored.clone())) else {",
+        case: "sqlite_file::equal_redactions_are_one",
     },
 ];

@@ -61,7 +61,7 @@ impl<D: Dialect> AnnotateSql<D> {
     /// The annotations of a session, and when they were changed; `None` if it has no row.
     async fn read(&self, on: &mut dyn Executor, key: &SessionKey) -> Result<Option<(Annotations, Timestamp)>> {
         let row = on.query_one(self.select.bind(session_key_values(key))).await;
-        let row = row.map_err(|error| directory_error::<D>(OPERATION, error))?;
+        let row = row.map_err(|error| own_tables_error::<D>(OPERATION, error))?;
         let stored = RowDecoder::<D>::new("seabed_sessions", key);
         let updated = |row: &QueryResult| stored.timestamp(row, "update_time", "update_time");
         row.map(|row| Ok((annotations::<D>(key, &row)?, updated(&row)?))).transpose()
@@ -81,7 +81,7 @@ impl<D: Dialect> AnnotateSql<D> {
         let values = [annotations.title.clone().into(), labels.as_str().into(), D::SCHEMA.timestamp(now)];
         let statement = if has_row { &self.update } else { &self.insert };
         let written = on.execute(statement.bind(values.into_iter().chain(session_key_values(key)))).await;
-        written.map(drop).map_err(|error| directory_error::<D>(OPERATION, error))
+        written.map(drop).map_err(|error| own_tables_error::<D>(OPERATION, error))
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn annotations<D: Dialect>(key: &SessionKey, row: &QueryResult) -> Re
 }
 
 /// The error of a statement on Seabed's own tables, which a database may lack.
-pub(super) fn directory_error<D: Dialect>(operation: &str, error: StatementError) -> Error {
+pub(super) fn own_tables_error<D: Dialect>(operation: &str, error: StatementError) -> Error {
     if classify::<D>(&error) != BackendErrorKind::Schema {
         return statement_error::<D>(operation, error);
     }
@@ -196,7 +196,7 @@ impl<D: Dialect> WriteOp<Context<D>> for AnnotateOp<D> {
         let delete = D::BACKEND.build(&delete_labels::<D>(&context.tables, key));
         let insert = insert_labels(&context.tables, key, &changed.labels).map(|insert| D::BACKEND.build(&insert));
         for statement in [delete].into_iter().chain(insert) {
-            on.execute(statement).await.map_err(|error| directory_error::<D>(OPERATION, error))?;
+            on.execute(statement).await.map_err(|error| own_tables_error::<D>(OPERATION, error))?;
         }
         Ok(Applied::Written(changed))
     }

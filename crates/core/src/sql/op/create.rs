@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, IntoIden, Query};
-use sea_orm::{QueryResult, Value};
+use sea_orm::{QueryResult, Statement, Value};
 
 use super::bulk;
 use super::context::Context;
+use super::origin::OriginSql;
 use super::shared_state::changed_rows;
 use crate::entity::sessions;
+use crate::history::Origin;
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
@@ -21,12 +23,13 @@ use crate::sql::write::{
 };
 use crate::state::ScopedState;
 use crate::validate::NewSession;
-use crate::{BackendError, BackendErrorKind, Error, Result, Revision, Session, State};
+use crate::{BackendError, BackendErrorKind, Error, Result, Revision, Session, SessionKey, State, Timestamp};
 
 const OPERATION: &str = "create_session";
 
 /// The statements of `create_session`.
 pub(crate) struct CreateSql<D> {
+    origin: Arc<OriginSql<D>>,
     insert_session: SqlText<D>,
     /// The same, until a deadline.
     insert_in_time: SqlText<D>,
@@ -35,9 +38,10 @@ pub(crate) struct CreateSql<D> {
 }
 
 impl<D: Dialect> CreateSql<D> {
-    pub(super) fn new(tables: &Tables, bulk: Option<&BulkStatements>) -> Self {
+    pub(super) fn new(tables: &Tables, bulk: Option<&BulkStatements>, origin: Arc<OriginSql<D>>) -> Self {
         let is_in_time = D::SCHEMA.current_time().lt(placeholder());
         Self {
+            origin,
             insert_session: insert_session(tables, None),
             insert_in_time: insert_session(tables, Some(is_in_time)),
             bulk: bulk.map(|bulk| SqlText::new(&bulk.create)),
@@ -48,6 +52,17 @@ impl<D: Dialect> CreateSql<D> {
         let bulk = self.bulk.iter().map(|bulk| ("bulk", bulk));
         let inserts = [("insert_session", &self.insert_session), ("insert_in_time", &self.insert_in_time)];
         inserts.into_iter().chain(bulk).collect()
+    }
+
+    /// The statement that inserts a session's row, unless there is one, with the times of its creation and update.
+    pub(super) fn bind_session(
+        &self,
+        key: &SessionKey,
+        state: &State,
+        times: [Timestamp; 2],
+        max_state_bytes: usize,
+    ) -> Result<Statement> {
+        Ok(self.insert_session.bind(row_values::<D>(key, state, times, max_state_bytes)?))
     }
 }
 
@@ -72,12 +87,14 @@ fn insert_session<D: Dialect>(tables: &Tables, condition: Option<Expr>) -> SqlTe
 
 /// The values of a session's row.
 fn row_values<D: Dialect>(
-    context: &Context<D>,
-    new: &NewSession,
+    key: &SessionKey,
+    state: &State,
+    times: [Timestamp; 2],
+    max_state_bytes: usize,
 ) -> Result<impl Iterator<Item = Value> + Send + use<D>> {
-    let time = D::SCHEMA.timestamp(new.create_time);
-    let state = new.state.session.to_row(context.settings.max_state_bytes, &new.key)?;
-    Ok(session_key_values(&new.key).chain([state.into(), time.clone(), time]))
+    let [created, updated] = times.map(|time| D::SCHEMA.timestamp(time));
+    let state = state.to_row(max_state_bytes, key)?;
+    Ok(session_key_values(key).chain([state.into(), created, updated]))
 }
 
 /// A session to create.
@@ -99,7 +116,7 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
 
     /// Both rows must exist, also without keys: google-adk appends only where they do.
     fn shared(&self) -> Vec<SharedChange> {
-        let NewSession { key, state, create_time } = &self.new;
+        let NewSession { key, state, create_time, .. } = &self.new;
         let change = |row, delta: &State| SharedChange { row, delta: delta.clone(), now: *create_time };
         vec![change(SharedKey::app(key), &state.app), change(SharedKey::user(key), &state.user)]
     }
@@ -115,12 +132,18 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
 
     /// Inserts the session row. It comes first, so that rows are locked in the same order as by an append.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Session>> {
-        let insert = self.sql.insert_session.bind(row_values(context, &self.new)?);
+        let (Self { sql, new }, max) = (self, context.settings.max_state_bytes);
+        let insert = sql.bind_session(&new.key, &new.state.session, [new.create_time; 2], max)?;
         match inserted::<D>(attempt.on.execute(insert).await) {
-            Ok(true) => Ok(Applied::Written(self.new.to_session(State::new(), State::new()))),
-            Ok(false) => Err(Error::already_exists(&self.new.key)),
-            Err(error) => Err(statement_error::<D>(OPERATION, error)),
+            Ok(true) => {}
+            Ok(false) => return Err(Error::already_exists(&new.key)),
+            Err(error) => return Err(statement_error::<D>(OPERATION, error)),
         }
+        if new.keeps_initial_state {
+            let origin = Origin::new(new.create_time, Some(new.state.session.clone()), None);
+            sql.origin.write(attempt.on, &new.key, &origin, max, OPERATION).await?;
+        }
+        Ok(Applied::Written(new.to_session(State::new(), State::new())))
     }
 
     fn complete(&self, created: Session, shared: &SharedStates) -> Session {
@@ -129,7 +152,8 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         Session { state: ScopedState { app, user, session: created.state }.merged(), ..created }
     }
 
-    /// A session whose app and user have their rows, and that changes neither, is one row that commits by itself.
+    /// A session whose app and user have their rows, and that changes neither, is one row that commits by itself, unless
+    /// its initial state is kept.
     ///
     /// If that inserts none, there is such a session, or the statement came too late: a transaction finds out.
     async fn apply_alone(
@@ -138,15 +162,16 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
         before_sending: BeforeSending<'_>,
     ) -> Result<Option<Applied<Session>>> {
         let Self { sql, new } = self;
-        if !(context.settings.fast_paths && sql.bulk.is_none() && new.state.app.is_empty() && new.state.user.is_empty())
-        {
+        let is_one_row = new.state.app.is_empty() && new.state.user.is_empty() && !new.keeps_initial_state;
+        if !(context.settings.fast_paths && sql.bulk.is_none() && is_one_row) {
             return Ok(None);
         }
         let mut on = context.database.autocommit();
         let Some((app, user)) = context.shared_state.read_both(&mut on, &new.key, OPERATION).await? else {
             return Ok(None);
         };
-        let row = row_values(context, new)?;
+        let max = context.settings.max_state_bytes;
+        let row = row_values::<D>(&new.key, &new.state.session, [new.create_time; 2], max)?;
         let insert = |deadline| sql.insert_in_time.bind(row.chain([deadline]));
         let inserted = context.database.autocommit_write(OPERATION, before_sending, insert, &mut |_| {}).await? > 0;
         Ok(inserted.then(|| Applied::Written(new.to_session(app, user))))
@@ -174,13 +199,21 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
     }
 }
 
+/// Leaves out those whose initial state is kept, which is a row that the statement does not write.
 async fn apply_bulk<D: Dialect>(
     context: &Context<D>,
     statement: &SqlText<D>,
     writes: &[&CreateOp<D>],
     before_sending: BeforeSending<'_>,
 ) -> Result<BulkResults<Session>> {
-    let new = || writes.iter().map(|write| &write.new);
+    let mut results: BulkResults<Session> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
+    let written = results.iter_mut().zip(writes.iter().map(|write| &write.new));
+    let mut written: Vec<_> = written.filter(|(_, new)| !new.keeps_initial_state).collect();
+    if written.is_empty() {
+        drop(written);
+        return Ok(results);
+    }
+    let new = || written.iter().map(|(_, new)| *new);
     let max = context.settings.max_state_bytes;
     let values = bulk::keys(new().map(|new| &new.key)).chain([
         bulk::states(new().map(|new| (&new.key, &new.state.session)), max)?,
@@ -188,12 +221,11 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| (&new.key, &new.state.user)), max)?,
         bulk::times(new().map(|new| new.create_time)),
     ]);
-    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION, before_sending).await?;
-    let mut results: BulkResults<Session> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
+    let rows = bulk::run(&context.database, statement, values, written.len(), OPERATION, before_sending).await?;
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
-        if let Some((result, write)) = results.get_mut(number).zip(writes.get(number)) {
-            *result = created(context, &write.new, &row).await.map(Applied::Written);
+        if let Some((result, new)) = written.get_mut(number) {
+            **result = created(context, new, &row).await.map(Applied::Written);
         }
     }
     Ok(results)

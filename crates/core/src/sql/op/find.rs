@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, SelectStatement};
 use sea_orm::{QueryResult, Statement};
 
-use super::annotate::{annotations, directory_error};
+use super::annotate::{annotations, own_tables_error};
 use super::list::{CREATE_TIME, app_of, join_states, of_scope, session_cursor, session_state, sort_sessions};
 use crate::entity::{seabed_labels, seabed_sessions, sessions};
 use crate::sql::decode::RowDecoder;
@@ -93,7 +93,7 @@ pub(crate) async fn find_sessions<D: Dialect>(
     request: &FindSessions,
 ) -> Result<Page<FoundSession, FindCursor>> {
     let rows = on.query_all(D::BACKEND.build(&select_page::<D>(tables, request))).await;
-    let rows = rows.map_err(|error| directory_error::<D>("find_sessions", error))?;
+    let rows = rows.map_err(|error| own_tables_error::<D>("find_sessions", error))?;
     let app_name = app_of(&request.scope);
     let has_state = request.has_state || request.filter.needs_state();
     let rows = rows.iter().map(|row| match session_cursor::<D>(app_name, row) {
@@ -143,7 +143,7 @@ pub(crate) async fn count_sessions<D: Dialect>(
 ) -> Result<u64> {
     const OPERATION: &str = "count_sessions";
     let statement = D::BACKEND.build(&select_count::<D>(tables, scope, filter));
-    let failed = |error| directory_error::<D>(OPERATION, error);
+    let failed = |error| own_tables_error::<D>(OPERATION, error);
     if filter.needs_state() {
         return count_matching::<D>(on, statement, app_of(scope), filter, failed).await;
     }

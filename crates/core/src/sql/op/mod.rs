@@ -14,8 +14,11 @@ pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod find;
+pub(crate) mod fork;
 pub(crate) mod get;
 pub(crate) mod list;
+pub(crate) mod origin;
+pub(crate) mod redact;
 pub(crate) mod shared_state;
 pub(crate) mod summarize;
 pub(crate) mod update_state;
@@ -39,19 +42,27 @@ pub(crate) struct Sql<D> {
     pub(crate) append: Arc<append::AppendSql<D>>,
     pub(crate) create: Arc<create::CreateSql<D>>,
     pub(crate) delete: Arc<delete::DeleteSql<D>>,
+    pub(crate) fork: Arc<fork::ForkSql<D>>,
     pub(crate) get: get::GetSql<D>,
+    pub(crate) origin: Arc<origin::OriginSql<D>>,
+    pub(crate) redact: Arc<redact::RedactSql<D>>,
 }
 
 impl<D: Dialect> Sql<D> {
     /// With the dialect's fast paths, or with portable statements only.
     pub(crate) fn new(tables: &Tables, Settings { fast_paths, max_state_bytes, .. }: Settings) -> Self {
         let bulk = D::bulk_statements(tables, max_state_bytes).filter(|_| fast_paths);
+        let origin = Arc::new(origin::OriginSql::new(tables));
+        let create = Arc::new(create::CreateSql::new(tables, bulk.as_ref(), origin.clone()));
         Self {
             annotate: Arc::new(annotate::AnnotateSql::new(tables)),
             append: Arc::new(append::AppendSql::new(tables, bulk.as_ref())),
-            create: Arc::new(create::CreateSql::new(tables, bulk.as_ref())),
             delete: Arc::new(delete::DeleteSql::new(tables)),
+            fork: Arc::new(fork::ForkSql::new(tables, create.clone(), origin.clone())),
+            create,
             get: get::GetSql::new(tables),
+            origin,
+            redact: Arc::new(redact::RedactSql::new(tables)),
         }
     }
 
@@ -78,7 +89,10 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         ("append_event", sql.append.texts()),
         ("create_session", sql.create.texts()),
         ("delete_session", sql.delete.texts()),
+        ("fork_session", sql.fork.texts()),
         ("get_session", sql.get.texts()),
+        ("origin", sql.origin.texts()),
+        ("redact_event", sql.redact.texts()),
         ("session", session.texts()),
         ("shared_state", shared_state.texts()),
     ];
