@@ -20,6 +20,7 @@ crate::database_cases! {
     Sqlite: [
         a_fork_of_a_session_that_was_replaced_stores_nothing,
         a_new_session_has_nothing_of_the_row_that_a_deleted_one_left_behind,
+        a_session_does_not_begin_like_a_deleted_one,
     ],
 }
 
@@ -119,4 +120,19 @@ async fn a_new_session_has_nothing_of_the_row_that_a_deleted_one_left_behind(fix
     let titles = "SELECT CAST(COUNT(title) AS text) AS text FROM seabed_sessions";
     ensure!(fixture.query_text(titles).await? == "0", "a title of a deleted session");
     careless.close().await.context("the pool does not close")
+}
+
+/// The same where the new session keeps nothing of how it begins.
+async fn a_session_does_not_begin_like_a_deleted_one(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    create(&service, &key("s")?, State::new().with("k", "old")).await?;
+    let options = fixture.service_url.parse::<seabed::SqliteOptions>()?;
+    let careless = options.with_driver(|driver| driver.foreign_keys(false)).open().await?;
+    careless.execute_unprepared("DELETE FROM sessions; DELETE FROM events").await?;
+    careless.close().await?;
+    let request = CreateSession::new(key("s")?.user()).with_session_id(key("s")?.session_id);
+    service.create_session(request).await?;
+    let origin = service.get_origin(&key("s")?).await?;
+    ensure!(origin.initial_state.is_none() && origin.parent.is_none(), "{origin:?}");
+    Ok(())
 }

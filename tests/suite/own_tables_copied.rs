@@ -5,7 +5,8 @@ use seabed::migration::{Selection, StoredData, copy, down, export, import};
 use seabed::sea_orm::ConnectionTrait as _;
 use seabed::{
     AnnotateSession, AppendEvent, DirectoryService as _, DirectoryServiceExt as _, DynSessionService, Event,
-    ExpectedRevision, FindSessions, FoundSession, GetSession, SessionFilter, SessionKey, SessionScope, State,
+    ExpectedRevision, FindSessions, FoundSession, GetSession, HistoryService as _, RedactEvent, SessionFilter,
+    SessionKey, SessionScope, State,
 };
 
 use crate::fixture::Fixture;
@@ -19,6 +20,7 @@ crate::database_cases! {
         titles_and_labels_are_in_files_of_lines,
         a_target_without_own_tables_leaves_titles_out_by_name,
         a_title_that_the_target_rejects_costs_its_session_nothing_else,
+        a_redaction_reaches_an_earlier_copy,
     ],
     MySql: [
         titles_that_an_account_may_not_read_are_left_out_by_name,
@@ -179,6 +181,33 @@ async fn a_title_that_the_target_rejects_costs_its_session_nothing_else(fixture:
         let session = target.get_session(GetSession::new(key(id)?)).await?.context("a session")?;
         ensure!(session.state.decode::<String>("k")?.as_deref() == Some(id), "{session:?}");
     }
+    Ok(())
+}
+
+/// And the other way round, a copy of the original stores it nowhere again.
+async fn a_redaction_reaches_an_earlier_copy(fixture: &Fixture) -> anyhow::Result<()> {
+    let (service, other) = (fixture.migrated().await?, Other::new().await?);
+    let key = key("s")?;
+    create(&service, &key).await?;
+    for id in ["e1", "e2"] {
+        let event = Event::new("user").with_id(id).with_text(format!("secret of {id}"));
+        service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await?;
+    }
+    let pools = [&fixture.admin, &other.pool];
+    ensure!(copy(pools[0], pools[1], Selection::default(), &mut |_| {}).await?.is_complete());
+    service.redact_event(RedactEvent::new(key.clone(), "e1")).await?;
+    let again = copy(pools[0], pools[1], Selection::default(), &mut |_| {}).await?;
+    ensure!(again.is_complete() && again.content == again.stored_content, "{again:?}");
+    let target = other.service().await?;
+    let read = target.get_session(GetSession::new(key.clone())).await?.context("a session")?;
+    ensure!(read == service.get_session(GetSession::new(key.clone())).await?.context("a session")?);
+    ensure!(read.events[0].text().is_none() && read.events[1].text().is_some(), "{read:?}");
+
+    target.redact_event(RedactEvent::new(key.clone(), "e2")).await?;
+    let stale = copy(pools[0], pools[1], Selection::default(), &mut |_| {}).await?;
+    ensure!(!stale.different.is_empty(), "{stale:?}");
+    let kept = target.get_session(GetSession::new(key)).await?.context("a session")?;
+    ensure!(kept.events[1].text().is_none(), "{kept:?}");
     Ok(())
 }
 

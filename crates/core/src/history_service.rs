@@ -36,6 +36,9 @@ pub trait HistoryService: SessionService {
     /// The events keep their ids, contents and times. So the new session is created now, and its last update is the
     /// time of its last event. Events before the fork that a rewind has taken back are copied with the rewind.
     ///
+    /// If the initial state is unknown, so may be keys that only later events set: [`Forked::unknown`] names them. The
+    /// fork begins without them, and they count as absent from then on.
+    ///
     /// The database copies the events. The service reads each of them once, and keeps of them only the state, the ids
     /// of function calls and the ids of invocations.
     ///
@@ -62,6 +65,10 @@ pub trait HistoryService: SessionService {
     /// arguments and results. Everything else that was said goes, also from keys that Seabed does not know.
     /// `custom_metadata.seabed_redacted` marks the event.
     ///
+    /// What was said may also stand elsewhere: an agent with an `output_key` writes its answer into the state, where it
+    /// stays, and so does its place in the event's `state_delta`; and a compaction that covers the event has a summary of
+    /// its own, which is another event to redact.
+    ///
     /// The session gets an event of the author `user`, without content, that reports it: its
     /// `custom_metadata.seabed_redacted_event_id` names the redacted event. So the revision changes: who has read the
     /// session is told so by the next append, and who follows its events or keeps a copy finds out which of them to
@@ -79,7 +86,7 @@ pub trait HistoryService: SessionService {
     ///
     /// # Errors
     /// [`Invalid`](Error::Invalid) naming `event_id` if the session has no such event, and naming `replacement` for a
-    /// text that not every backend can store; [`NotFound`](Error::NotFound).
+    /// text that is empty or that not every backend can store; [`NotFound`](Error::NotFound).
     ///
     /// # Cancel safety
     /// All or nothing.

@@ -197,7 +197,7 @@ impl SqlxBackend for MySql {
             // ER_LOCK_DEADLOCK, ER_LOCK_WAIT_TIMEOUT, ER_CHECKREAD (MariaDB's snapshot isolation), ER_QUERY_TIMEOUT and
             // ER_STATEMENT_TIMEOUT (a limit of the server's, which a wait for a lock may reach),
             // ER_TRANSACTION_ROLLBACK_DURING_COMMIT and ER_ERROR_DURING_COMMIT (other members of a group or cluster)
-            1213 | 1205 | 1020 | 3024 | 1969 | 3101 | 1180 => BackendErrorKind::Contention,
+            1213 | 1205 | 1020 | 3024 | 3572 | 1969 | 3101 | 1180 => BackendErrorKind::Contention,
             // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED, ER_SERVER_SHUTDOWN,
             // ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR
             // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is

@@ -6,6 +6,7 @@ mod body;
 mod compare;
 mod lines;
 mod record;
+mod redaction;
 mod refusal;
 mod rejection;
 mod shape;

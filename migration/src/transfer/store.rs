@@ -274,6 +274,7 @@ impl<'a> Store<'a> {
             } else {
                 HashSet::new()
             };
+            let known = self.without_redacted(&transaction, part, known).await?;
             new_events.extend(part.events.iter().filter(|event| !known.contains(&event.id)));
         }
         self.insert_events(&transaction, &new_events).await?;

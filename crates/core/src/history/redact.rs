@@ -22,6 +22,9 @@ const REDACTED: &str = "seabed_redacted";
 /// The mark of the event that reports a redaction: the id of the redacted event.
 const REDACTED_EVENT_ID: &str = "seabed_redacted_event_id";
 
+/// The summary of a compaction that was redacted without a replacement.
+const NO_SUMMARY: &str = "(redacted)";
+
 /// A request to [`redact_event`](crate::HistoryService::redact_event).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -43,10 +46,9 @@ impl RedactEvent {
         Self { key, event_id, replacement: None, notice }
     }
 
-    /// Sets a text to stand in place of the content.
-    pub fn with_replacement(mut self, text: impl Into<String>) -> Self {
-        self.replacement = Some(text.into());
-        self
+    /// Sets a text to stand in place of the content. This is then another redaction, with a report of its own.
+    pub fn with_replacement(self, text: impl Into<String>) -> Self {
+        Self { replacement: Some(text.into()), ..Self::new(self.key, self.event_id) }
     }
 
     /// Returns the session of the event.
@@ -104,6 +106,10 @@ impl NewRedaction {
         let RedactEvent { key, event_id, replacement, notice } = request;
         check_id("event_id", &event_id)?;
         if let Some(text) = &replacement {
+            // Models reject empty texts.
+            if text.is_empty() {
+                return Err(Error::invalid("replacement", "is empty"));
+            }
             let portable = Json::from(text.as_str()).check_portable();
             portable.map_err(|error| Error::invalid("replacement", error.to_string()))?;
         }
@@ -170,12 +176,13 @@ fn emptied(part: &Part) -> Option<serde_json::Value> {
     Some(json!({ (name): emptied }))
 }
 
-/// A compaction with the replacement as its summary. The range that it hides stays hidden.
+/// A compaction with the replacement as its summary. The range that it hides stays hidden, and google-adk sends a
+/// summary to the model even if it says nothing, which models reject.
 fn without_summary(compaction: &Json, replacement: Option<&str>) -> Option<Json> {
     let mut fields: BTreeMap<String, Json> = compaction.decode().ok()?;
     for (_, summary) in fields.iter_mut().filter(|(key, _)| is_one_of(&["compacted_content"], key)) {
-        let parts: Vec<_> = replacement.iter().map(|text| json!({ "text": text })).collect();
-        *summary = json!({ "parts": parts, "role": "model" }).into();
+        let text = replacement.unwrap_or(NO_SUMMARY);
+        *summary = json!({ "parts": [{ "text": text }], "role": "model" }).into();
     }
     Json::from_serialize(&fields).ok()
 }
@@ -219,6 +226,7 @@ mod tests {
             assert!(redacted.actions.extra.contains_key("rewindBeforeInvocationId"));
             let compaction = View::of(&redacted).compaction.unwrap();
             assert!(compaction.start == Some(1.5) && compaction.end == Some(2.5) && compaction.content.is_some());
+            assert!(text.as_str().contains(replacement.unwrap_or(NO_SUMMARY)), "{text:?}");
             assert_eq!((redacted.id, redacted.timestamp, redacted.branch), ("e".into(), 1.25, Some("b".into())));
         }
     }

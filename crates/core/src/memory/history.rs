@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{MemorySessionService, StoredEvent, StoredSession};
 use crate::backend::{ForkPlan, NewFork, NewRedaction};
 use crate::history::{ForkSession, Forked, Origin, RedactEvent, Redacted};
-use crate::{Annotations, Error, HistoryService, Json, Result, SessionKey};
+use crate::{Annotations, Appended, Error, HistoryService, Json, Result, SessionKey};
 
 #[async_trait]
 impl HistoryService for MemorySessionService {
@@ -45,15 +45,20 @@ impl HistoryService for MemorySessionService {
     async fn redact_event(&self, request: RedactEvent) -> Result<Redacted> {
         let new = NewRedaction::try_prepare(request, &*self.clock, self.adk_check)?;
         let mut store = self.open()?;
-        let stored = store.sessions.get_mut(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
+        let stored = store.sessions.get(&new.key).ok_or_else(|| Error::not_found(&new.key))?;
         let revision = stored.revision();
-        let event = stored.events.iter_mut().find(|event| event.cursor.event_id == new.event_id);
-        let event = event.ok_or_else(NewRedaction::no_such_event)?;
-        let decoded = event.decode()?;
+        let place = stored.events.iter().position(|event| event.cursor.event_id == new.event_id);
+        let place = place.ok_or_else(NewRedaction::no_such_event)?;
+        let decoded = stored.events[place].decode()?;
         let Some(redacted) = new.apply_to(&decoded) else { return Ok(Redacted::new(decoded, revision)) };
-        event.event_data =
-            Json::from_serialize(&redacted).map_err(|error| Error::invalid("event", error.to_string()))?;
-        let appended = store.append(new.notice)?;
-        Ok(Redacted::new(redacted, appended.revision().unwrap_or(revision)))
+        let data = Json::from_serialize(&redacted).map_err(|error| Error::invalid("event", error.to_string()))?;
+        let key = new.key.clone();
+        let Appended::Stored(appended) = store.append(new.notice)? else {
+            return Ok(Redacted::new(decoded, revision));
+        };
+        if let Some(stored) = store.sessions.get_mut(&key) {
+            stored.events[place].event_data = data;
+        }
+        Ok(Redacted::new(redacted, appended))
     }
 }

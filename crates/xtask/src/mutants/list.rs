@@ -1289,4 +1289,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "        let Some(redacted) = new.apply_to(&stored).or_else(|| Some(stored.clone())) else {",
         case: "sqlite_file::equal_redactions_are_one",
     },
+    Mutant {
+        guard: "a copy carries redactions to an earlier copy",
+        file: "migration/src/transfer/redaction.rs",
+        from: "                known.remove(&event.id);\n",
+        to: "                known.insert(event.id.clone());\n",
+        case: "sqlite_file::a_redaction_reaches_an_earlier_copy",
+    },
+    Mutant {
+        guard: "what a deleted session has left behind is no origin",
+        file: "crates/core/src/sql/op/origin.rs",
+        from: ".gte(Expr::col(session(Column::CreateTime)))",
+        to: ".is_not_null()",
+        case: "sqlite_file::a_session_does_not_begin_like_a_deleted_one",
+    },
 ];

@@ -50,23 +50,29 @@ impl<D: Dialect> ForkSql<D> {
     pub(crate) async fn plan(&self, on: &mut dyn Executor, new: &NewFork) -> Result<PlannedFork> {
         let StoredOrigin { origin, now } = self.origin.read(on, &new.source, OPERATION).await?;
         let mut plan = ForkPlan::new(new.clone(), now, origin.initial_state);
-        let mut read = Ok(());
+        let (mut read, mut bytes) = (Ok(()), 0);
         let mut add = |row: QueryResult| {
             if read.is_ok() {
-                read = decode::<D>(&new.source, &row).map(|(event, stored)| plan.add(&event, stored));
+                read = decode::<D>(&new.source, &row).map(|(event, stored, size)| {
+                    plan.add(&event, stored);
+                    bytes += size;
+                });
             }
         };
         let ran = on.run(self.history.bind(session_key_values(&new.source)), &mut add).await;
         ran.map_err(|error| statement_error::<D>(OPERATION, error))?;
         read?;
-        Ok(PlannedFork { source: new.source.clone(), source_create_time: origin.create_time, fork: plan.finish()? })
+        let (source, source_create_time) = (new.source.clone(), origin.create_time);
+        Ok(PlannedFork { source, source_create_time, fork: plan.finish()?, bytes })
     }
 }
 
-fn decode<D: Dialect>(session: &SessionKey, row: &QueryResult) -> Result<(crate::Event, Timestamp)> {
+/// Decodes an event, its stored time, and its size in bytes.
+fn decode<D: Dialect>(session: &SessionKey, row: &QueryResult) -> Result<(crate::Event, Timestamp, usize)> {
     let id = RowDecoder::<D>::new("events", session).text(row, 0, "id")?;
     let stored = RowDecoder::<D>::new("events", &EventName { id, session }).timestamp(row, 1, "timestamp")?;
-    Ok((decode_event::<D>(session, id, row, 2)?, stored))
+    let size = RowDecoder::<D>::new("events", session).text_or_null(row, 2, "event_data")?.map_or(0, str::len);
+    Ok((decode_event::<D>(session, id, row, 2)?, stored, size))
 }
 
 /// Reads the events of a session in order.
@@ -112,6 +118,8 @@ pub(crate) struct PlannedFork {
     source: SessionKey,
     source_create_time: Timestamp,
     fork: Fork,
+    /// The size of the source's events.
+    bytes: usize,
 }
 
 /// A session to fork.
@@ -126,7 +134,7 @@ impl<D: Dialect> WriteOp<Context<D>> for ForkOp<D> {
 
     const NAME: &'static str = OPERATION;
 
-    /// It may take long, so it runs beside the batches.
+    /// It may take long, so other writes do not wait for it.
     const SKIPS_LOCKED: bool = false;
 
     fn target(&self) -> Row {
@@ -142,13 +150,13 @@ impl<D: Dialect> WriteOp<Context<D>> for ForkOp<D> {
     }
 
     fn bytes(&self) -> usize {
-        self.planned.fork.state.bytes()
+        self.planned.fork.state.bytes() + self.planned.bytes
     }
 
-    /// The source is not locked. What the fork copies of it never changes, unless it is deleted: then the number of
-    /// events is wrong, or it is another session by now.
+    /// The source is not locked. Its events are neither moved nor joined by others, unless it is deleted, or a program
+    /// with a late clock inserts one: then the number of events is wrong, or it is another session by now.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Forked>> {
-        let Self { sql, planned: PlannedFork { source, source_create_time, fork } } = self;
+        let Self { sql, planned: PlannedFork { source, source_create_time, fork, .. } } = self;
         if attempt.lock == LockMode::SkipLocked {
             return Ok(Applied::Locked);
         }

@@ -83,7 +83,8 @@ fn decode<D: Dialect>(key: &SessionKey, row: &QueryResult) -> Result<StoredOrigi
     Ok(StoredOrigin { origin, now: session.state(row, "state")? })
 }
 
-/// Reads a session's row, with its row of `seabed_sessions` if it has one.
+/// Reads a session's row, with its row of `seabed_sessions` if it has one. An older row than the session is what a
+/// deleted session of that id has left behind, where nothing enforced the foreign key.
 fn select<D: Dialect>(tables: &Tables) -> SqlText<D> {
     use {seabed_sessions::Column as Own, sessions::Column};
     let session = |column: Column| (sessions::Entity, column);
@@ -100,7 +101,8 @@ fn select<D: Dialect>(tables: &Tables) -> SqlText<D> {
             tables.aliased(seabed_sessions::Entity),
             same(Own::AppName, Column::AppName)
                 .and(same(Own::UserId, Column::UserId))
-                .and(same(Own::SessionId, Column::Id)),
+                .and(same(Own::SessionId, Column::Id))
+                .and(Expr::col(own(Own::UpdateTime)).gte(Expr::col(session(Column::CreateTime)))),
         )
         .and_where(is(Column::AppName).and(is(Column::UserId)).and(is(Column::Id)))
         .take();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::Value;
-use sea_orm::sea_query::{Expr, Query};
+use sea_orm::sea_query::{Expr, LockBehavior, LockType, Query};
 
 use super::append::AppendOp;
 use super::context::Context;
@@ -32,13 +32,14 @@ pub(crate) struct RedactSql<D> {
 impl<D: Dialect> RedactSql<D> {
     pub(super) fn new(tables: &Tables) -> Self {
         use events::Column;
-        // The lock reads the row as it is now, also in an old snapshot of a caller's transaction.
+        // google-adk deletes a session's events before it locks the session. Who waits for the other here is this one,
+        // which tries again.
         let select = Query::select()
             .columns([Column::InvocationId, Column::Timestamp])
             .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
             .from(tables.table(events::Entity))
             .and_where(event_key_predicate::<D>())
-            .lock_exclusive()
+            .lock_with_behavior(LockType::Update, LockBehavior::Nowait)
             .take();
         let delete =
             Query::delete().from_table(tables.table(events::Entity)).and_where(event_key_predicate::<D>()).take();
@@ -103,8 +104,10 @@ impl<D: Dialect> WriteOp<Context<D>> for RedactOp<D> {
         let values: Vec<_> = of_event().chain([invocation.into(), time, data.as_str().into()]).collect();
         let append = Attempt { on: &mut *on, lock: LockMode::Wait, prefetched: None };
         let appended = match notice.apply(context, append).await? {
-            Applied::Written(appended) | Applied::Unchanged(appended) => appended.revision(),
-            Applied::Locked => None,
+            Applied::Written(appended) => appended.revision(),
+            // The report is there, so this was carried out before, and somebody has redacted the event otherwise since.
+            Applied::Unchanged(_) => return Ok(Applied::Unchanged(Redacted::new(stored, revision))),
+            Applied::Locked => return Ok(Applied::Locked),
         };
         on.execute(sql.delete.bind(of_event())).await.map_err(failed)?;
         on.execute(sql.insert.bind(values)).await.map_err(failed)?;
