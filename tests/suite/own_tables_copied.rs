@@ -1,12 +1,13 @@
 //! Titles and labels that are copied, exported and imported.
 
 use anyhow::{Context as _, ensure};
+use seabed::history::RedactEvent;
 use seabed::migration::{Selection, StoredData, copy, down, export, import};
 use seabed::sea_orm::ConnectionTrait as _;
 use seabed::{
     AnnotateSession, AppendEvent, DirectoryService as _, DirectoryServiceExt as _, DynSessionService, Event,
-    ExpectedRevision, FindSessions, FoundSession, GetSession, HistoryService as _, RedactEvent, SessionFilter,
-    SessionKey, SessionScope, State,
+    ExpectedRevision, FindSessions, FoundSession, GetSession, HistoryService as _, SessionFilter, SessionKey,
+    SessionScope, State,
 };
 
 use crate::fixture::Fixture;

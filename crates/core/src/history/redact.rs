@@ -20,7 +20,7 @@ const METADATA: &str = "custom_metadata";
 /// The mark of a redacted event.
 const REDACTED: &str = "seabed_redacted";
 /// The mark of the event that reports a redaction: the id of the redacted event.
-const REDACTED_EVENT_ID: &str = "seabed_redacted_event_id";
+pub(crate) const REDACTED_EVENT_ID: &str = "seabed_redacted_event_id";
 
 /// The summary of a compaction that was redacted without a replacement.
 const NO_SUMMARY: &str = "(redacted)";

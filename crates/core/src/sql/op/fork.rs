@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
-use sea_orm::{QueryResult, Value};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, Order, Query};
+use sea_orm::{QueryResult, Statement, Value};
 
 use super::context::Context;
 use super::create::CreateSql;
@@ -13,6 +13,7 @@ use super::origin::{OriginSql, StoredOrigin};
 use crate::entity::events;
 use crate::history::fork::{Fork, NewFork};
 use crate::history::fork_plan::ForkPlan;
+use crate::history::redact::REDACTED_EVENT_ID;
 use crate::history::{Forked, Origin};
 use crate::sql::decode::{EventName, RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
@@ -34,21 +35,35 @@ pub(crate) struct ForkSql<D> {
     origin: Arc<OriginSql<D>>,
     history: SqlText<D>,
     copy_events: SqlText<D>,
+    count_events: SqlText<D>,
+    count_reports: SqlText<D>,
 }
 
 impl<D: Dialect> ForkSql<D> {
     pub(super) fn new(tables: &Tables, create: Arc<CreateSql<D>>, origin: Arc<OriginSql<D>>) -> Self {
-        Self { create, origin, history: select_history(tables), copy_events: copy_events(tables) }
+        Self {
+            create,
+            origin,
+            history: select_history(tables),
+            copy_events: copy_events(tables),
+            count_events: count_events(tables),
+            count_reports: count_reports(tables),
+        }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
-        vec![("history", &self.history), ("copy_events", &self.copy_events)]
+        vec![
+            ("history", &self.history),
+            ("copy_events", &self.copy_events),
+            ("count_events", &self.count_events),
+            ("count_reports", &self.count_reports),
+        ]
     }
 
     /// Reads what a fork depends on. The events are read after the session's row, so none of those that made its state
     /// is missing, and are decoded and dropped as they arrive.
     pub(crate) async fn plan(&self, on: &mut dyn Executor, new: &NewFork) -> Result<PlannedFork> {
-        let StoredOrigin { origin, now } = self.origin.read(on, &new.source, OPERATION).await?;
+        let StoredOrigin { origin, now, update_time } = self.origin.read(on, &new.source, OPERATION).await?;
         let mut plan = ForkPlan::new(new.clone(), now, origin.initial_state);
         let (mut read, mut bytes) = (Ok(()), 0);
         let mut add = |row: QueryResult| {
@@ -62,9 +77,30 @@ impl<D: Dialect> ForkSql<D> {
         let ran = on.run(self.history.bind(session_key_values(&new.source)), &mut add).await;
         ran.map_err(|error| statement_error::<D>(OPERATION, error))?;
         read?;
-        let (source, source_create_time) = (new.source.clone(), origin.create_time);
-        Ok(PlannedFork { source, source_create_time, fork: plan.finish()?, bytes })
+        let (source, source_revision) = (new.source.clone(), Revision::new(origin.create_time, update_time));
+        Ok(PlannedFork { source, source_revision, fork: plan.finish()?, bytes })
     }
+
+    async fn count(&self, on: &mut dyn Executor, statement: Statement) -> Result<u64> {
+        let failed = |error| statement_error::<D>(OPERATION, error);
+        let row = on.query_one(statement).await.map_err(failed)?;
+        let count = row.map(|row| row.try_get_by_index::<i64>(0)).transpose();
+        let count = count.map_err(|error| statement_error::<D>(OPERATION, error))?;
+        Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or_default())
+    }
+
+    /// Checks that no event of the source was redacted since the plan.
+    async fn check_redactions(&self, on: &mut dyn Executor, planned: &PlannedFork) -> Result<()> {
+        let since = D::SCHEMA.timestamp(planned.source_revision.timestamp());
+        let reports = self.count_reports.bind(session_key_values(&planned.source).chain([since]));
+        if self.count(on, reports).await? == 0 { Ok(()) } else { Err(changed(&planned.source)) }
+    }
+}
+
+/// Another plan may succeed.
+fn changed(source: &SessionKey) -> Error {
+    let message = format!("the events of {source} changed while it was forked; nothing of the fork is stored");
+    BackendError::new(BackendErrorKind::Contention, message).into()
 }
 
 /// Decodes an event, its stored time, and its size in bytes.
@@ -100,23 +136,48 @@ fn copy_events<D: Dialect>(tables: &Tables) -> SqlText<D> {
             _ => Expr::col(column),
         });
     }
-    let time = || Expr::col(Column::Timestamp);
-    let is_last = time().eq(placeholder()).and(name::<D>(Column::Id).lte(placeholder()));
-    select
-        .from(tables.table(events::Entity))
-        .and_where(event_session_predicate::<D>())
-        .and_where(time().lt(placeholder()).or(is_last));
+    select.from(tables.table(events::Entity)).and_where(is_copied::<D>());
     let mut insert = Query::insert();
     insert.into_table(tables.table(events::Entity)).columns(event_columns());
     insert.select_from(select).expect("an expression for each column");
     SqlText::new(&insert)
 }
 
+/// The condition on an event that it is copied. Parameters: those of [`copy_events`] but the first.
+fn is_copied<D: Dialect>() -> Expr {
+    use events::Column;
+    let time = || Expr::col(Column::Timestamp);
+    let is_last = time().eq(placeholder()).and(name::<D>(Column::Id).lte(placeholder()));
+    event_session_predicate::<D>().and(time().lt(placeholder()).or(is_last))
+}
+
+/// Counts the events that are copied.
+fn count_events<D: Dialect>(tables: &Tables) -> SqlText<D> {
+    let mut select = Query::select();
+    select.expr(Expr::cust("COUNT(*)")).from(tables.table(events::Entity)).and_where(is_copied::<D>());
+    SqlText::new(&select)
+}
+
+/// Counts the events after a stored time that report redactions.
+fn count_reports<D: Dialect>(tables: &Tables) -> SqlText<D> {
+    use events::Column;
+    let text = D::SCHEMA.read_json(Expr::col(Column::EventData));
+    let place = Func::cust(D::SCHEMA.position_function()).arg(text).arg(REDACTED_EVENT_ID);
+    let mut select = Query::select();
+    select
+        .expr(Expr::cust("COUNT(*)"))
+        .from(tables.table(events::Entity))
+        .and_where(event_session_predicate::<D>())
+        .and_where(Expr::col(Column::Timestamp).gt(placeholder()))
+        .and_where(Expr::from(place).gt(0));
+    SqlText::new(&select)
+}
+
 /// A fork, and the session that it was planned for.
 #[derive(Clone)]
 pub(crate) struct PlannedFork {
     source: SessionKey,
-    source_create_time: Timestamp,
+    source_revision: Revision,
     fork: Fork,
     /// The size of the source's events.
     bytes: usize,
@@ -153,18 +214,28 @@ impl<D: Dialect> WriteOp<Context<D>> for ForkOp<D> {
         self.planned.fork.state.bytes() + self.planned.bytes
     }
 
-    /// The source is not locked. Its events are neither moved nor joined by others, unless it is deleted, or a program
-    /// with a late clock inserts one: then the number of events is wrong, or it is another session by now.
+    /// The source is not locked while its events are copied. No other event comes between them, unless the session is
+    /// deleted, or a program with a late clock inserts one: then their number is wrong, or it is another session by now.
     async fn apply(&self, context: &Context<D>, attempt: Attempt<'_, Context<D>>) -> Result<Applied<Forked>> {
-        let Self { sql, planned: PlannedFork { source, source_create_time, fork, .. } } = self;
+        let Self { sql, planned } = self;
+        let PlannedFork { source, source_revision, fork, .. } = planned;
         if attempt.lock == LockMode::SkipLocked {
             return Ok(Applied::Locked);
         }
         let on = attempt.on;
         let stored = sql.origin.read(on, source, OPERATION).await?.origin;
-        if stored.create_time != *source_create_time {
+        if stored.create_time != source_revision.create_time() {
             return Err(Error::not_found(source));
         }
+        let copied = || {
+            let time = || D::SCHEMA.timestamp(fork.update_time);
+            session_key_values(source).chain([time(), time(), fork.parent.event_id.as_str().into()])
+        };
+        // Before anything is copied in vain.
+        if sql.count(on, sql.count_events.bind(copied())).await? != fork.events {
+            return Err(changed(source));
+        }
+        sql.check_redactions(on, planned).await?;
         let max = context.settings.max_state_bytes;
         let insert = sql.create.bind_session(&fork.key, &fork.state, [fork.create_time, fork.update_time], max)?;
         match inserted::<D>(on.execute(insert).await) {
@@ -172,14 +243,15 @@ impl<D: Dialect> WriteOp<Context<D>> for ForkOp<D> {
             Ok(false) => return Err(Error::already_exists(&fork.key)),
             Err(error) => return Err(statement_error::<D>(OPERATION, error)),
         }
-        let time = || D::SCHEMA.timestamp(fork.update_time);
-        let values = [Value::from(fork.key.session_id.as_str())].into_iter().chain(session_key_values(source));
-        let values = values.chain([time(), time(), fork.parent.event_id.as_str().into()]);
+        let values = [Value::from(fork.key.session_id.as_str())].into_iter().chain(copied());
         let copied = on.execute(sql.copy_events.bind(values)).await;
         if copied.map_err(|error| statement_error::<D>(OPERATION, error))? != fork.events {
-            let message = format!("the events of {source} changed while it was forked; nothing of the fork is stored");
-            return Err(BackendError::new(BackendErrorKind::Contention, message).into());
+            return Err(changed(source));
         }
+        // A redaction that was acknowledged before this lock may have come too late for the copy; those that come after
+        // it wait for the fork.
+        context.revision(on, source, OPERATION).await?;
+        sql.check_redactions(on, planned).await?;
         let origin = Origin::new(fork.create_time, fork.initial_state.clone(), Some(fork.parent.clone()));
         sql.origin.write(on, &fork.key, &origin, max, OPERATION).await?;
         Ok(Applied::Written(forked(fork, State::new(), State::new())))

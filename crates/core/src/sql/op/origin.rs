@@ -11,7 +11,7 @@ use crate::sql::dialect::Dialect;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{SqlText, name, placeholder, session_key_values};
 use crate::sql::tables::Tables;
-use crate::{Error, Result, SessionId, SessionKey, State};
+use crate::{Error, Result, SessionId, SessionKey, State, Timestamp};
 
 const OPERATION: &str = "get_origin";
 
@@ -25,6 +25,7 @@ pub(crate) struct OriginSql<D> {
 pub(super) struct StoredOrigin {
     pub(super) origin: Origin,
     pub(super) now: State,
+    pub(super) update_time: Timestamp,
 }
 
 impl<D: Dialect> OriginSql<D> {
@@ -80,7 +81,8 @@ fn decode<D: Dialect>(key: &SessionKey, row: &QueryResult) -> Result<StoredOrigi
         initial_state: initial.map_err(|error| own.not_json("initial_state", &error))?,
         parent: parent.map(|(session_id, event_id)| Parent::new(SessionId::from_row(session_id), event_id)),
     };
-    Ok(StoredOrigin { origin, now: session.state(row, "state")? })
+    let update_time = session.timestamp(row, "update_time", "update_time")?;
+    Ok(StoredOrigin { origin, now: session.state(row, "state")?, update_time })
 }
 
 /// Reads a session's row, with its row of `seabed_sessions` if it has one. An older row than the session is what a
@@ -92,7 +94,7 @@ fn select<D: Dialect>(tables: &Tables) -> SqlText<D> {
     let same = |left: Own, right: Column| name::<D>(own(left)).eq(name::<D>(session(right)));
     let is = |column: Column| name::<D>(session(column)).eq(placeholder());
     let select = Query::select()
-        .column(session(Column::CreateTime))
+        .columns([session(Column::CreateTime), session(Column::UpdateTime)])
         .expr_as(D::SCHEMA.read_json(Expr::col(session(Column::State))), Column::State)
         .expr_as(D::SCHEMA.read_json(Expr::col(own(Own::InitialState))), Own::InitialState)
         .columns([own(Own::ParentSessionId), own(Own::ParentEventId)])

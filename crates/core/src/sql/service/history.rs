@@ -9,7 +9,10 @@ use crate::history::{ForkSession, Forked, Origin, RedactEvent, Redacted};
 use crate::sql::dialect::Dialect;
 use crate::sql::op::fork::ForkOp;
 use crate::sql::op::redact::RedactOp;
-use crate::{HistoryService, Result, SessionKey};
+use crate::{BackendErrorKind, HistoryService, Result, SessionKey};
+
+/// How often a fork is planned.
+const MAX_PLANS: u32 = 3;
 
 #[async_trait]
 impl<D: Dialect> HistoryService for SqlSessionService<D> {
@@ -24,8 +27,17 @@ impl<D: Dialect> HistoryService for SqlSessionService<D> {
         traced::<D, _>(OPERATION, async {
             let (sql, new) = (&self.sql.fork, NewFork::try_prepare(&request, &*self.clock, &*self.ids)?);
             let plan = async || sql.plan(&mut self.context.database.autocommit(), &new).await;
-            let planned = self.read(OPERATION, plan).await?;
-            self.submit(ForkOp { sql: sql.clone(), planned }).await
+            let mut plans = 1;
+            loop {
+                let planned = self.read(OPERATION, plan).await?;
+                match self.submit(ForkOp { sql: sql.clone(), planned }).await {
+                    // The source changed.
+                    Err(error) if error.backend_kind() == Some(BackendErrorKind::Contention) && plans < MAX_PLANS => {
+                        plans += 1;
+                    }
+                    forked => return forked,
+                }
+            }
         })
         .await
     }
