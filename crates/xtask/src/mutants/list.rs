@@ -1197,4 +1197,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "let fast_paths = !checked.risks.contains(&SchemaRisk::Unlogged);",
         case: "postgres_18::another_product_is_refused",
     },
+    Mutant {
+        guard: "a read says that the server has not got the least revision",
+        file: "crates/core/src/sql/op/get.rs",
+        from: "        request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;\n",
+        to: "",
+        case: "sqlite_file::a_read_of_a_revision_that_is_not_there",
+    },
+    Mutant {
+        guard: "a listing of events says that the server has not got the least revision",
+        file: "crates/core/src/sql/op/list.rs",
+        from: "    request.check_min_revision(revision_of_session::<D>(request, &rows)?)?;\n",
+        to: "",
+        case: "sqlite_file::a_read_of_a_revision_that_is_not_there",
+    },
+    Mutant {
+        guard: "a read waits for the least revision",
+        file: SERVICE,
+        from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
+        to: "tokio::time::timeout(self.timeout(), read()).await;",
+        case: "sqlite_file::a_read_waits_for_the_revision",
+    },
 ];

@@ -951,4 +951,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         to: "=> actual != expected,",
         case: "sql::write::tests::doubt::only_a_server_that_knows_more_ends_a_doubt",
     },
+    Mutant {
+        guard: "an earlier revision is not a later one",
+        file: "crates/core/src/revision.rs",
+        from: "Some(actual) if actual >= self =>",
+        to: "Some(_) =>",
+        case: "revision::tests::a_revision_is_reached_by_itself_and_by_later_ones",
+    },
 ];
