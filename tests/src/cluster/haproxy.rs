@@ -30,7 +30,8 @@ impl HaProxy {
         let folder = account.folder()?;
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, configuration)?;
-        let program = account.supervise("TERM", folder, &Self::find()?, ["-db".into(), "-f".into(), file].into_iter())?;
+        let program =
+            account.supervise("TERM", folder, &Self::find()?, ["-db".into(), "-f".into(), file].into_iter())?;
         Ok(Self { program, port, servers: servers.iter().map(|(_, port)| *port).collect() })
     }
 

@@ -194,8 +194,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         let killed = |faults: &BTreeMap<_, usize>, what| faults.get(what).copied().unwrap_or_default() >= plan.kills;
         let done = before + workers.iter().map(|worker| worker.done.load(Ordering::Relaxed)).sum::<u64>();
         let enough_kills = plan.pause.is_none()
-            || killed(&faults, faults::WORKER_KILLED)
-                && (!place.can_kill() || killed(&faults, faults::SERVER_KILLED));
+            || killed(&faults, faults::WORKER_KILLED) && (!place.can_kill() || killed(&faults, faults::SERVER_KILLED));
         if started.elapsed() >= plan.length && done >= plan.writes && enough_kills {
             break;
         }
