@@ -139,8 +139,8 @@ enum NoVersion {
 ///
 /// # Errors
 /// Those of [`migrate`]; kind [`Contention`](BackendErrorKind::Contention) if a table stays locked.
-/// [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind [`Schema`](BackendErrorKind::Schema) for a
-/// schema that does not exist, with the statement that creates it.
+/// [`Invalid`](Error::Invalid) for names that [`Tables::check`] rejects; kind [`Schema`](BackendErrorKind::Schema) for
+/// a schema that does not exist, with the statement that creates it.
 ///
 /// # Cancel safety
 /// That of [`migrate`]: all is created or nothing.

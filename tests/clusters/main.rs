@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser;
 use seabed_tests::Setup;
-use seabed_tests::torture::{Outcome, Plan, Target, run, work_if_told};
+use seabed_tests::torture::{Outages, Outcome, Plan, Target, run, work_if_told};
 
 /// Starts clusters on this machine, one after the other, makes random calls on each from several processes while its
 /// primary, workers and connections are killed, and checks that nothing that was acknowledged is lost. Exit status 0 if
@@ -90,22 +90,21 @@ async fn clusters() -> anyhow::Result<bool> {
             }
         }
     }
+<<<<<<< HEAD
     println!(
         "| cluster | kills | writes acknowledged | lost or wrong | without a write, s | after a server was ready, s |"
     );
     println!("|---|--:|--:|--:|--:|--:|");
+=======
+    println!("| cluster | kills | writes acknowledged | lost or wrong | {} |", Outages::COLUMNS.join(" | "));
+    println!("|---|--:|--:|--:|--:|--:|--:|");
+>>>>>>> 90d391523c9e5220c861e915ad5478847e308687
     rows.iter().for_each(|row| println!("{row}"));
     Ok(is_sound)
 }
 
-/// A row of the table: medians, and the longest in brackets.
-fn row(setup: Setup, outcome: &Outcome) -> String {
-    let outages = &outcome.outages;
-    let [without, after] = [&outages.without_writes, &outages.after_ready].map(|times| {
-        let at = |place: usize| times.get(place).map(Duration::as_secs_f64).unwrap_or_default();
-        format!("{:.2} ({:.2})", at(times.len() / 2), at(times.len().saturating_sub(1)))
-    });
-    let (kills, acknowledged) = (outages.after_ready.len(), outcome.counts.acknowledged);
-    let (name, version, wrong) = (setup.name(), &outcome.version, outcome.objections.len());
-    format!("| {name}, {version} | {kills} | {acknowledged} | {wrong} | {without} | {after} |")
+fn row(setup: Setup, Outcome { version, counts, outages, objections, .. }: &Outcome) -> String {
+    let (name, kills, acknowledged) = (setup.name(), outages.until_ready.len(), counts.acknowledged);
+    let (wrong, times) = (objections.len(), outages.columns().join(" | "));
+    format!("| {name}, {version} | {kills} | {acknowledged} | {wrong} | {times} |")
 }

@@ -8,8 +8,8 @@ use futures_util::future::{Either, join_all, select};
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use seabed::{
     AppendEvent, Appended, BackendErrorKind, CreateSession, DeleteSession, DynSessionService, Error, Event,
-    ExpectedRevision, GetSession, PostgresSessionService, Revision, SessionKey, SessionService, SqlSessionService,
-    State, StateService, UpdateState, UserKey,
+    ExpectedRevision, GetSession, ListEvents, PostgresSessionService, Revision, SessionKey, SessionService,
+    SqlSessionService, State, StateService, Timestamp, UpdateState, UserKey,
 };
 use seabed_core::sql::Dialect;
 use seabed_tests::{Cut, Kind, Proxy, Server};
@@ -24,6 +24,7 @@ crate::database_cases! {
         a_conflict_at_a_later_revision_ends_a_doubt,
         a_server_that_is_behind_says_so,
     ],
+    Everywhere: [a_read_waits_for_the_revision_that_it_asks_for],
     Postgres: [nothing_is_acknowledged_before_the_standby_has_it],
 }
 
@@ -182,6 +183,34 @@ async fn a_server_that_is_behind_says_so(fixture: &Fixture) -> anyhow::Result<()
     }
     fixture.migrated().await?;
     with_dialect!(fixture, check)
+}
+
+/// What a replica does that receives an event a moment later.
+async fn a_read_waits_for_the_revision_that_it_asks_for(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    for lists in [false, true] {
+        let key = alice(&format!("waits-{lists}"))?;
+        let session = service.create_session(create(&key)).await?;
+        let seconds = session.create_time.as_seconds() + 1000.0;
+        let event = Event::new("user").with_timestamp(seconds);
+        let awaited = Revision::new(session.create_time, Timestamp::try_from_seconds(seconds)?);
+        let read = async {
+            anyhow::Ok(if lists {
+                let request = ListEvents::new(key.clone()).with_min_revision(awaited);
+                service.list_events(request).await?.items.len()
+            } else {
+                let request = GetSession::new(key.clone()).with_min_revision(awaited);
+                service.get_session(request).await?.context("no session")?.events.len()
+            })
+        };
+        let replicate = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await
+        };
+        let (read, replicated) = tokio::join!(read, replicate);
+        ensure!(replicated?.revision() == Some(awaited) && read? == 1);
+    }
+    Ok(())
 }
 
 /// Ends every server process that waits for a standby, as a restart of the server would.

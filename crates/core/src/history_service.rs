@@ -133,8 +133,8 @@ pub trait HistoryServiceExt: HistoryService {
         history.state_at(event_id).ok_or_else(|| Error::invalid("event_id", "no event of the session has it"))
     }
 
-    /// Rewinds a session as [`rewind`](crate::SessionServiceExt::rewind) does, from its initial state if that was kept and the
-    /// request has none. Atomicity, ordering and cancel safety are those of `rewind`.
+    /// Rewinds a session as [`rewind`](crate::SessionServiceExt::rewind) does, from its initial state if that was kept
+    /// and the request has none. Atomicity, ordering and cancel safety are those of `rewind`.
     ///
     /// # Errors
     /// Those of `rewind` and [`get_origin`](HistoryService::get_origin).

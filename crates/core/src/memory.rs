@@ -290,7 +290,9 @@ impl SessionService for MemorySessionService {
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
         let store = self.open()?;
-        let Some(stored) = store.sessions.get(&request.key) else { return Ok(None) };
+        let stored = store.sessions.get(&request.key);
+        request.check_min_revision(stored.map(StoredSession::revision))?;
+        let Some(stored) = stored else { return Ok(None) };
         let mut session = store.show(&request.key, stored);
         let after = |event: &&StoredEvent| request.after_timestamp.is_none_or(|after| event.cursor.timestamp >= after);
         let events: Vec<_> = stored.events.iter().filter(after).collect();
@@ -318,7 +320,9 @@ impl SessionService for MemorySessionService {
     async fn list_events(&self, request: ListEvents) -> Result<Page<Event, EventCursor>> {
         request.check()?;
         let store = self.open()?;
-        let stored = store.sessions.get(&request.key).ok_or_else(|| Error::not_found(&request.key))?;
+        let stored = store.sessions.get(&request.key);
+        request.check_min_revision(stored.map(StoredSession::revision))?;
+        let stored = stored.ok_or_else(|| Error::not_found(&request.key))?;
         let rows = stored.events.iter().map(|event| (event.cursor.clone(), event.decode())).collect();
         page_of(rows, request.order, request.limit, request.cursor.as_ref())
     }

@@ -107,12 +107,13 @@ pub struct GetSession {
     pub(crate) key: SessionKey,
     pub(crate) num_recent_events: Option<u32>,
     pub(crate) after_timestamp: Option<Timestamp>,
+    pub(crate) min_revision: Option<Revision>,
 }
 
 impl GetSession {
     /// Requests the session with all its events.
     pub fn new(key: SessionKey) -> Self {
-        Self { key, num_recent_events: None, after_timestamp: None }
+        Self { key, num_recent_events: None, after_timestamp: None, min_revision: None }
     }
 
     /// Limits the events to the newest `count`; 0 for none.
@@ -126,6 +127,23 @@ impl GetSession {
     pub fn with_after_timestamp(mut self, timestamp: Timestamp) -> Self {
         self.after_timestamp = Some(timestamp);
         self
+    }
+
+    /// Requests the session at this revision or a later one, for a service whose server may be behind the one that the
+    /// revision comes from: a replica, or a server that has just taken over. See
+    /// [`get_session`](crate::SessionService::get_session) for what happens if the server does not have it.
+    pub fn with_min_revision(mut self, revision: Revision) -> Self {
+        self.min_revision = Some(revision);
+        self
+    }
+
+    /// Checks the revision of the session, as every service does after it has read it; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// A backend error of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) if `actual` is earlier than the
+    /// requested revision.
+    pub fn check_min_revision(&self, actual: Option<Revision>) -> Result<()> {
+        self.min_revision.map_or(Ok(()), |min| min.check_reached(&self.key, actual))
     }
 
     /// Returns what a service of your own writes to [`Session::events_since`](crate::Session::events_since), given the
@@ -156,6 +174,11 @@ impl GetSession {
     /// Returns the earliest stored time of the events to read; `None` for all.
     pub fn after_timestamp(&self) -> Option<Timestamp> {
         self.after_timestamp
+    }
+
+    /// Returns the earliest revision to read; `None` for whatever the server has.
+    pub fn min_revision(&self) -> Option<Revision> {
+        self.min_revision
     }
 }
 
@@ -253,6 +276,7 @@ pub struct ListEvents {
     pub(crate) order: Order,
     pub(crate) limit: u32,
     pub(crate) cursor: Option<EventCursor>,
+    pub(crate) min_revision: Option<Revision>,
 }
 
 impl ListEvents {
@@ -261,7 +285,7 @@ impl ListEvents {
 
     /// Requests the first page of up to 100 events, in append order.
     pub fn new(key: SessionKey) -> Self {
-        Self { key, order: Order::Ascending, limit: 100, cursor: None }
+        Self { key, order: Order::Ascending, limit: 100, cursor: None, min_revision: None }
     }
 
     /// Sets the direction.
@@ -282,6 +306,21 @@ impl ListEvents {
         self
     }
 
+    /// Requests the events of the session at this revision or a later one; see [`GetSession::with_min_revision`].
+    pub fn with_min_revision(mut self, revision: Revision) -> Self {
+        self.min_revision = Some(revision);
+        self
+    }
+
+    /// Checks the revision of the session; see [`GetSession::check_min_revision`].
+    ///
+    /// # Errors
+    /// A backend error of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) if `actual` is earlier than the
+    /// requested revision.
+    pub fn check_min_revision(&self, actual: Option<Revision>) -> Result<()> {
+        self.min_revision.map_or(Ok(()), |min| min.check_reached(&self.key, actual))
+    }
+
     /// Returns whose events to list.
     pub fn key(&self) -> &SessionKey {
         &self.key
@@ -300,6 +339,11 @@ impl ListEvents {
     /// Returns where the page begins; `None` for the first page.
     pub fn cursor(&self) -> Option<&EventCursor> {
         self.cursor.as_ref()
+    }
+
+    /// Returns the earliest revision to read; `None` for whatever the server has.
+    pub fn min_revision(&self) -> Option<Revision> {
+        self.min_revision
     }
 
     /// Checks the page size and the cursor, as every service does before it reads.

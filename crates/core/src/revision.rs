@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, SessionKey, Timestamp};
+use crate::{BackendError, BackendErrorKind, Error, Result, SessionKey, Timestamp};
 
 /// Identifies the state a session was in when it was read: by when it was created, and by the stored time of its newest
 /// event.
@@ -38,6 +38,24 @@ impl Revision {
     /// The first time at which a later event may be stored.
     pub(crate) fn following(self) -> Timestamp {
         self.update_time.next().unwrap_or(self.update_time)
+    }
+
+    /// Whether a read that must show this state of a session shows it, or a later one. `actual` is the revision that it
+    /// found, and `None` if it found no such session.
+    ///
+    /// # Errors
+    /// A backend error of kind [`Unavailable`](BackendErrorKind::Unavailable) if it does not: the server is behind the
+    /// one that the caller knows this revision from, or the session was deleted.
+    pub(crate) fn check_reached(self, key: &SessionKey, actual: Option<Revision>) -> Result<()> {
+        let found = match actual {
+            Some(actual) if actual >= self => return Ok(()),
+            Some(actual) => format!("has {key} at revision {actual}"),
+            None => format!("does not know {key}"),
+        };
+        let message = format!(
+            "the server is behind, or has lost writes: it {found}, and the caller asks for revision {self} or a later one"
+        );
+        Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
     }
 
     fn has_events(self) -> bool {
@@ -127,6 +145,21 @@ mod tests {
         let states = [Revision::new(at(100), at(100)), Revision::new(at(100), at(5)), Revision::new(at(100), at(6))];
         assert!(states.is_sorted_by(|before, after| before < after));
         assert!(states[2] < Revision::new(at(101), at(101)), "a later session under the same id");
+    }
+
+    #[test]
+    fn a_revision_is_reached_by_itself_and_by_later_ones() {
+        let key = SessionKey::try_new("app", "alice", "session").unwrap();
+        let (created, first, second) =
+            (Revision::new(at(100), at(100)), Revision::new(at(100), at(5)), Revision::new(at(100), at(200)));
+        let created_anew = Revision::new(at(300), at(300));
+        for actual in [first, second, created_anew] {
+            first.check_reached(&key, Some(actual)).unwrap();
+        }
+        for actual in [None, Some(created)] {
+            let behind = first.check_reached(&key, actual).unwrap_err();
+            assert_eq!(behind.backend_kind(), Some(BackendErrorKind::Unavailable), "{behind}");
+        }
     }
 
     #[test]

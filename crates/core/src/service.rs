@@ -58,6 +58,11 @@ pub trait SessionService: Send + Sync {
     /// session, one of its events, or the state of its app or user, which is never taken for empty.
     /// [`list_events`](Self::list_events) needs no state, and still reads the other events.
     ///
+    /// If the request names a revision to read at least ([`GetSession::with_min_revision`]), and the session is at an
+    /// earlier one or not there, the service reads again for up to about a second, and not past the limit on a call. Then
+    /// the call ends in [`Unavailable`](crate::BackendErrorKind::Unavailable), and the message says that the server is
+    /// behind. A session that was deleted looks the same.
+    ///
     /// # Cancel safety
     /// Reads only.
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>>;
@@ -91,6 +96,7 @@ pub trait SessionService: Send + Sync {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) when the session does not exist; [`Invalid`](crate::Error::Invalid) for a
     /// limit of zero or over [`ListEvents::MAX_LIMIT`]. A row that cannot be decoded is an error in its place.
+    /// [`ListEvents::with_min_revision`] works as in [`get_session`](Self::get_session).
     ///
     /// # Cancel safety
     /// Reads only.

@@ -167,9 +167,9 @@
 //!
 //! # Guarantees
 //!
-//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`],
-//! [`HistoryService`] and [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on every
-//! backend, and on your own if you write one.
+//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`], [`HistoryService`]
+//! and [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on
+//! every backend, and on your own if you write one.
 
 use std::sync::Arc;
 

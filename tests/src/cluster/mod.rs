@@ -107,7 +107,7 @@ impl Cluster {
 
     /// Returns the URL for a service, given one that goes through HAProxy.
     pub(crate) fn service_url(&self, url: &str) -> String {
-        if self.setup != Setup::PostgresAddresses {
+        if self.has_one_address() {
             return url.to_owned();
         }
         let addresses: Vec<String> = self.haproxy.servers().iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -126,7 +126,9 @@ impl Cluster {
             Family::Postgres => "SELECT CAST(inet_server_port() AS TEXT) AS text",
             Family::MySql => "SELECT CAST(@@port AS CHAR) AS text",
         };
-        let port = ask(&self.admin_url(), port).await?.context("no port")?.parse()?;
+        let url = self.admin_url();
+        wait_until_ready(&url).await?;
+        let port = ask(&url, port).await?.context("no port")?.parse()?;
         self.servers.kill(port).await
     }
 
@@ -160,15 +162,15 @@ async fn ask(url: &str, query: &str) -> anyhow::Result<Option<String>> {
     Ok(row.map(|row| row.try_get("", "text")).transpose()?)
 }
 
-/// Asks one server after the other until one answers `answer`, and returns its URL.
-async fn until(urls: &[String], query: &str, answer: &str) -> anyhow::Result<String> {
+/// Asks one server after the other until one answers `answer`.
+async fn until(urls: &[String], query: &str, answer: &str) -> anyhow::Result<()> {
     let started = Instant::now();
     loop {
         for url in urls {
             // A server that does not answer may do so later.
             let asked = tokio::time::timeout(Duration::from_secs(2), ask(url, query)).await;
             if matches!(asked, Ok(Ok(Some(text))) if text == answer) {
-                return Ok(url.clone());
+                return Ok(());
             }
         }
         ensure!(started.elapsed() < Duration::from_mins(3), "no server answers {query} with {answer}");

@@ -72,7 +72,7 @@ impl Nodes {
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
         let (query, answer) = rules.is_back;
-        until(&[node.url()], query, answer).await.map(drop)
+        until(&[node.url()], query, answer).await
     }
 }
 
@@ -94,7 +94,7 @@ impl Servers for Nodes {
         until_refused(port).await;
         let others: Vec<String> = self.nodes.iter().filter(|node| node.port != port).map(Node::url).collect();
         let (query, answer) = self.rules.takes_over;
-        until(&others, query, answer).await.map(drop)
+        until(&others, query, answer).await
     }
 
     async fn heal(&mut self) -> anyhow::Result<()> {

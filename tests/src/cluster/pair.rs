@@ -80,10 +80,10 @@ impl Servers for Pair {
         self.primary.program.order("kill").await?;
         until_refused(port).await;
         let standby = self.standby.take().context("no standby")?;
-        // Nobody else is left to wait for.
-        let promote =
-            ["ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()", "SELECT pg_promote()"];
-        tell(&admin_url(standby.port), &promote).await?;
+        let url = admin_url(standby.port);
+        tell(&url, &["SELECT pg_promote()"]).await?;
+        // Nobody is left to wait for. What commits before this does wait.
+        tell(&url, &["ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()"]).await?;
         self.killed = Some(std::mem::replace(&mut self.primary, standby));
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Servers for Pair {
         until(std::slice::from_ref(&primary), &standbys("state = 'streaming'"), "1").await?;
         let wait_for_it = ["ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"];
         tell(&primary, &wait_for_it).await?;
-        until(&[primary], &standbys("sync_state = 'sync'"), "1").await.map(drop)
+        until(&[primary], &standbys("sync_state = 'sync'"), "1").await
     }
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {

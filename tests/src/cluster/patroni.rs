@@ -131,7 +131,7 @@ impl Servers for Patroni {
         self.killed = self.nodes.iter().position(|node| node.port == port).context("no such node")?;
         self.nodes[self.killed].program.order("kill").await?;
         let other = admin_url(self.nodes[1 - self.killed].port);
-        until(&[other], "SELECT CAST(pg_is_in_recovery() AS TEXT) AS text", "false").await.map(drop)
+        until(&[other], "SELECT CAST(pg_is_in_recovery() AS TEXT) AS text", "false").await
     }
 
     async fn heal(&mut self) -> anyhow::Result<()> {

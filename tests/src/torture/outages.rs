@@ -14,6 +14,8 @@ pub(crate) struct Kill {
 /// What the kills of a run meant for its writers, each in order of length.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outages {
+    /// From each kill to when a server could take writes again, as its administrator found.
+    pub until_ready: Vec<Duration>,
     /// The longest time around each kill in which no write was acknowledged.
     pub without_writes: Vec<Duration>,
     /// From when a server was ready to the first acknowledged write.
@@ -28,15 +30,18 @@ impl Outages {
         for kill in kills {
             let before = acknowledged.partition_point(|at| *at < kill.killed).saturating_sub(1);
             let after = acknowledged.partition_point(|at| *at < kill.ready);
+            // Without a write afterwards, the run ended first.
             let around = acknowledged.get(before..=after).unwrap_or_default();
             let longest = around.windows(2).max_by_key(|pair| pair[1] - pair[0]);
             if let Some([last, first]) = longest {
+                outages.until_ready.push(micros(kill.ready - kill.killed));
                 outages.without_writes.push(micros(first - last));
                 outages.after_ready.push(micros(first - kill.ready));
             }
         }
-        outages.without_writes.sort_unstable();
-        outages.after_ready.sort_unstable();
+        for times in [&mut outages.until_ready, &mut outages.without_writes, &mut outages.after_ready] {
+            times.sort_unstable();
+        }
         outages
     }
 }
@@ -46,18 +51,31 @@ fn micros(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-/// Returns the median and the longest of some times, in seconds.
-pub(crate) fn median_and_longest(sorted: &[Duration]) -> (f64, f64) {
-    let at = |place: usize| sorted.get(place).map(Duration::as_secs_f64).unwrap_or_default();
-    (at(sorted.len() / 2), at(sorted.len().saturating_sub(1)))
+/// The median and the longest of some times in order, in seconds.
+struct Seconds<'a>(&'a [Duration]);
+
+impl fmt::Display for Seconds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = |place: usize| self.0.get(place).map(Duration::as_secs_f64).unwrap_or_default();
+        write!(f, "{:.2} (at most {:.2})", at(self.0.len() / 2), at(self.0.len().saturating_sub(1)))
+    }
+}
+
+impl Outages {
+    /// The names of [`columns`](Self::columns).
+    pub const COLUMNS: [&str; 3] = ["until another was ready, s", "without a write, s", "after it was ready, s"];
+
+    /// The median of each kind of time, and the longest.
+    pub fn columns(&self) -> [String; 3] {
+        [&self.until_ready, &self.without_writes, &self.after_ready].map(|times| Seconds(times).to_string())
+    }
 }
 
 impl fmt::Display for Outages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (median, longest) = median_and_longest(&self.without_writes);
-        write!(f, "without a write around a kill of the server: {median:.2} s, at most {longest:.2} s; ")?;
-        let (median, longest) = median_and_longest(&self.after_ready);
-        write!(f, "after a server was ready: {median:.2} s, at most {longest:.2} s")
+        let lines: Vec<String> =
+            Self::COLUMNS.iter().zip(self.columns()).map(|(name, times)| format!("{name}: {times}")).collect();
+        f.write_str(&lines.join("; "))
     }
 }
 
@@ -70,6 +88,7 @@ mod tests {
         // A write that the old server had sent on its way is acknowledged after the kill.
         let acknowledged = vec![100, 200, 1_000_300, 1_000_400, 900, 2_000_000];
         let outages = Outages::find(&[Kill { killed: 850, ready: 900_000 }], acknowledged);
+        assert_eq!(outages.until_ready, [Duration::from_micros(899_150)]);
         assert_eq!(outages.without_writes, [Duration::from_micros(999_400)]);
         assert_eq!(outages.after_ready, [Duration::from_micros(100_300)]);
     }

@@ -1,7 +1,9 @@
 //! Law 4: a stale writer gets an error, and nothing of a rejected append is stored.
 
 use anyhow::{Context as _, ensure};
-use seabed_core::{Error, Event, State};
+use seabed_core::{
+    BackendErrorKind, DeleteSession, Error, Event, GetSession, ListEvents, Revision, SessionKey, State, Timestamp,
+};
 
 use crate::Context;
 
@@ -11,6 +13,8 @@ super::case_list![
     a_conflict_carries_the_actual_revision,
     a_new_session_has_a_revision_to_append_at,
     revisions_never_repeat_when_times_do,
+    a_read_shows_the_least_revision_or_a_later_one,
+    a_read_of_a_revision_that_is_not_there_says_so,
 ];
 
 async fn stale_revision_conflicts(context: Context) -> anyhow::Result<()> {
@@ -73,6 +77,48 @@ async fn revisions_never_repeat_when_times_do(context: Context) -> anyhow::Resul
             seen.push(revision);
         }
         ensure!(seen.is_sorted_by(|left, right| left < right), "{seen:?}");
+    }
+    Ok(())
+}
+
+/// Reads the session and its events at `revision` or a later one, and expects `count` events of both.
+async fn read_at_least(context: &Context, key: &SessionKey, revision: Revision, count: usize) -> anyhow::Result<()> {
+    let request = GetSession::new(key.clone()).with_min_revision(revision);
+    let session = context.service.get_session(request).await?.context("the session is gone")?;
+    let request = ListEvents::new(key.clone()).with_min_revision(revision);
+    let events = context.service.list_events(request).await?;
+    ensure!(session.events.len() == count && events.items.len() == count, "{session:?}, {events:?}");
+    Ok(())
+}
+
+async fn a_read_shows_the_least_revision_or_a_later_one(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    let key = &session.key;
+    read_at_least(&context, key, session.revision, 0).await?;
+    // The first event of a session may have an earlier time than its creation.
+    let early = Event::new("first").with_timestamp(session.create_time.as_seconds() - 10.0);
+    let first = context.append(key, early).await?.revision().context("not stored")?;
+    let second = context.append(key, Event::new("second")).await?.revision().context("not stored")?;
+    for revision in [session.revision, first, second] {
+        read_at_least(&context, key, revision, 2).await?;
+    }
+    context.service.delete_session(DeleteSession::new(key.clone())).await?;
+    context.create(key, State::new()).await?;
+    read_at_least(&context, key, second, 0).await
+}
+
+async fn a_read_of_a_revision_that_is_not_there_says_so(context: Context) -> anyhow::Result<()> {
+    let session = context.session("alice").await?;
+    let first = context.append(&session.key, Event::new("first")).await?.revision().context("not stored")?;
+    let later = Revision::new(first.create_time(), Timestamp::try_from_micros(first.timestamp().as_micros() + 1)?);
+    for (key, revision) in [(session.key, later), (context.key("alice", "absent")?, first)] {
+        let get = context.service.get_session(GetSession::new(key.clone()).with_min_revision(revision));
+        let list = context.service.list_events(ListEvents::new(key.clone()).with_min_revision(revision));
+        let (get, list) = (get.await.map(drop), list.await.map(drop));
+        for behind in [get, list] {
+            let kind = behind.as_ref().err().and_then(Error::backend_kind);
+            ensure!(kind == Some(BackendErrorKind::Unavailable), "{key}: {behind:?}");
+        }
     }
     Ok(())
 }

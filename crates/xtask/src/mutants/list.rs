@@ -1201,6 +1201,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "postgres_18::another_product_is_refused",
     },
     Mutant {
+<<<<<<< HEAD
         guard: "up waits for locks a second at a time",
         file: MIGRATION,
         from: "    lock::wait_briefly(transaction, spec).await?;\n",
@@ -1302,5 +1303,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: ".gte(Expr::col(session(Column::CreateTime)))",
         to: ".is_not_null()",
         case: "sqlite_file::a_session_does_not_begin_like_a_deleted_one",
+=======
+        guard: "a read says that the server has not got the least revision",
+        file: "crates/core/src/sql/op/get.rs",
+        from: "        request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;\n",
+        to: "",
+        case: "sqlite_file::a_read_of_a_revision_that_is_not_there",
+    },
+    Mutant {
+        guard: "a listing of events says that the server has not got the least revision",
+        file: "crates/core/src/sql/op/list.rs",
+        from: "    request.check_min_revision(revision_of_session::<D>(request, &rows)?)?;\n",
+        to: "",
+        case: "sqlite_file::a_read_of_a_revision_that_is_not_there",
+    },
+    Mutant {
+        guard: "a read waits for the least revision",
+        file: SERVICE,
+        from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
+        to: "tokio::time::timeout(self.timeout(), read()).await;",
+        case: "sqlite_file::a_read_waits_for_the_revision",
+>>>>>>> 90d391523c9e5220c861e915ad5478847e308687
     },
 ];

@@ -180,6 +180,7 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
         if let Some(error) = self.corrupt {
             return Err(error);
         }
+        request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;
         let Some((session, revision)) = self.session else { return Ok(None) };
         let create_time = revision.create_time();
         self.events

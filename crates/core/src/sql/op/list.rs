@@ -206,8 +206,19 @@ fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectSta
         .and_where(name::<D>((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
         .and_where(name::<D>((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
         .and_where(name::<D>((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
+    if request.min_revision.is_some() {
+        select.columns([SessionColumn::CreateTime, SessionColumn::UpdateTime].map(|column| (sessions::Entity, column)));
+    }
     keyset::<D, _>(&mut select, request.order, &sorted_by.map(|column| (page.clone(), column)), None);
     select
+}
+
+/// The revision of the session in a row of events, if it was selected and there is such a row.
+fn revision_of_session<D: Dialect>(request: &ListEvents, rows: &[QueryResult]) -> Result<Option<Revision>> {
+    let (Some(row), Some(_)) = (rows.first(), request.min_revision) else { return Ok(None) };
+    let stored = RowDecoder::<D>::new("sessions", &request.key);
+    let time = |column| stored.timestamp(row, column, column);
+    Ok(Some(Revision::new(time("create_time")?, time("update_time")?)))
 }
 
 pub(crate) async fn list_events<D: Dialect>(
@@ -218,6 +229,7 @@ pub(crate) async fn list_events<D: Dialect>(
     let key = &request.key;
     let rows = on.query_all(D::BACKEND.build(&select_events::<D>(tables, request))).await;
     let rows = rows.map_err(|error| statement_error::<D>("list_events", error))?;
+    request.check_min_revision(revision_of_session::<D>(request, &rows)?)?;
     if rows.is_empty() {
         return Err(Error::not_found(key));
     }
@@ -245,6 +257,7 @@ pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)>
     let update_time = Timestamp::clamped(0);
     let after_session = SessionCursor { update_time, user_id, session_id: key.session_id.clone() };
     let after_event = EventCursor { timestamp: update_time, event_id: owned("event") };
+    let revision = Revision::new(update_time, update_time);
     let of_app = ListSessions::new(SessionScope::App(app_name));
     let of_user = ListSessions::new(SessionScope::User(key.user()));
     let events = ListEvents::new(key);
@@ -254,6 +267,7 @@ pub(super) fn sample_texts<D: Dialect>(tables: &Tables) -> Vec<(String, String)>
         ("list_sessions.of_user_after_cursor", select_sessions::<D>(tables, &of_user.with_cursor(after_session))),
         ("list_events.first_page", select_events::<D>(tables, &events)),
         ("list_events.after_cursor", select_events::<D>(tables, &events.clone().with_cursor(after_event))),
+        ("list_events.at_least", select_events::<D>(tables, &events.clone().with_min_revision(revision))),
     ]
     .map(|(sample, select)| (owned(sample), text(select)))
     .into()
