@@ -90,15 +90,8 @@ async fn clusters() -> anyhow::Result<bool> {
             }
         }
     }
-<<<<<<< HEAD
-    println!(
-        "| cluster | kills | writes acknowledged | lost or wrong | without a write, s | after a server was ready, s |"
-    );
-    println!("|---|--:|--:|--:|--:|--:|");
-=======
     println!("| cluster | kills | writes acknowledged | lost or wrong | {} |", Outages::COLUMNS.join(" | "));
     println!("|---|--:|--:|--:|--:|--:|--:|");
->>>>>>> 90d391523c9e5220c861e915ad5478847e308687
     rows.iter().for_each(|row| println!("{row}"));
     Ok(is_sound)
 }

@@ -1201,7 +1201,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "postgres_18::another_product_is_refused",
     },
     Mutant {
-<<<<<<< HEAD
         guard: "up waits for locks a second at a time",
         file: MIGRATION,
         from: "    lock::wait_briefly(transaction, spec).await?;\n",
@@ -1303,7 +1302,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: ".gte(Expr::col(session(Column::CreateTime)))",
         to: ".is_not_null()",
         case: "sqlite_file::a_session_does_not_begin_like_a_deleted_one",
-=======
+    },
+    Mutant {
         guard: "a read says that the server has not got the least revision",
         file: "crates/core/src/sql/op/get.rs",
         from: "        request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;\n",
@@ -1323,6 +1323,5 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
         to: "tokio::time::timeout(self.timeout(), read()).await;",
         case: "sqlite_file::a_read_waits_for_the_revision",
->>>>>>> 90d391523c9e5220c861e915ad5478847e308687
     },
 ];

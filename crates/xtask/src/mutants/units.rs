@@ -952,7 +952,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sql::write::tests::doubt::only_a_server_that_knows_more_ends_a_doubt",
     },
     Mutant {
-<<<<<<< HEAD
         guard: "an owner that a create may have outdated is not remembered",
         file: "crates/adk-rust/src/service.rs",
         from: "        if self.sightings.load(Ordering::SeqCst) != sightings {\n",
@@ -965,12 +964,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "        if let Some(owner) = self.owners.get(session_id) {\n",
         to: "        if let Some(owner) = self.owners.get(session_id).filter(|_| false) {\n",
         case: "adk_rust::an_id_is_looked_up_once",
-=======
+    },
+    Mutant {
         guard: "an earlier revision is not a later one",
         file: "crates/core/src/revision.rs",
         from: "Some(actual) if actual >= self =>",
         to: "Some(_) =>",
         case: "revision::tests::a_revision_is_reached_by_itself_and_by_later_ones",
->>>>>>> 90d391523c9e5220c861e915ad5478847e308687
     },
 ];
