@@ -314,8 +314,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "one migrator at a time, PostgreSQL",
         file: "migration/src/lock.rs",
-        from: "            transaction.execute_unprepared(&lock).await.map_err(migration_error)?;\n        }\n        Database::MySql",
-        to: "            let _ = lock;\n        }\n        Database::MySql",
+        from: "format!(\"SELECT pg_catalog.pg_advisory_xact_lock({ADVISORY_LOCK})\")",
+        to: "format!(\"SELECT {ADVISORY_LOCK}\")",
         case: "postgres_18::ten_processes_migrate_at_once",
     },
     Mutant {
@@ -692,8 +692,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "`up` looks again when another program creates its tables",
         file: MIGRATION,
-        from: "Err(error) if is_race(&error) => {}",
-        to: "Err(error) if is_race(&error) && options != options => {}",
+        from: "Err(error) if is_any(&error, spec::is_race) => {}",
+        to: "Err(error) if is_any(&error, spec::is_race) && options != options => {}",
         case: "postgres_18::up_waits_while_google_adk",
     },
     Mutant {
@@ -1257,8 +1257,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a fork copies the events of the session that was read",
         file: FORK,
-        from: "if stored.create_time != *source_create_time {",
-        to: "if false && stored.create_time != *source_create_time {",
+        from: "if stored.create_time != source_revision.create_time() {",
+        to: "if false && stored.create_time != source_revision.create_time() {",
         case: "sqlite_file::a_fork_of_a_session_that_was_replaced",
     },
     Mutant {
@@ -1278,8 +1278,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a fork ends at its event",
         file: FORK,
-        from: ".and_where(time().lt(placeholder()).or(is_last));",
-        to: ".and_where(time().lt(placeholder()).or(is_last).or(Expr::cust(\"1 = 1\")));",
+        from: ".and(time().lt(placeholder()).or(is_last))\n",
+        to: ".and(time().lt(placeholder()).or(is_last).or(Expr::cust(\"1 = 1\")))\n",
         case: "sqlite_file::a_fork_has_the_events",
     },
     Mutant {
