@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use futures_util::future::{join, join_all, try_join_all};
+use futures_util::future::{join, join_all, join3, try_join_all};
+use seabed::sea_orm::ConnectionTrait as _;
 use seabed::{
     AppendEvent, BackendErrorKind, CreateSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
     ServiceOptions, SessionId, SessionKey, State, UserKey,
@@ -20,6 +21,10 @@ crate::database_cases! {
         callers_of_a_server_that_hangs_hear_of_it_in_time,
         many_writers_of_a_server_that_is_far_away_are_served,
         appends_of_a_batch_end_as_one_by_one,
+        a_locked_app_or_user_row_holds_up_nobody_else,
+    ],
+    MySql: [
+        a_large_state_is_not_read_for_a_group,
     ],
     Sqlite: [
         small_writes_pass_large_ones,
@@ -238,6 +243,80 @@ async fn appends_of_a_batch_end_as_one_by_one(fixture: &Fixture) -> anyhow::Resu
         };
         ensure!(ids == [first, "2"], "{ids:?}");
         ensure!(session.state == state.with("app:2", 2).with("2", 2), "{:?}", session.state);
+    }
+    Ok(())
+}
+
+/// Another transaction holds a row of shared state. Writes to it wait, and those that would share a batch with them do
+/// not.
+async fn a_locked_app_or_user_row_holds_up_nobody_else(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let sessions = async |app: &str, count: usize| {
+        let user = UserKey::try_new(app, "alice")?;
+        let created = (0..count).map(|_| service.create_session(CreateSession::new(user.clone())));
+        anyhow::Ok(try_join_all(created).await?.into_iter().map(|session| session.key).collect::<Vec<_>>())
+    };
+    let (held, free, busy) = (sessions("held", 6).await?, sessions("free", 40).await?, sessions("busy", 24).await?);
+    let delta = State::new().with("app:k", 1).with("user:k", 1).with("k", 1);
+    let change =
+        |key: &SessionKey| service.append_event(append(key, Event::new("user").with_state_delta(delta.clone())));
+    for table in ["app_states", "user_states"] {
+        let holder = fixture.begin_write().await?;
+        let lock = format!("SELECT state FROM {table} WHERE app_name = 'held' FOR UPDATE");
+        holder.execute_unprepared(&lock).await?;
+        let begun = Instant::now();
+        // These keep the batches busy, so that the others gather behind them.
+        let busy = try_join_all(busy.iter().map(|key| service.append_event(append(key, Event::new("user")))));
+        let waiting = join_all(held.iter().map(change));
+        let others = async {
+            try_join_all(free.iter().map(change)).await?;
+            let user = UserKey::try_new("free", "bob")?;
+            let create = || service.create_session(CreateSession::new(user.clone()).with_state(delta.clone()));
+            try_join_all((0..10).map(|_| create())).await?;
+            let took = begun.elapsed();
+            holder.rollback().await?;
+            anyhow::Ok(took)
+        };
+        let (busy, waiting, others) = tokio::task::unconstrained(join3(busy, waiting, others)).await;
+        busy?;
+        // A wait for a lock takes ten seconds.
+        ensure!(others? < Duration::from_secs(5), "the others waited for a row of {table}");
+        ensure!(waiting.iter().all(Result::is_ok), "{waiting:?}");
+    }
+    for key in held.iter().chain(&free) {
+        let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        ensure!(session.state == delta && session.events.len() == 2, "{session:?}");
+    }
+    Ok(())
+}
+
+/// Its session is written by itself in the transaction of the group, and keeps the order of its events.
+async fn a_large_state_is_not_read_for_a_group(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let keys = create(&service, 24).await?;
+    let busy = create(&service, 16).await?;
+    let large = State::new().with("large", "x".repeat(100 << 10));
+    service.append_event(append(&keys[3], Event::new("user").with_state_delta(large.clone()))).await?;
+    let busy = join_all(busy.iter().map(|key| service.append_event(append(key, Event::new("user")))));
+    let calls = keys.iter().enumerate().flat_map(|(number, key)| {
+        // One state grows too large within the group.
+        let grown = if number == 7 { large.clone() } else { State::new() };
+        let event = |id: &str, state: State| Event::new("user").with_id(id).with_state_delta(state.with(id, 1));
+        [
+            append(key, event("1", grown)),
+            append(key, event("2", State::new())),
+            append(key, Event::new("user").with_id("3")),
+        ]
+    });
+    let calls = join_all(calls.map(|call| service.append_event(call)));
+    let (_, outcomes) = tokio::task::unconstrained(join(busy, calls)).await;
+    ensure!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    for (number, key) in keys.iter().enumerate() {
+        let session = service.get_session(GetSession::new(key.clone())).await?.context("no session")?;
+        let ids: Vec<&str> = session.events.iter().map(|event| event.id.as_str()).collect();
+        ensure!(ids.ends_with(&["1", "2", "3"]), "{ids:?}");
+        let state = if number == 3 || number == 7 { large.clone() } else { State::new() };
+        ensure!(session.state == state.with("1", 1).with("2", 1), "session {number} has another state");
     }
     Ok(())
 }

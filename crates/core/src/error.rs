@@ -120,9 +120,16 @@ impl Error {
     /// Returns a copy for another caller affected by the same database error. The source stays with the original.
     pub(crate) fn without_source(&self) -> Self {
         match self {
-            Self::Backend(error) => BackendError::new(error.kind, error.message.clone()).into(),
+            Self::Backend(BackendError { kind, message, is_behind, .. }) => {
+                BackendError { is_behind: *is_behind, ..BackendError::new(*kind, message.clone()) }.into()
+            }
             other => BackendError::new(BackendErrorKind::Unexpected, other.to_string()).into(),
         }
+    }
+
+    /// Whether the server lacks what the caller has read from another one.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.is_behind)
     }
 
     pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
@@ -208,6 +215,8 @@ pub struct BackendError {
     kind: BackendErrorKind,
     message: String,
     source: Option<Source>,
+    /// Whether the server lacks what the caller has read from another one. It may have it soon.
+    is_behind: bool,
 }
 
 impl std::fmt::Debug for BackendError {
@@ -220,7 +229,12 @@ impl std::fmt::Debug for BackendError {
 impl BackendError {
     /// Creates an error of `kind`. The message must not contain a password or a stored value.
     pub fn new(kind: BackendErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), source: None, is_behind: false }
+    }
+
+    /// The error of a server that lacks what the caller has read from another one.
+    pub(crate) fn behind(message: String) -> Self {
+        Self { is_behind: true, ..Self::new(BackendErrorKind::Unavailable, message) }
     }
 
     /// Attaches the driver's error as the [`source`](std::error::Error::source).

@@ -76,6 +76,7 @@ impl Dialect for MySql {
     const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
     const ENFORCES_FOREIGN_KEYS: bool = true;
     const GROUPS_STATEMENTS: bool = true;
+    const UPDATE_BY_PRIMARY_KEY: Option<&'static str> = Some(" FORCE INDEX (PRIMARY)");
 
     fn look_up_by_primary_key(select: &mut SelectStatement) {
         select.force_index("PRIMARY", IndexHintScope::All);
@@ -201,8 +202,8 @@ impl SqlxBackend for MySql {
             // ER_CON_COUNT_ERROR, ER_TOO_MANY_USER_CONNECTIONS, ER_USER_LIMIT_REACHED, ER_SERVER_SHUTDOWN,
             // ER_QUERY_INTERRUPTED, ER_CONNECTION_KILLED (MariaDB), ER_CLIENT_INTERACTION_TIMEOUT, ER_UNKNOWN_COM_ERROR
             // (a Galera node that is not ready), ER_OPTION_PREVENTS_STATEMENT and ER_READ_ONLY_MODE (a server that is
-            // no longer the primary)
-            1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 => BackendErrorKind::Unavailable,
+            // no longer the primary), ER_MAX_PREPARED_STMT_COUNT_REACHED (closing a connection frees its statements)
+            1040 | 1203 | 1226 | 1053 | 1317 | 1927 | 4031 | 1047 | 1290 | 1836 | 1461 => BackendErrorKind::Unavailable,
             // ER_NO_SUCH_TABLE, ER_BAD_FIELD_ERROR, ER_BAD_DB_ERROR, ER_BEFORE_DML_VALIDATION_ERROR
             1146 | 1054 | 1049 | 3098 => BackendErrorKind::Schema,
             // ER_NET_PACKET_TOO_LARGE (also for a row that is read), ER_TOO_BIG_ROWSIZE (more than a tenth of the redo
@@ -224,6 +225,10 @@ impl SqlxBackend for MySql {
             1040 | 1203 => Some(
                 "the server has too many clients already; give the pools of all processes together fewer connections \
                  than its max_connections",
+            ),
+            1461 => Some(
+                "the server keeps no more prepared statements; raise its max_prepared_stmt_count to 100 for each \
+                 connection of all pools together",
             ),
             _ => None,
         }

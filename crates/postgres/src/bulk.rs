@@ -4,18 +4,19 @@
 //! Reading what another part wrote goes through its `RETURNING`; that also decides the order in which they run and
 //! lock: sessions, then app state, then user state.
 
+mod free;
 mod refused;
 mod shared_state;
 
 use sea_orm::EntityName;
 use sea_orm::sea_query::{
     Asterisk, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, IntoColumnRef, IntoIden, JoinType,
-    LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement,
-    WithClause, WithQuery,
+    LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement, WithQuery,
 };
 use seabed_core::entity::{app_states, events, sessions, user_states};
 use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
 
+use self::free::{Shared, with_blocked};
 use self::refused::stored_or_refused;
 use self::shared_state::{app_state, user_state};
 use crate::Postgres;
@@ -77,7 +78,7 @@ const KEY: [(&str, Kind); 4] = [(NUMBER, Kind::Integer), (APP, Kind::Text), (USE
 /// The limit is their number and cuts nothing off. It makes the planner expect one row, and so look each session up in
 /// the index. If the planner expected as many rows as arrays usually have, it would read all of a table that was small
 /// when it planned.
-fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpression {
+fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> SelectStatement {
     let mut select = Query::select();
     for (name, kind) in KEY.into_iter().chain(columns) {
         let elements =
@@ -96,7 +97,7 @@ fn input<const N: usize>(columns: [(&'static str, Kind); N]) -> CommonTableExpre
     select.and_where(Postgres.current_time().lt(Expr::value("")));
     // Any number: it becomes a parameter.
     select.limit(0);
-    part(INPUT, select.take())
+    select.take()
 }
 
 fn part(name: &'static str, statement: impl Into<SubQueryStatement>) -> CommonTableExpression {
@@ -159,15 +160,25 @@ fn a_microsecond_after(time: Expr) -> Expr {
 /// Sessions that another connection holds are left out, so that the writes of a batch do not wait for each other's
 /// sessions.
 pub(crate) fn append(tables: &Tables, max_state_bytes: usize) -> WithQuery {
-    append_with(Query::select().column((MOVED, Asterisk)).from(MOVED).take(), tables, max_state_bytes)
+    append_with(stored(), Shared::Wait, tables, max_state_bytes)
+}
+
+/// A row for each write that is stored.
+fn stored() -> SelectStatement {
+    Query::select().column((MOVED, Asterisk)).from(MOVED).take()
 }
 
 /// The same, and tells of those whose sessions are at another revision.
 pub(crate) fn append_or_refuse(tables: &Tables, max_state_bytes: usize) -> WithQuery {
-    append_with(stored_or_refused(tables), tables, max_state_bytes)
+    append_with(stored_or_refused(tables), Shared::Wait, tables, max_state_bytes)
 }
 
-fn append_with(outcome: SelectStatement, tables: &Tables, max_state_bytes: usize) -> WithQuery {
+/// As [`append`], without those that change an app's or user's row which another connection has locked.
+pub(crate) fn append_free(tables: &Tables, max_state_bytes: usize) -> WithQuery {
+    append_with(with_blocked(stored(), 3), Shared::Free, tables, max_state_bytes)
+}
+
+fn append_with(outcome: SelectStatement, shared: Shared, tables: &Tables, max_state_bytes: usize) -> WithQuery {
     let input = input([
         (EVENT, Kind::Text),
         (INVOCATION, Kind::Text),
@@ -181,8 +192,8 @@ fn append_with(outcome: SelectStatement, tables: &Tables, max_state_bytes: usize
         (NOW, Kind::Time),
     ]);
     let of_moved = || Query::select().from(MOVED).from(LOCKED).and_where(is_same_write(MOVED, LOCKED)).take();
-    WithClause::new()
-        .cte(input)
+    shared
+        .input(tables, input)
         .cte(part(LOCKED, lock_sessions(tables)))
         .cte(part(STORED, store_events(tables)))
         .cte(part(MOVED, move_sessions(tables, max_state_bytes)))
@@ -302,6 +313,15 @@ fn after(before: &str, mut writes: SelectStatement) -> SelectStatement {
 
 /// Creates the sessions whose ids are free, and the rows of their apps and users where these are missing.
 pub(crate) fn create(tables: &Tables, max_state_bytes: usize) -> WithQuery {
+    create_with(Shared::Wait, tables, max_state_bytes)
+}
+
+/// The same, without those that change an app's or user's row which another connection has locked.
+pub(crate) fn create_free(tables: &Tables, max_state_bytes: usize) -> WithQuery {
+    create_with(Shared::Free, tables, max_state_bytes)
+}
+
+fn create_with(shared: Shared, tables: &Tables, max_state_bytes: usize) -> WithQuery {
     use {app_states::Column as App, sessions::Column as Session, user_states::Column as User};
     let input = input([(STATE, Kind::Json), (APP_DELTA, Kind::Json), (USER_DELTA, Kind::Json), (NOW, Kind::Time)]);
     let session_key = [Session::AppName, Session::UserId, Session::Id];
@@ -339,8 +359,12 @@ pub(crate) fn create(tables: &Tables, max_state_bytes: usize) -> WithQuery {
         .left_join(MADE_USER, user(MADE_USER))
         .left_join(tables.aliased(user_states::Entity), user(user_table))
         .take();
-    WithClause::new()
-        .cte(input)
+    let select = match shared {
+        Shared::Wait => select,
+        Shared::Free => with_blocked(select, 2),
+    };
+    shared
+        .input(tables, input)
         .cte(part(CREATED, created))
         .cte(part(MERGED_APP, app_state(tables).merge(of_created(), INPUT, max_state_bytes)))
         .cte(part(MADE_APP, app_state(tables).make(of_created(), MERGED_APP)))

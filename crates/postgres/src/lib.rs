@@ -101,9 +101,10 @@ impl Dialect for Postgres {
     }
 
     fn bulk_statements(tables: &Tables, max_state_bytes: usize) -> Option<BulkStatements> {
-        let statements = [bulk::append, bulk::append_or_refuse, bulk::create];
-        let [append, append_or_refuse, create] = statements.map(|statement| statement(tables, max_state_bytes));
-        Some(BulkStatements { append, append_or_refuse, create })
+        let statements = [bulk::append, bulk::append_or_refuse, bulk::append_free, bulk::create, bulk::create_free];
+        let [append, append_or_refuse, append_free, create, create_free] =
+            statements.map(|statement| statement(tables, max_state_bytes));
+        Some(BulkStatements { append, append_or_refuse, append_free, create, create_free })
     }
 
     fn database_query(tables: &Tables) -> Option<String> {

@@ -1,6 +1,6 @@
 //! A database that holds the ids of writes, and whose commits fail at random; and the operations on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use crate::sql::executor::{Executor, TransactionBody};
 use crate::sql::write::{
     Applied, Attempt, BeforeSending, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey,
-    SharedStates, WriteOp,
+    SharedLocks, SharedStates, WriteOp,
 };
 use crate::{AppName, BackendError, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
 
@@ -93,10 +93,16 @@ impl Engine for Database {
         if ran? { self.lock().commit(&transaction.ids) } else { Ok(()) }
     }
 
+    async fn lock_shared(&self, _: &mut dyn Executor, _: BTreeSet<SharedKey>, _: &str) -> Result<SharedLocks> {
+        yield_now().await;
+        Ok(SharedLocks::default())
+    }
+
     async fn merge_shared(
         &self,
         _on: &mut dyn Executor,
         _changes: SharedChanges,
+        _held: SharedStates,
         _operation: &str,
     ) -> Result<SharedStates> {
         yield_now().await;
@@ -195,6 +201,7 @@ impl<K: Kind> WriteOp<Database> for Write<K> {
 
     async fn apply_bulk(
         database: &Database,
+        _shared: LockMode,
         writes: &[&Self],
         before_sending: BeforeSending<'_>,
     ) -> Option<Result<BulkResults<()>>> {

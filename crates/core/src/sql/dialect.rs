@@ -31,17 +31,26 @@ pub struct BulkStatements {
     /// of the session, `id`, `timestamp` and `event_data` (as text) of the event under that id, if there is one;
     /// `REFUSED` is true.
     pub append_or_refuse: WithQuery,
+    /// `append_event` for writes that change app or user state: the same parameters and rows as of
+    /// [`append`](Self::append), with the column [`BLOCKED`](Self::BLOCKED) false. It leaves out a write to an app's or
+    /// user's row that another connection has locked, with a row of its number for which `BLOCKED` is true.
+    pub append_free: WithQuery,
     /// `create_session`.
     ///
     /// Parameters: number of the write (int), app, user, session, session state, app state, user state (JSON objects as
     /// text), time of the service's clock (timestamp). Rows: number of the write, and app and user state after it as
     /// text, null where the statement could not see them.
     pub create: WithQuery,
+    /// `create_session` for writes that change app or user state, as [`append_free`](Self::append_free): the rows have
+    /// the column [`BLOCKED`](Self::BLOCKED) as well.
+    pub create_free: WithQuery,
 }
 
 impl BulkStatements {
     /// The column that tells whether a row is about a refused write.
     pub const REFUSED: &str = "refused";
+    /// The column that tells whether a row is about a write that was left out because of a locked row of shared state.
+    pub const BLOCKED: &str = "blocked";
 }
 
 /// The SQL of one database where it differs from that of others.
@@ -101,6 +110,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// Whether appends of a batch share statements, each of them about many rows, where there is no bulk statement. For
     /// servers that lock rows one by one.
     const GROUPS_STATEMENTS: bool = false;
+
+    /// The same as [`look_up_by_primary_key`](Self::look_up_by_primary_key) for an update: what stands behind the name of
+    /// its table.
+    const UPDATE_BY_PRIMARY_KEY: Option<&'static str> = None;
 
     /// Makes `select` look its rows up by the primary key, if the planner might read the whole table of a few rows
     /// instead, and so lock the rows of others.

@@ -22,6 +22,14 @@ impl<D: Dialect> SqlText<D> {
         Self { sql: D::BACKEND.build(statement).sql, dialect: PhantomData }
     }
 
+    /// An update of a table, with the dialect's hint.
+    fn hinted(mut self) -> Self {
+        if let (Some(hint), Some(at)) = (D::UPDATE_BY_PRIMARY_KEY, self.sql.find(" SET ")) {
+            self.sql.insert_str(at, hint);
+        }
+        self
+    }
+
     /// `first`, followed by `second`.
     pub(crate) fn joined(first: &Self, second: &Self) -> Self {
         Self { sql: format!("{}; {}", first.sql, second.sql), dialect: PhantomData }
@@ -36,16 +44,35 @@ impl<D: Dialect> SqlText<D> {
     }
 }
 
+/// A state of more bytes is read and written by itself, and not in a statement about many rows: nobody knows how large
+/// all of them are.
+pub(crate) const MAX_GROUPED_STATE: usize = 64 << 10;
+
+/// What an update by key writes to a row.
+pub(crate) struct KeyedRow<const COLUMNS: usize> {
+    pub(crate) key: Vec<Value>,
+    pub(crate) values: [Value; COLUMNS],
+}
+
+impl<const COLUMNS: usize> KeyedRow<COLUMNS> {
+    /// About how many bytes its values have.
+    pub(crate) fn bytes(&self) -> usize {
+        let size = |value: &Value| if let Value::String(Some(text)) = value { text.len() } else { 0 };
+        self.values.iter().map(size).sum()
+    }
+
+    /// The same row without its values. Behind the row itself it changes nothing: the first case of a key counts.
+    fn again(&self) -> Self {
+        Self { key: self.key.clone(), values: std::array::from_fn(|_| Value::String(None)) }
+    }
+}
+
 impl<D: Dialect> SqlText<D> {
     /// Binds rows to the placeholders of [`update_by_key`].
-    pub(crate) fn bind_by_key<const COLUMNS: usize>(
-        &self,
-        rows: impl Iterator<Item = (impl Iterator<Item = Value> + Clone, [Value; COLUMNS])>,
-    ) -> Statement {
-        let rows: Vec<(Vec<Value>, [Value; COLUMNS])> = rows.map(|(key, values)| (key.collect(), values)).collect();
+    fn bind_by_key<const COLUMNS: usize>(&self, rows: &[&KeyedRow<COLUMNS>]) -> Statement {
         let case =
-            |column: usize| rows.iter().flat_map(move |(key, values)| key.iter().chain([&values[column]]).cloned());
-        let keys = rows.iter().flat_map(|(key, _)| key).cloned();
+            |column: usize| rows.iter().flat_map(move |row| row.key.iter().chain([&row.values[column]]).cloned());
+        let keys = rows.iter().flat_map(|row| &row.key).cloned();
         self.bind((0..COLUMNS).flat_map(case).chain(keys))
     }
 }
@@ -66,7 +93,7 @@ pub(crate) fn update_by_key<D: Dialect, C: IntoIden + Copy, const COLUMNS: usize
         }
         update.value(column, case.finally(Expr::col(column)));
     }
-    SqlText::new(update.and_where(any_of(rows, key)))
+    SqlText::new(update.and_where(any_of(rows, key))).hinted()
 }
 
 /// The predicate that one of `rows` keys is that of a row.
@@ -74,41 +101,54 @@ pub(crate) fn any_of(rows: usize, key: impl Fn() -> Expr) -> Expr {
     (1..rows).fold(key(), |any, _| any.or(key()))
 }
 
-/// A statement about 1, 2, 4 rows and so on, up to 64: few enough texts that a connection keeps them all prepared.
-pub(crate) struct Ladder<D>([SqlText<D>; 7]);
+/// A statement about 1, 4, 16 or 64 rows: a server keeps few statements prepared for all of its connections.
+pub(crate) struct Ladder<D>([SqlText<D>; 4]);
 
 impl<D: Dialect> Ladder<D> {
     /// `text` makes the statement about a number of rows.
     pub(crate) fn new(text: impl Fn(usize) -> SqlText<D>) -> Self {
-        Self(std::array::from_fn(|step| text(1 << step)))
+        Self(std::array::from_fn(|step| text(1 << (2 * step))))
     }
 
-    /// The statement about two rows.
+    /// The statement about four rows.
     pub(crate) fn sample(&self) -> &SqlText<D> {
         &self.0[1]
     }
 
-    fn most(&self) -> usize {
-        1 << (self.0.len() - 1)
+    /// How many rows the statements are about, and their texts.
+    fn steps(&self) -> impl DoubleEndedIterator<Item = (usize, &SqlText<D>)> {
+        self.0.iter().enumerate().map(|(step, text)| (1 << (2 * step), text))
+    }
+
+    /// Statements about all of `rows`. `filler` fills up the last one.
+    fn filled<'r, R>(&self, rows: &'r [R], filler: &'r R) -> impl Iterator<Item = (&SqlText<D>, Vec<&'r R>)> {
+        let most = self.steps().next_back().map_or(1, |(size, _)| size);
+        rows.chunks(most).filter_map(move |rows| {
+            let (size, text) = self.steps().find(|(size, _)| *size >= rows.len())?;
+            let fillers = std::iter::repeat_n(filler, size - rows.len());
+            Some((text, rows.iter().chain(fillers).collect()))
+        })
     }
 
     /// Statements about all of `rows`, the last of which may be repeated.
     pub(crate) fn padded<'r, R>(&self, rows: &'r [R]) -> impl Iterator<Item = (&SqlText<D>, Vec<&'r R>)> {
-        rows.chunks(self.most()).filter_map(|rows| {
-            let step = rows.len().next_power_of_two().trailing_zeros() as usize;
-            let last = std::iter::repeat_n(rows.last()?, (1 << step) - rows.len());
-            Some((&self.0[step], rows.iter().chain(last).collect()))
-        })
+        rows.last().into_iter().flat_map(move |last| self.filled(rows, last))
     }
 
     /// Statements about all of `rows`, each of them once.
     pub(crate) fn chunks<'r, R>(&self, mut rows: &'r [R]) -> impl Iterator<Item = (&SqlText<D>, &'r [R])> {
         std::iter::from_fn(move || {
-            let step = rows.len().min(self.most()).checked_ilog2()? as usize;
-            let (chunk, rest) = rows.split_at(1 << step);
+            let (size, text) = self.steps().rev().find(|(size, _)| *size <= rows.len())?;
+            let (chunk, rest) = rows.split_at(size);
             rows = rest;
-            Some((&self.0[step], chunk))
+            Some((text, chunk))
         })
+    }
+
+    /// Statements of [`update_by_key`] about all of `rows`. A value may be large, so none is sent twice.
+    pub(crate) fn updates<const COLUMNS: usize>(&self, rows: &[KeyedRow<COLUMNS>]) -> Vec<Statement> {
+        let Some(filler) = rows.last().map(KeyedRow::again) else { return Vec::new() };
+        self.filled(rows, &filler).map(|(text, rows)| text.bind_by_key(&rows)).collect()
     }
 }
 

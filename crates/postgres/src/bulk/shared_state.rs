@@ -12,10 +12,10 @@ use crate::Postgres;
 
 /// A table of shared state, and where its columns are in a write.
 pub(super) struct SharedState<'a, E, C, const N: usize> {
-    tables: &'a Tables,
-    table: E,
-    key: [(C, &'static str); N],
-    delta: &'static str,
+    pub(super) tables: &'a Tables,
+    pub(super) table: E,
+    pub(super) key: [(C, &'static str); N],
+    pub(super) delta: &'static str,
     state: C,
     update_time: C,
 }

@@ -38,6 +38,7 @@ const PLACES: &str = "crates/core/src/sql/write/places.rs";
 const CHECK: &str = "crates/core/src/sql/schema/check.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
+const SELECTION: &str = "crates/core/src/sql/write/selection.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/op/shared_state.rs";
 const STORE: &str = "migration/src/transfer/store.rs";
 const LOCATION: &str = "migration/src/location.rs";
@@ -251,8 +252,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes of a batch are retried individually after an error",
         file: BATCH,
-        from: "&& (error.is_retryable() || is_lone && !is_bulk);",
-        to: "&& (error.is_retryable() || !error.is_retryable() || is_lone && !is_bulk);",
+        from: "error.is_retryable() || is_lone && !is_bulk;",
+        to: "error.is_retryable() || !error.is_retryable() || is_lone && !is_bulk;",
         case: "sqlite_file::a_write_that_fails_fails_alone",
     },
     Mutant {
@@ -264,7 +265,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "writes to one session keep their order",
-        file: QUEUE,
+        file: SELECTION,
         from: "                passed.insert(target.clone());\n",
         to: "",
         case: "mariadb::writes_to_one_session_keep_their_order",
@@ -1323,5 +1324,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
         to: "tokio::time::timeout(self.timeout(), read()).await;",
         case: "sqlite_file::a_read_waits_for_the_revision",
+    },
+    Mutant {
+        guard: "a batch waits for no app row that others hold, MariaDB",
+        file: SHARED_STATE,
+        from: "Some(LockBehavior::SkipLocked)",
+        to: "None",
+        case: "mariadb::a_locked_app_or_user_row_holds_up_nobody_else",
+    },
+    Mutant {
+        guard: "a bulk statement waits for no app row that others hold",
+        file: APPEND,
+        from: "LockMode::SkipLocked if changes_shared => bulk.free(),",
+        to: "LockMode::SkipLocked if changes_shared => bulk.next(),",
+        case: "postgres_18::a_locked_app_or_user_row_holds_up_nobody_else",
+    },
+    Mutant {
+        guard: "a large state is not read for a group",
+        file: "crates/core/src/sql/op/append/group.rs",
+        from: "            None => Ok(None),\n",
+        to: "            None => Ok(Some(State::new())),\n",
+        case: "mariadb::a_large_state_is_not_read_for_a_group",
     },
 ];

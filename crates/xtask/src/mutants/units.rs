@@ -5,6 +5,7 @@
 use super::list::Mutant;
 
 const QUEUE: &str = "crates/core/src/sql/write/queue.rs";
+const SELECTION: &str = "crates/core/src/sql/write/selection.rs";
 const PENDING: &str = "crates/core/src/sql/write/pending.rs";
 const BATCH: &str = "crates/core/src/sql/write/batch.rs";
 const ATTEMPT: &str = "crates/core/src/sql/write/attempt.rs";
@@ -36,14 +37,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a target at fault is kept out of batches",
-        file: QUEUE,
+        file: SELECTION,
         from: " && !matches!(apart, Some(Row::Session(_)))",
         to: "",
         case: "sql::write::tests::fair::a_target_at_fault_is_kept_out_of_batches_for_a_while",
     },
     Mutant {
         guard: "writes of a shared row that others hold are kept out of the batches of others",
-        file: QUEUE,
+        file: SELECTION,
         from: "apart == self.apart_of(&first.rows) && ",
         to: "",
         case: "sql::write::tests::fair::a_shared_row_that_others_hold_is_kept_out_of_the_batches_of_others",
@@ -57,35 +58,35 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "limit on the bytes of a batch",
-        file: QUEUE,
+        file: SELECTION,
         from: "let is_light = batch.bytes + bytes <= BATCH_BYTES;",
         to: "let is_light = *bytes < usize::MAX;",
         case: "sql::write::tests::fair::a_batch_is_weighed",
     },
     Mutant {
         guard: "small writes take turns with large ones",
-        file: QUEUE,
-        from: "if may_be_large && !self.last_is_large {",
-        to: "if may_be_large {",
+        file: SELECTION,
+        from: "if may_be_slow && !self.last_is_slow {",
+        to: "if may_be_slow {",
         case: "sql::write::tests::fair::small_writes_take_turns_with_large_ones",
     },
     Mutant {
         guard: "large writes leave half of the batches to small ones",
-        file: QUEUE,
-        from: "self.large_batches * 2 < policy.max_concurrent_batches",
+        file: SELECTION,
+        from: "self.slow_batches * 2 < policy.max_concurrent_batches",
         to: "policy.max_concurrent_batches > 0",
         case: "sql::write::tests::fair::large_writes_leave_half_of_the_batches_to_small_ones",
     },
     Mutant {
         guard: "shares of the places",
         file: PLACES,
-        from: "if self.all.available_permits() <= PLENTY {",
-        to: "if self.all.available_permits() > PLENTY + ALL as usize {",
+        from: "self.all.available_permits() <= PLENTY\n",
+        to: "self.all.available_permits() > PLENTY + ALL as usize\n",
         case: "sql::write::tests::fair::a_lone_writer_gets_into_the_next_batch_beside_many_of_one_session",
     },
     Mutant {
         guard: "half of a batch is for other targets",
-        file: QUEUE,
+        file: SELECTION,
         from: "let half = (policy.batch_size / 2).max(1);",
         to: "let half = policy.batch_size;",
         case: "sql::write::tests::fair::a_lone_writer_gets_into_the_next_batch_beside_many_of_one_session",
@@ -155,7 +156,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "writes to one target keep their order",
-        file: QUEUE,
+        file: SELECTION,
         from: "                passed.insert(target.clone());\n",
         to: "",
         case: "sql::write::tests::queue::a_later_write_to_a_target_does_not_overtake_one_that_waits_for_a_row",
@@ -177,15 +178,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "rows are free before the caller gets its outcome",
         file: QUEUE,
-        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(retries);",
-        to: "        drop(self.place);\n        self.write.reply(retries);\n        drop(self.locks);",
+        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(self.retries.count_so_far());",
+        to: "        drop(self.place);\n        self.write.reply(self.retries.count_so_far());\n        drop(self.locks);",
         case: "sql::write::tests::queue::the_next_write_of_a_caller_who_got_its_outcome_starts_at_once",
     },
     Mutant {
         guard: "the place is free before the caller gets its outcome",
         file: QUEUE,
-        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(retries);",
-        to: "        drop(self.locks);\n        self.write.reply(retries);\n        drop(self.place);",
+        from: "        drop(self.locks);\n        drop(self.place);\n        self.write.reply(self.retries.count_so_far());",
+        to: "        drop(self.locks);\n        self.write.reply(self.retries.count_so_far());\n        drop(self.place);",
         case: "sql::write::tests::queue::the_place_of_a_caller_who_got_its_outcome_is_free",
     },
     Mutant {
@@ -211,7 +212,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a write whose caller is gone before its turn is dropped",
-        file: QUEUE,
+        file: SELECTION,
         from: "        self.waiting.retain(|waiting| waiting.write.is_wanted());\n",
         to: "",
         case: "sql::write::tests::queue::a_caller_who_is_gone_before_its_turn_leaves_no_trace",
@@ -232,7 +233,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "limit on the size of a batch",
-        file: QUEUE,
+        file: SELECTION,
         from: "while at < self.waiting.len() && batch.writes.len() < policy.batch_size {",
         to: "while at < self.waiting.len() {",
         case: "sql::write::tests::queue::a_batch_takes_at_most_its_size",
@@ -240,8 +241,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "what a batch has no room for starts in another",
         file: QUEUE,
-        from: "Some((batch, !state.waiting.is_empty()))",
-        to: "Some((batch, false))",
+        from: "others_wait: !state.waiting.is_empty() })",
+        to: "others_wait: false })",
         case: "sql::write::tests::queue::writes_that_a_batch_has_no_room_for_start_in_another_at_once",
     },
     Mutant {
@@ -373,43 +374,43 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "is_final: the portable algorithm names the culprit of a bulk statement",
         file: BATCH,
-        from: "(error.is_retryable() || is_lone && !is_bulk)",
-        to: "(error.is_retryable() || is_lone)",
+        from: "error.is_retryable() || is_lone && !is_bulk;",
+        to: "error.is_retryable() || is_lone;",
         case: "sql::write::tests::batch::after_the_error_of_a_bulk_statement_the_portable_algorithm_names_the_culprit",
     },
     Mutant {
         guard: "is_final: a server that is gone ends the batch",
         file: BATCH,
-        from: "(error.is_retryable() || is_lone && !is_bulk)",
-        to: "(is_lone && !is_bulk)",
+        from: "error.is_retryable() || is_lone && !is_bulk;",
+        to: "is_lone && !is_bulk;",
         case: "sql::write::tests::batch::a_server_that_is_gone_is_the_error_of_every_write_of_a_batch",
     },
     Mutant {
         guard: "is_final: writes of a batch are retried alone after an error",
         file: BATCH,
-        from: "(error.is_retryable() || is_lone && !is_bulk)",
-        to: "(error.is_retryable() || !is_bulk)",
+        from: "error.is_retryable() || is_lone && !is_bulk;",
+        to: "error.is_retryable() || !is_bulk;",
         case: "sql::write::tests::batch::an_error_of_a_batch_is_the_error_of_the_culprit_alone",
     },
     Mutant {
         guard: "is_final: a lone write would fail the same way again",
         file: BATCH,
-        from: "(error.is_retryable() || is_lone && !is_bulk)",
-        to: "error.is_retryable()",
+        from: "error.is_retryable() || is_lone && !is_bulk;",
+        to: "error.is_retryable();",
         case: "sql::write::tests::batch::an_error_of_a_lone_write_is_final_unless_another_attempt_may_get_past_it",
     },
     Mutant {
         guard: "is_final: what another attempt may get past is not final",
         file: BATCH,
-        from: "let is_final = !retries.are_left(&error) && ",
-        to: "let is_final = ",
+        from: "!running.retries.are_left(&error) && may_be_final",
+        to: "may_be_final",
         case: "sql::write::tests::retry::the_attempt_of_a_batch_counts_for_each_of_its_writes",
     },
     Mutant {
         guard: "the attempt of a batch counts",
         file: BATCH,
-        from: "    if !is_final {\n        retries.count(&error);\n    }\n",
-        to: "",
+        from: "        retries.count();\n        if is_unknown",
+        to: "        let _ = retries;\n        if is_unknown",
         case: "sql::write::tests::retry::the_attempt_of_a_batch_counts_for_each_of_its_writes",
     },
     Mutant {
@@ -443,8 +444,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "deferred writes do not hold up the next batch",
         file: BATCH,
-        from: "            self.spawn(Box::pin(run_deferred(self.clone(), writes, retries)));",
-        to: "            run_deferred(self.clone(), writes, retries).await;",
+        from: "                self.spawn(Box::pin(run_deferred(self.clone(), writes)));",
+        to: "                run_deferred(self.clone(), writes).await;",
         case: "sql::write::tests::batch::a_locked_row_holds_up_its_write_and_no_other",
     },
     Mutant {
@@ -492,7 +493,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "waits grow",
         file: RETRY,
-        from: "            self.wait = (self.wait * 2).min(LONGEST_WAIT);\n",
+        from: "        self.wait = (self.wait * 2).min(LONGEST_WAIT);\n",
         to: "",
         case: "sql::write::tests::retry::waits_double_up_to_a_quarter_of_a_second",
     },
@@ -687,7 +688,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "writes to one target keep their order",
-        file: QUEUE,
+        file: SELECTION,
         from: "                passed.insert(target.clone());\n",
         to: "",
         case: "shuttle::writes_are_stored_once_and_in_order",
@@ -750,14 +751,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "rows of running writes keep others out",
-        file: QUEUE,
+        file: SELECTION,
         from: " && !self.any_is_locked(rows);",
         to: ";",
         case: "sql::write::tests::queue::rows_of_running_writes_keep_other_batches_out",
     },
     Mutant {
         guard: "rows of running writes keep others out, under shuttle",
-        file: QUEUE,
+        file: SELECTION,
         from: " && !self.any_is_locked(rows);",
         to: ";",
         case: "shuttle::writes_are_stored_once_and_in_order",
@@ -778,14 +779,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "homogeneous batches hold different targets of a bulk statement",
-        file: QUEUE,
+        file: SELECTION,
         from: " && !(write.has_bulk() && batch.targets.contains_key(target));",
         to: ";",
         case: "sql::write::tests::queue::homogeneous_batches_hold_one_operation_and_different_targets",
     },
     Mutant {
         guard: "homogeneous batches hold one operation",
-        file: QUEUE,
+        file: SELECTION,
         from: "|| first.write.name() == write.name() && ",
         to: "|| ",
         case: "sql::write::tests::queue::homogeneous_batches_hold_one_operation_and_different_targets",
@@ -814,8 +815,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a deferred write goes on with what waited for its rows",
         file: BATCH,
-        from: "    writer.run_in_turn(deferred, retries).await;\n    worker(writer).await;\n",
-        to: "    writer.run_in_turn(deferred, retries).await;\n",
+        from: "    writer.run_in_turn(deferred).await;\n    worker(writer).await;\n",
+        to: "    writer.run_in_turn(deferred).await;\n",
         case: "sql::write::tests::panics::writes_that_wait_for_one_that_panics_beside_the_batches_go_on",
     },
     Mutant {
@@ -827,7 +828,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a write that waits for two hot rows gets its turn",
-        file: QUEUE,
+        file: SELECTION,
         from: "if waiting.passed_over > PATIENCE {",
         to: "if waiting.passed_over == u32::MAX {",
         case: "sql::write::tests::queue::a_write_that_needs_two_hot_rows_gets_its_turn",
@@ -849,13 +850,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a write that may wait for its session frees its shared rows",
         file: BATCH,
-        from: "            running.release_shared_rows();\n",
-        to: "            let _ = &mut running;\n",
+        from: "            writes.iter_mut().for_each(RunningWrite::release_shared_rows);\n",
+        to: "            let _ = &mut writes;\n",
         case: "sql::write::tests::shared::a_write_that_waits_for_its_session_holds_up_nobody_who_shares_its_app",
     },
     Mutant {
         guard: "writes to a shared row have batches of their own",
-        file: QUEUE,
+        file: SELECTION,
         from: " && waits_alone && ",
         to: " && ",
         case: "sql::write::tests::shared::a_write_to_an_app_shares_its_batch_only_with_writes_to_that_app",
@@ -971,5 +972,62 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "Some(actual) if actual >= self =>",
         to: "Some(_) =>",
         case: "revision::tests::a_revision_is_reached_by_itself_and_by_later_ones",
+    },
+    Mutant {
+        guard: "a batch leaves out the writes to a shared row that others hold",
+        file: ATTEMPT,
+        from: "LockMode::SkipLocked => self.writes.iter()",
+        to: "LockMode::SkipLocked => self.writes.iter().take(0)",
+        case: "sql::write::tests::shared::a_batch_does_not_wait_for_an_app_that_others_hold",
+    },
+    Mutant {
+        guard: "a write does not overtake one that waits for a shared row",
+        file: ATTEMPT,
+        from: "blocked == Some(*target) || ",
+        to: "",
+        case: "sql::write::tests::shared::a_batch_does_not_wait_for_an_app_that_others_hold",
+    },
+    Mutant {
+        guard: "writes to a shared row that others hold go back into the queue",
+        file: BATCH,
+        from: "running.goes_back = self.keep_shared_rows_apart(&running);",
+        to: "let _ = self.keep_shared_rows_apart(&running);",
+        case: "sql::write::tests::shared::the_writers_of_an_app_that_others_hold_wait_together",
+    },
+    Mutant {
+        guard: "writes that have waited for a shared row wait for it together again",
+        file: BATCH,
+        from: "running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;",
+        to: "let _ = (are_apart, shared);",
+        case: "sql::write::tests::shared::the_writers_of_an_app_that_others_hold_wait_together",
+    },
+    Mutant {
+        guard: "writes that wait for a shared row are slow",
+        file: SELECTION,
+        from: "waiting.bytes > LARGE || self.waits_for_shared(waiting)",
+        to: "waiting.bytes > LARGE",
+        case: "sql::write::tests::shared::apps_that_others_hold_leave_half_of_the_batches_to_the_rest",
+    },
+    Mutant {
+        guard: "each write of a batch has its own retries",
+        file: BATCH,
+        from: "for (RunningWrite { write, retries, .. }, is_final) in batch.iter_mut().zip(finals) {",
+        to: "let any = finals.contains(&true);\n    \
+             for (RunningWrite { write, retries, .. }, is_final) in batch.iter_mut().map(|running| (running, any)) {",
+        case: "sql::write::tests::shared::a_write_does_not_end_with_one_that_has_waited_longer",
+    },
+    Mutant {
+        guard: "a server that is behind is not waited for",
+        file: RETRY,
+        from: "            _ if error.is_behind() => BEHIND_WITHIN,\n",
+        to: "",
+        case: "sql::write::tests::retry::a_write_to_a_server_that_is_behind_does_not_keep_others_from_its_session",
+    },
+    Mutant {
+        guard: "a later write to a session does not overtake one that waits for a place",
+        file: PLACES,
+        from: "self.are_scarce() || lock(&self.turns).contains_key(target)",
+        to: "self.are_scarce()",
+        case: "sql::write::places::tests::a_later_write_to_a_session_does_not_overtake_one_that_waits_for_a_place",
     },
 ];

@@ -14,12 +14,14 @@ mod places;
 mod queue;
 #[path = "../../../../crates/core/src/sql/write/retry.rs"]
 mod retry;
+#[path = "../../../../crates/core/src/sql/write/selection.rs"]
+mod selection;
 #[path = "../../../../crates/core/src/sql/write/ticket.rs"]
 mod ticket;
 
 pub(crate) use batch::Writer;
 pub(crate) use op::{
     Applied, Attempt, BeforeSending, BulkResults, Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey,
-    SharedStates, WriteOp,
+    SharedLocks, SharedStates, WriteOp,
 };
 pub(crate) use queue::QueuePolicy;

@@ -17,9 +17,9 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::session_key_values;
+use crate::sql::statement::{SqlText, session_key_values};
 use crate::sql::write::{
-    Applied, Attempt, BeforeSending, BulkResults, LockMode, Row, SharedChange, SharedKey, WriteOp,
+    Applied, Attempt, BeforeSending, BulkResults, GroupResults, LockMode, Row, SharedChange, SharedKey, WriteOp,
 };
 use crate::validate::NewEvent;
 use crate::{
@@ -91,11 +91,18 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
 
     async fn apply_bulk(
         context: &Context<D>,
+        shared: LockMode,
         writes: &[&Self],
         before_sending: BeforeSending<'_>,
     ) -> Option<Result<BulkResults<Appended>>> {
         let bulk = writes.first()?.sql.bulk.as_ref()?;
-        Some(apply_bulk(context, bulk, writes, before_sending).await)
+        let changes_shared =
+            writes.iter().any(|write| !write.new.delta.app.is_empty() || !write.new.delta.user.is_empty());
+        let statement = match shared {
+            LockMode::SkipLocked if changes_shared => bulk.free(),
+            _ => bulk.next(),
+        };
+        Some(apply_bulk(context, bulk, statement, writes, before_sending).await)
     }
 
     async fn apply_together(
@@ -103,11 +110,11 @@ impl<D: Dialect> WriteOp<Context<D>> for AppendOp<D> {
         on: &mut dyn Executor,
         lock: LockMode,
         writes: &[&Self],
-    ) -> Result<Option<BulkResults<Appended>>> {
+    ) -> Result<GroupResults<Appended>> {
         let group = writes.first().and_then(|write| write.sql.group.as_ref());
         match group.filter(|_| context.settings.fast_paths && lock == LockMode::SkipLocked) {
-            Some(group) => group.apply(context, on, writes).await.map(Some),
-            None => Ok(None),
+            Some(group) => group.apply(context, on, writes).await,
+            None => Ok(writes.iter().map(|_| None).collect()),
         }
     }
 
@@ -243,6 +250,7 @@ fn event_values<D: Dialect>(new: &NewEvent, timestamp: Timestamp) -> impl Iterat
 async fn apply_bulk<D: Dialect>(
     context: &Context<D>,
     append: &BulkAppend<D>,
+    statement: &SqlText<D>,
     writes: &[&AppendOp<D>],
     before_sending: BeforeSending<'_>,
 ) -> Result<BulkResults<Appended>> {
@@ -267,12 +275,13 @@ async fn apply_bulk<D: Dialect>(
         bulk::states(new().map(|new| (&new.key, &new.delta.user)), max)?,
         bulk::times(new().map(|new| new.now)),
     ]);
-    let rows = bulk::run(&context.database, append.next(), values, writes.len(), OPERATION, before_sending).await?;
+    let rows = bulk::run(&context.database, statement, values, writes.len(), OPERATION, before_sending).await?;
     let mut results: BulkResults<Appended> = writes.iter().map(|_| Ok(Applied::Locked)).collect();
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
         if let Some((result, write)) = results.get_mut(number).zip(writes.get(number)) {
-            *result = bulk_result::<D>(&write.new, &row);
+            *result =
+                if bulk::is_blocked(&row) { Ok(Applied::SharedLocked) } else { bulk_result::<D>(&write.new, &row) };
             if matches!(result, Err(Error::RevisionConflict { .. })) {
                 append.expect_conflicts();
             }

@@ -5,7 +5,7 @@ use sea_orm::sea_query::ArrayType;
 use sea_orm::{DbErr, QueryResult, Value};
 
 use crate::sql::database::Database;
-use crate::sql::dialect::Dialect;
+use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::statement::SqlText;
 use crate::sql::write::BeforeSending;
 use crate::{BackendError, BackendErrorKind, Result, SessionKey, State, Timestamp};
@@ -32,6 +32,11 @@ pub(super) fn number(row: &QueryResult, operation: &str) -> Result<usize> {
     Ok(number.ok().and_then(|number| usize::try_from(number).ok()).ok_or_else(|| {
         BackendError::new(BackendErrorKind::CommitUnknown, format!("{operation}: a row has no number"))
     })?)
+}
+
+/// Whether a row is about a write that was left out because another connection has locked its app's or its user's row.
+pub(super) fn is_blocked(row: &QueryResult) -> bool {
+    matches!(row.try_get("", BulkStatements::BLOCKED), Ok(true))
 }
 
 /// The numbers of the writes, and the three parts of their sessions' keys.

@@ -1,6 +1,6 @@
 //! What the operations work with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
@@ -19,8 +19,8 @@ use crate::sql::statement::{
     SqlText, event_session_predicate, placeholder, session_key_columns, session_key_predicate, session_key_values,
 };
 use crate::sql::tables::Tables;
-use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedStates};
-use crate::{BackendError, BackendErrorKind, Error, ExpectedRevision, Json, Result, Revision, SessionKey, State};
+use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedLocks, SharedStates};
+use crate::{BackendError, Error, ExpectedRevision, Json, Result, Revision, SessionKey, State};
 
 /// How operations run.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +130,7 @@ impl<D: Dialect> Context<D> {
             "the server is behind: it has {key} at revision {actual}, and the caller has read revision {revision}. \
              Nothing was stored. If it stays so, the server has lost what was acknowledged: read the session again"
         );
-        Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
+        Err(BackendError::behind(message).into())
     }
 
     /// Makes the commit wait for standby servers, although nothing was written: what was found there may be on its way
@@ -205,12 +205,22 @@ impl<D: Dialect> Engine for Context<D> {
         self.database.transaction(operation, body).await
     }
 
+    async fn lock_shared(
+        &self,
+        on: &mut dyn Executor,
+        rows: BTreeSet<SharedKey>,
+        operation: &str,
+    ) -> Result<SharedLocks> {
+        self.shared_state.lock_free(on, rows, operation).await
+    }
+
     async fn merge_shared(
         &self,
         on: &mut dyn Executor,
         changes: SharedChanges,
+        held: SharedStates,
         operation: &str,
     ) -> Result<SharedStates> {
-        self.shared_state.merge(on, changes, operation).await
+        self.shared_state.merge(on, changes, held, operation).await
     }
 }

@@ -19,7 +19,7 @@ use crate::sql::error::statement_error;
 use crate::sql::statement::{SqlText, inserted, placeholder, session_key_columns, session_key_values};
 use crate::sql::tables::Tables;
 use crate::sql::write::{
-    Applied, Attempt, BeforeSending, BulkResults, Row, SharedChange, SharedKey, SharedStates, WriteOp,
+    Applied, Attempt, BeforeSending, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp,
 };
 use crate::state::ScopedState;
 use crate::validate::NewSession;
@@ -35,6 +35,8 @@ pub(crate) struct CreateSql<D> {
     insert_in_time: SqlText<D>,
     /// Creates many sessions with their shared rows.
     bulk: Option<SqlText<D>>,
+    /// The same, without those whose shared rows others have locked.
+    bulk_free: Option<SqlText<D>>,
 }
 
 impl<D: Dialect> CreateSql<D> {
@@ -45,11 +47,13 @@ impl<D: Dialect> CreateSql<D> {
             insert_session: insert_session(tables, None),
             insert_in_time: insert_session(tables, Some(is_in_time)),
             bulk: bulk.map(|bulk| SqlText::new(&bulk.create)),
+            bulk_free: bulk.map(|bulk| SqlText::new(&bulk.create_free)),
         }
     }
 
     pub(super) fn texts(&self) -> Vec<(&'static str, &SqlText<D>)> {
         let bulk = self.bulk.iter().map(|bulk| ("bulk", bulk));
+        let bulk = bulk.chain(self.bulk_free.iter().map(|bulk| ("bulk_free", bulk)));
         let inserts = [("insert_session", &self.insert_session), ("insert_in_time", &self.insert_in_time)];
         inserts.into_iter().chain(bulk).collect()
     }
@@ -179,10 +183,16 @@ impl<D: Dialect> WriteOp<Context<D>> for CreateOp<D> {
 
     async fn apply_bulk(
         context: &Context<D>,
+        shared: LockMode,
         writes: &[&Self],
         before_sending: BeforeSending<'_>,
     ) -> Option<Result<BulkResults<Session>>> {
-        let bulk = writes.first()?.sql.bulk.as_ref()?;
+        let sql = &writes.first()?.sql;
+        let changes_shared = |write: &&Self| !write.new.state.app.is_empty() || !write.new.state.user.is_empty();
+        let bulk = match shared {
+            LockMode::SkipLocked if writes.iter().any(changes_shared) => sql.bulk_free.as_ref()?,
+            _ => sql.bulk.as_ref()?,
+        };
         Some(apply_bulk(context, bulk, writes, before_sending).await)
     }
 
@@ -225,7 +235,11 @@ async fn apply_bulk<D: Dialect>(
     for row in rows {
         let number = bulk::number(&row, OPERATION)?;
         if let Some((result, new)) = written.get_mut(number) {
-            **result = created(context, new, &row).await.map(Applied::Written);
+            **result = if bulk::is_blocked(&row) {
+                Ok(Applied::SharedLocked)
+            } else {
+                created(context, new, &row).await.map(Applied::Written)
+            };
         }
     }
     Ok(results)

@@ -107,7 +107,7 @@ impl<D: Dialect> WriteOp<Context<D>> for RedactOp<D> {
             Applied::Written(appended) => appended.revision(),
             // The report is there, so this was carried out before, and somebody has redacted the event otherwise since.
             Applied::Unchanged(_) => return Ok(Applied::Unchanged(Redacted::new(stored, revision))),
-            Applied::Locked => return Ok(Applied::Locked),
+            Applied::Locked | Applied::SharedLocked => return Ok(Applied::Locked),
         };
         on.execute(sql.delete.bind(of_event())).await.map_err(failed)?;
         on.execute(sql.insert.bind(values)).await.map_err(failed)?;

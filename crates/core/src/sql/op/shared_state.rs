@@ -2,9 +2,11 @@
 //!
 //! The two tables differ in their name and in one key column. The algorithm is written once, over [`SharedTable`].
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait as _, IntoIden, Query, SelectStatement, UnionType};
+use sea_orm::sea_query::{
+    Alias, Expr, ExprTrait as _, IntoIden, LockBehavior, LockType, Query, SelectStatement, UnionType,
+};
 use sea_orm::{EntityTrait, QueryResult, Value};
 
 use crate::entity::{app_states, user_states};
@@ -13,9 +15,11 @@ use crate::sql::dialect::Dialect;
 use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::{Ladder, SqlText, any_of, key_predicate, placeholder, update_by_key};
+use crate::sql::statement::{
+    KeyedRow, Ladder, MAX_GROUPED_STATE, SqlText, any_of, key_predicate, placeholder, update_by_key,
+};
 use crate::sql::tables::Tables;
-use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedStates};
+use crate::sql::write::{SharedChange, SharedChanges, SharedKey, SharedLocks, SharedStates};
 use crate::state::ScopedState;
 use crate::{BackendError, BackendErrorKind, Result, SessionKey, State};
 
@@ -57,6 +61,7 @@ impl<D: Dialect> SharedStateSql<D> {
             ("write_user", &user.write),
             ("read_both", both),
         ];
+        texts.extend([("lock_free_apps", app.lock_free.sample()), ("lock_free_users", user.lock_free.sample())]);
         for (table, lock, write) in [(app, "lock_apps", "write_apps"), (user, "lock_users", "write_users")] {
             texts.extend(
                 table.group.iter().flat_map(|group| [(lock, group.lock.sample()), (write, group.write.sample())]),
@@ -72,39 +77,80 @@ impl<D: Dialect> SharedStateSql<D> {
         }
     }
 
+    /// Locks those of the rows that no other connection has locked, in lock order, and reads their states.
+    pub(super) async fn lock_free(
+        &self,
+        on: &mut dyn Executor,
+        rows: BTreeSet<SharedKey>,
+        operation: &str,
+    ) -> Result<SharedLocks> {
+        let mut locks = SharedLocks::default();
+        let (apps, users): (Vec<SharedKey>, Vec<SharedKey>) =
+            rows.into_iter().partition(|row| matches!(row, SharedKey::App(_)));
+        for (table, rows) in [(&self.app, apps), (&self.user, users)] {
+            table.lock_many(&table.lock_free, on, &rows, operation, &mut locks.held).await?;
+            for row in rows.into_iter().filter(|row| !locks.held.contains(row)) {
+                if table.select(on, &table.read, &row, operation).await?.is_some() {
+                    locks.taken.insert(row);
+                }
+            }
+        }
+        Ok(locks)
+    }
+
     /// Merges the changes into their rows in lock order, and returns the resulting states. Many rows that exist take few
-    /// statements, where the dialect has some for that.
+    /// statements, where the dialect has some for that. The rows of `held` are locked already.
     pub(super) async fn merge(
         &self,
         on: &mut dyn Executor,
         changes: SharedChanges,
+        mut held: SharedStates,
         operation: &str,
     ) -> Result<SharedStates> {
         let mut states = SharedStates::default();
         let (apps, users): (Vec<SharedChange>, Vec<SharedChange>) =
             changes.into_iter().partition(|change| matches!(change.row, SharedKey::App(_)));
         for (table, changes) in [(&self.app, apps), (&self.user, users)] {
-            let rest = match &table.group {
-                Some(group) if changes.len() > 1 => {
-                    group.merge(table, on, changes, self.max_state_bytes, operation, &mut states).await?
-                }
-                _ => changes,
-            };
-            self.merge_each(on, rest, operation, &mut states).await?;
+            let is_unknown = |change: &&SharedChange| !change.delta.is_empty() && !held.contains(&change.row);
+            let unknown: Vec<SharedKey> = changes.iter().filter(is_unknown).map(|change| change.row.clone()).collect();
+            if let (Some(group), [_, _, ..]) = (&table.group, &*unknown) {
+                table.lock_many(&group.lock, on, &unknown, operation, &mut held).await?;
+            }
+            self.merge_table(table, on, changes, &mut held, operation, &mut states).await?;
         }
         Ok(states)
     }
 
-    /// Merges the changes into their rows one by one.
-    async fn merge_each(
+    /// Merges the changes into the rows of a table: those of `held` together, and the others one by one.
+    async fn merge_table(
         &self,
+        table: &SharedTable<D>,
         on: &mut dyn Executor,
         changes: Vec<SharedChange>,
+        held: &mut SharedStates,
         operation: &str,
         states: &mut SharedStates,
     ) -> Result<()> {
+        let (mut known, mut others) = (Vec::new(), Vec::new());
         for change in changes {
-            let state = self.table(&change.row).merge(on, &change, self.max_state_bytes, operation).await?;
+            match held.take(&change.row).filter(|_| !change.delta.is_empty()) {
+                Some(mut state) => {
+                    state.merge(change.delta);
+                    known.push(KeyedRow {
+                        key: key_values(&change.row).collect(),
+                        values: [
+                            state.to_row(self.max_state_bytes, &change.row)?.into(),
+                            D::SCHEMA.timestamp(change.now),
+                        ],
+                    });
+                    states.insert(change.row, state);
+                }
+                None => others.push(change),
+            }
+        }
+        table.write_many(on, known, operation).await?;
+        for change in others {
+            let state = table.merge(on, &change, self.max_state_bytes, operation).await?;
             states.insert(change.row, state);
         }
         Ok(())
@@ -162,58 +208,17 @@ struct SharedTable<D> {
     insert_or_ignore: SqlText<D>,
     /// Replaces the state.
     write: SqlText<D>,
+    /// Reads the newest states with their keys, and locks the rows, of those that no other connection has locked.
+    lock_free: Ladder<D>,
     group: Option<GroupSql<D>>,
 }
 
 /// The statements on many rows of a table.
 struct GroupSql<D> {
-    /// Reads the newest states with their keys, and locks the rows.
+    /// Like `lock_free`, but waits for those that others have locked.
     lock: Ladder<D>,
     /// Replaces the states.
     write: Ladder<D>,
-}
-
-impl<D: Dialect> GroupSql<D> {
-    /// Merges changes into the rows that exist, and returns the other changes, and those that change nothing.
-    async fn merge(
-        &self,
-        table: &SharedTable<D>,
-        on: &mut dyn Executor,
-        changes: Vec<SharedChange>,
-        max_state_bytes: usize,
-        operation: &str,
-        states: &mut SharedStates,
-    ) -> Result<Vec<SharedChange>> {
-        let failed = |error| statement_error::<D>(operation, error);
-        let (changes, mut rest): (Vec<SharedChange>, Vec<SharedChange>) =
-            changes.into_iter().partition(|change| !change.delta.is_empty());
-        let mut found: HashMap<Vec<String>, QueryResult> = HashMap::new();
-        for (text, changes) in self.lock.padded(&changes) {
-            let keys = changes.into_iter().flat_map(|change| key_values(&change.row));
-            for row in on.query_all(text.bind(keys)).await.map_err(failed)? {
-                let names = (0..table.key_columns).map_while(|index| D::Driver::text(&row, index).ok().flatten());
-                found.insert(names.map(str::to_owned).collect(), row);
-            }
-        }
-        let mut written = Vec::new();
-        for change in changes {
-            let Some(row) = found.get(&names(&change.row)) else {
-                rest.push(change);
-                continue;
-            };
-            let mut state = table.decode(row, &change.row)?;
-            state.merge(change.delta);
-            let values = [state.to_row(max_state_bytes, &change.row)?.into(), D::SCHEMA.timestamp(change.now)];
-            written.push((change.row.clone(), values));
-            states.insert(change.row, state);
-        }
-        // A state may be large, so none is sent twice.
-        for (text, rows) in self.write.chunks(&written) {
-            let rows = rows.iter().map(|(key, values)| (key_values(key), values.clone()));
-            on.execute(text.bind_by_key(rows)).await.map_err(failed)?;
-        }
-        Ok(rest)
-    }
 }
 
 impl<D: Dialect> SharedTable<D> {
@@ -248,11 +253,14 @@ impl<D: Dialect> SharedTable<D> {
             .value(update_time, placeholder())
             .and_where(key_predicate::<D, _, N>(key))
             .take();
-        let lock_many = |rows| {
+        let lock_many = |rows, behavior: Option<LockBehavior>| {
             let mut select = Query::select().columns(key).expr_as(D::SCHEMA.read_json(Expr::col(state)), state).take();
             select.from(tables.table(table)).and_where(any_of(rows, || key_predicate::<D, _, N>(key)));
             D::look_up_by_primary_key(&mut select);
-            SqlText::new(select.lock_exclusive())
+            SqlText::new(match behavior {
+                Some(behavior) => select.lock_with_behavior(LockType::Update, behavior),
+                None => select.lock_exclusive(),
+            })
         };
         let write_many = |rows| {
             let time = placeholder().cast_as(D::SCHEMA.timestamp_type());
@@ -261,7 +269,8 @@ impl<D: Dialect> SharedTable<D> {
         };
         let table = Self {
             group: D::GROUPS_STATEMENTS
-                .then(|| GroupSql { lock: Ladder::new(lock_many), write: Ladder::new(write_many) }),
+                .then(|| GroupSql { lock: Ladder::new(|rows| lock_many(rows, None)), write: Ladder::new(write_many) }),
+            lock_free: Ladder::new(|rows| lock_many(rows, Some(LockBehavior::SkipLocked))),
             key_columns: N,
             name: table.table_name(),
             lock: SqlText::new(read.clone().lock_exclusive()),
@@ -286,6 +295,43 @@ impl<D: Dialect> SharedTable<D> {
         let row = on.query_one(select.bind(key_values(key))).await;
         let row = row.map_err(|error| statement_error::<D>(operation, error))?;
         row.map(|row| self.decode(&row, key)).transpose()
+    }
+
+    /// Locks rows with statements of `lock`, and adds the states of those that they return to `states`.
+    async fn lock_many(
+        &self,
+        lock: &Ladder<D>,
+        on: &mut dyn Executor,
+        keys: &[SharedKey],
+        operation: &str,
+        states: &mut SharedStates,
+    ) -> Result<()> {
+        for (text, keys) in lock.padded(keys) {
+            let rows = on.query_all(text.bind(keys.iter().flat_map(|key| key_values(key)))).await;
+            for row in rows.map_err(|error| statement_error::<D>(operation, error))? {
+                let names = (0..self.key_columns).map_while(|index| D::Driver::text(&row, index).ok().flatten());
+                let names: Vec<&str> = names.collect();
+                if let Some(key) = keys.iter().find(|key| names_of(key) == names) {
+                    states.insert((*key).clone(), self.decode(&row, key)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the states of rows: large ones one by one, and others together, where the dialect has a statement for
+    /// that.
+    async fn write_many(&self, on: &mut dyn Executor, rows: Vec<KeyedRow<2>>, operation: &str) -> Result<()> {
+        let failed = |error| statement_error::<D>(operation, error);
+        let (small, others): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|row| self.group.is_some() && row.bytes() <= MAX_GROUPED_STATE);
+        for update in self.group.iter().flat_map(|group| group.write.updates(&small)) {
+            on.execute(update).await.map_err(failed)?;
+        }
+        for KeyedRow { key, values } in others {
+            on.execute(self.write.bind(values.into_iter().chain(key))).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Creates the row if it is missing, merges the change into it, and returns its state.
@@ -333,10 +379,10 @@ fn key_values(key: &SharedKey) -> impl Iterator<Item = Value> + Clone + use<> {
 }
 
 /// The names in a key, in the order of its columns.
-fn names(key: &SharedKey) -> Vec<String> {
+fn names_of(key: &SharedKey) -> Vec<&str> {
     match key {
-        SharedKey::App(app_name) => vec![app_name.as_str().to_owned()],
-        SharedKey::User(user) => vec![user.app_name.as_str().to_owned(), user.user_id.as_str().to_owned()],
+        SharedKey::App(app_name) => vec![app_name.as_str()],
+        SharedKey::User(user) => vec![user.app_name.as_str(), user.user_id.as_str()],
     }
 }
 

@@ -1,13 +1,13 @@
 //! One attempt at writes: alone, or in one transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::pin;
 
 use async_trait::async_trait;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use super::op::{Attempt, Engine, LockMode, Row, SharedChanges};
+use super::op::{Attempt, Engine, LockMode, Row, SharedChanges, SharedKey, SharedStates};
 use super::pending::PendingWrite;
 use super::queue::RunningWrite;
 use super::ticket::Ticket;
@@ -24,16 +24,25 @@ pub(super) async fn attempt_one<E: Engine>(engine: &E, running: &mut RunningWrit
     }
     timeout_at(deadline, running.write.resolve_unrepeatable(engine)).await.map_err(late)??;
     if !running.write.is_settled() {
-        attempt(engine, std::slice::from_mut(running), LockMode::Wait).await?;
+        let locks = Locks { targets: LockMode::Wait, shared: LockMode::Wait };
+        attempt(engine, std::slice::from_mut(running), locks).await?;
         timeout_at(deadline, running.write.resolve_refused(engine)).await.map_err(late)??;
         running.write.settle();
     }
     Ok(())
 }
 
+/// Whether an attempt waits for the rows that other connections have locked: the targets of its writes, and the shared
+/// rows that these change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Locks {
+    pub(super) targets: LockMode,
+    pub(super) shared: LockMode,
+}
+
 /// Attempts the writes in one transaction. After an error none of them is stored, unless the error says that this is
 /// unknown.
-pub(super) async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], lock: LockMode) -> Result<()> {
+pub(super) async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>], locks: Locks) -> Result<()> {
     let operation = match batch {
         [running] => running.write.name(),
         _ => "a batch of writes",
@@ -47,7 +56,7 @@ pub(super) async fn attempt<E: Engine>(engine: &E, batch: &mut [RunningWrite<E>]
         }
         let writes = batch.iter_mut().map(|running| (&running.target, &mut *running.write)).collect();
         let until = last_deadline(&tickets);
-        engine.transaction(operation, &mut BatchBody { engine, writes, operation, lock, until }).await
+        engine.transaction(operation, &mut BatchBody { engine, writes, operation, locks, until }).await
     })
     .await
     .unwrap_or_else(Err)
@@ -90,7 +99,7 @@ struct BatchBody<'a, E: Engine> {
     /// The writes and their targets.
     writes: Vec<(&'a Row, &'a mut dyn PendingWrite<E>)>,
     operation: &'static str,
-    lock: LockMode,
+    locks: Locks,
     /// When the last caller gives up.
     until: Instant,
 }
@@ -108,7 +117,9 @@ impl<E: Engine> TransactionBody for BatchBody<'_, E> {
 
 impl<E: Engine> BatchBody<'_, E> {
     /// The rows of each write alone come first, then app state, then user state, so that locks are taken in one order.
+    /// Shared rows come before them in an attempt that waits for none.
     async fn apply(&mut self, on: &mut dyn Executor) -> Result<bool> {
+        let held = self.lock_shared(on).await?;
         let mut changes = SharedChanges::default();
         self.apply_together(on, &mut changes).await?;
         let mut prefetched = match self.targets_to_prefetch() {
@@ -121,15 +132,40 @@ impl<E: Engine> BatchBody<'_, E> {
             if write.is_attempted() || left_out == Some(*target) {
                 continue;
             }
-            let attempt = Attempt { on: &mut *on, lock: self.lock, prefetched: prefetched.remove(*target) };
+            let attempt = Attempt { on: &mut *on, lock: self.locks.targets, prefetched: prefetched.remove(*target) };
             write.apply(self.engine, attempt, &mut changes).await?;
             if write.is_left_out() {
                 left_out = Some(*target);
             }
         }
-        let states = self.engine.merge_shared(on, changes, self.operation).await?;
+        let states = self.engine.merge_shared(on, changes, held, self.operation).await?;
         self.writes.iter_mut().for_each(|(_, write)| write.complete(&states));
         Ok(self.writes.iter().any(|(_, write)| write.is_applied()))
+    }
+
+    /// Locks the shared rows that no other connection has locked, and leaves out the writes that change another one,
+    /// with those that would overtake them.
+    async fn lock_shared(&mut self, on: &mut dyn Executor) -> Result<SharedStates> {
+        let shared_rows = |write: &dyn PendingWrite<E>| {
+            let shared = |row| if let Row::Shared(key) = row { Some(key) } else { None };
+            write.rows().into_iter().filter_map(shared).collect::<Vec<SharedKey>>()
+        };
+        let rows: BTreeSet<SharedKey> = match self.locks.shared {
+            LockMode::Wait => BTreeSet::new(),
+            LockMode::SkipLocked => self.writes.iter().flat_map(|(_, write)| shared_rows(&**write)).collect(),
+        };
+        if rows.is_empty() {
+            return Ok(SharedStates::default());
+        }
+        let locks = self.engine.lock_shared(on, rows, self.operation).await?;
+        let mut blocked = None;
+        for (target, write) in &mut self.writes {
+            if blocked == Some(*target) || shared_rows(&**write).iter().any(|row| locks.taken.contains(row)) {
+                write.block();
+                blocked = Some(*target);
+            }
+        }
+        Ok(locks.held)
     }
 
     /// Applies writes of one operation together, where it can: those to targets to which the batch has no other write.
@@ -140,10 +176,12 @@ impl<E: Engine> BatchBody<'_, E> {
             let others: HashSet<&Row> = others.map(|(target, _)| *target).collect();
             let chosen =
                 self.writes.iter_mut().filter(|(target, write)| write.name() == name && !others.contains(target));
-            let writes: Vec<&mut dyn PendingWrite<E>> =
-                chosen.map(|(_, write)| -> &mut dyn PendingWrite<E> { &mut **write }).collect();
+            let writes: Vec<&mut dyn PendingWrite<E>> = chosen
+                .filter(|(_, write)| !write.is_attempted())
+                .map(|(_, write)| -> &mut dyn PendingWrite<E> { &mut **write })
+                .collect();
             if let [first, _, ..] = &*writes {
-                first.together()(self.engine, on, self.lock, writes, changes).await?;
+                first.together()(self.engine, on, self.locks.targets, writes, changes).await?;
             }
         }
         Ok(())

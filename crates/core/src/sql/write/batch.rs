@@ -13,11 +13,10 @@ use tokio::task::yield_now;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempt::{attempt, attempt_one, tickets, too_late, while_wanted};
+use super::attempt::{Locks, attempt, attempt_one, tickets, too_late, while_wanted};
 use super::op::{Engine, LockMode, Row, WriteOp};
 use super::pending::{Outcome, Reply, pending};
-use super::queue::{Queue, QueuePolicy, RunningWrite};
-use super::retry::Retries;
+use super::queue::{Batch, Queue, QueuePolicy, RunningWrite};
 use super::ticket::Ticket;
 use crate::sync::Arc;
 use crate::{BackendError, BackendErrorKind, Error, Result};
@@ -143,51 +142,55 @@ impl<E: Engine> Writer<E> {
         tokio::spawn(Work { work, unfinished: Unfinished(Some(self.clone())) });
     }
 
-    async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
+    async fn run_batch(self: &Arc<Self>, Batch { writes: mut batch, shared, .. }: Batch<E>) {
         // Rows are locked in one order everywhere. The order of arrival stays within a target.
         batch.sort_by(|left, right| left.target.cmp(&right.target));
-        let mut retries = Retries::new();
         if self.batches {
-            batch = self.attempt_batch(batch, &mut retries).await;
+            batch = self.attempt_batch(batch, shared).await;
         }
-        let mut deferred: Vec<Vec<RunningWrite<E>>> = Vec::new();
-        for mut running in batch {
-            running.release_shared_rows();
+        let mut left: Vec<Vec<RunningWrite<E>>> = Vec::new();
+        for running in batch {
             let is_next_to = |writes: &&mut Vec<RunningWrite<E>>| writes[0].target == running.target;
-            match deferred.last_mut().filter(|writes| self.lock == LockMode::Wait || is_next_to(writes)) {
+            match left.last_mut().filter(|writes| self.lock == LockMode::Wait || is_next_to(writes)) {
                 Some(writes) => writes.push(running),
-                None => deferred.push(vec![running]),
+                None => left.push(vec![running]),
             }
         }
-        for writes in deferred {
+        // What waits for a shared row does so in a batch of that row, and takes one connection.
+        let (go_back, deferred): (Vec<_>, Vec<_>) = left.into_iter().partition(|writes| writes[0].goes_back);
+        self.queue.put_back(go_back.into_iter().flatten().collect());
+        for mut writes in deferred {
+            writes.iter_mut().for_each(RunningWrite::release_shared_rows);
             if self.lock == LockMode::Wait {
-                self.run_in_turn(writes, retries).await;
+                self.run_in_turn(writes).await;
             } else {
                 // These writes may have to wait. The next batch need not.
-                self.spawn(Box::pin(run_deferred(self.clone(), writes, retries)));
+                self.spawn(Box::pin(run_deferred(self.clone(), writes)));
             }
         }
     }
 
     /// Runs each write by itself, in their order. Once a write has used up its retries, those behind it that would only
     /// wait for the same server, or for the same row, end with it.
-    async fn run_in_turn(&self, writes: Vec<RunningWrite<E>>, retries: Retries) {
+    async fn run_in_turn(&self, writes: Vec<RunningWrite<E>>) {
         let mut given_up: Option<(Row, Error)> = None;
         for (number, mut running) in writes.into_iter().enumerate() {
-            let retries = if number == 0 { retries } else { retries.restarted() };
+            if number > 0 {
+                running.retries = running.retries.restarted();
+            }
             let is_unavailable = |error: &Error| error.backend_kind() == Some(BackendErrorKind::Unavailable);
             if let Some((target, error)) = &given_up
                 && (*target == running.target || is_unavailable(error))
             {
                 running.write.fail(error.without_source());
-                running.reply(retries.count_so_far());
+                running.reply();
                 continue;
             }
             let ticket = running.write.ticket().clone();
             if !ticket.is_wanted() {
                 let late = too_late(running.write.name());
                 running.write.fail(late);
-                running.reply(retries.count_so_far());
+                running.reply();
                 continue;
             }
             contain_panic(async {
@@ -197,12 +200,14 @@ impl<E: Engine> Writer<E> {
                         timeout_at(ticket.deadline(), running.write.diagnose(&self.engine)).await;
                 }
                 if running.write.is_settled() {
-                    running.reply(retries.count_so_far());
+                    running.reply();
                 } else {
                     let target = running.target.clone();
-                    match run_with_retries(&*self.engine, running, retries).await {
+                    match run_with_retries(&*self.engine, running).await {
+                        // Others may have read from the same server as this one.
+                        Some(error) if error.is_behind() => {}
                         Some(error) if error.is_retryable() => given_up = Some((target, error)),
-                        Some(_) => self.queue.keep_apart(target),
+                        Some(_) => _ = self.queue.keep_apart(target),
                         None => {}
                     }
                 }
@@ -213,14 +218,14 @@ impl<E: Engine> Writer<E> {
 
     /// Attempts a batch, and returns the writes that still have no outcome. If one of the writes may be to blame for a
     /// failure, finds that write by halves, so that the others still share commits.
-    async fn attempt_batch(&self, batch: Vec<RunningWrite<E>>, retries: &mut Retries) -> Vec<RunningWrite<E>> {
+    async fn attempt_batch(&self, batch: Vec<RunningWrite<E>>, shared: LockMode) -> Vec<RunningWrite<E>> {
         let (mut parts, mut left, mut culprits) = (vec![batch], Vec::<RunningWrite<E>>::new(), 0);
         while let Some(mut part) = parts.pop() {
             // An earlier write to their target has no outcome yet.
             let is_behind = |running: &&RunningWrite<E>| left.last().is_some_and(|left| left.target == running.target);
             let behind = part.iter().take_while(is_behind).count();
             left.extend(part.drain(..behind));
-            if let Err((error, is_bulk)) = self.attempt_part(&mut part).await {
+            if let Err((error, is_bulk)) = self.attempt_part(&mut part, shared).await {
                 let may_be_one = !error.is_retryable();
                 if may_be_one && part.len() > 1 && culprits < MAX_CULPRITS {
                     for running in &mut part {
@@ -233,17 +238,21 @@ impl<E: Engine> Writer<E> {
                 if let [culprit] = &*part
                     && may_be_one
                 {
-                    self.queue.keep_apart(culprit.target.clone());
+                    let _has_room = self.queue.keep_apart(culprit.target.clone());
                     culprits += 1;
                 }
-                if error.backend_kind() == Some(BackendErrorKind::Contention) {
-                    part.iter().flat_map(RunningWrite::shared_rows).for_each(|row| self.queue.keep_apart(row.clone()));
+                let is_conflict = error.backend_kind() == Some(BackendErrorKind::Contention);
+                on_batch_error(&mut part, error, is_bulk);
+                if is_conflict {
+                    self.after_conflict(&mut part, shared).await;
                 }
-                on_batch_error(&mut part, error, retries, is_bulk);
             }
-            for running in part {
+            for mut running in part {
+                if running.write.is_blocked() {
+                    running.goes_back = self.keep_shared_rows_apart(&running);
+                }
                 if running.write.is_settled() {
-                    running.reply(0);
+                    running.reply();
                 } else {
                     left.push(running);
                 }
@@ -252,20 +261,38 @@ impl<E: Engine> Writer<E> {
         left
     }
 
+    /// Keeps the shared rows of a part out of the batches of others. If the part has waited for them, it goes back into
+    /// the queue, to wait again in one transaction.
+    async fn after_conflict(&self, part: &mut [RunningWrite<E>], shared: LockMode) {
+        for running in &mut *part {
+            let are_apart = self.keep_shared_rows_apart(running);
+            running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;
+        }
+        if let Some(again) = part.iter_mut().find(|running| running.goes_back && !running.write.is_settled()) {
+            again.retries.pause().await;
+        }
+    }
+
+    /// Keeps the shared rows that a write changes out of the batches of others; false if there are too many such rows.
+    fn keep_shared_rows_apart(&self, running: &RunningWrite<E>) -> bool {
+        running.shared_rows().fold(true, |are_apart, row| self.queue.keep_apart(row.clone()) && are_apart)
+    }
+
     /// Attempts writes in one statement if their operation has one, else in one transaction. An error says whether it
     /// was the statement's.
-    async fn attempt_part(&self, part: &mut [RunningWrite<E>]) -> Result<(), (Error, bool)> {
+    async fn attempt_part(&self, part: &mut [RunningWrite<E>], shared: LockMode) -> Result<(), (Error, bool)> {
         let Some(first) = part.first() else { return Ok(()) };
         let (bulk, operation, tickets) = (first.write.bulk(), first.write.name(), tickets(part));
         let writes = part.iter_mut().map(|running| &mut *running.write).collect();
-        let ended = while_wanted(&tickets, operation, bulk(&self.engine, writes)).await;
+        let ended = while_wanted(&tickets, operation, bulk(&self.engine, shared, writes)).await;
         match ended.unwrap_or_else(|late| Some(Err(late))) {
             Some(ended) => ended.map_err(|error| (error, true)),
             None if self.lock == LockMode::SkipLocked && !part.iter().any(|running| running.write.skips_locked()) => {
                 Ok(())
             }
             None => {
-                attempt(&*self.engine, part, self.lock).await.map_err(|error| (error, false))?;
+                let locks = Locks { targets: self.lock, shared };
+                attempt(&*self.engine, part, locks).await.map_err(|error| (error, false))?;
                 for running in part {
                     running.write.settle();
                 }
@@ -280,8 +307,8 @@ impl<E: Engine> Writer<E> {
 fn worker<E: Engine>(writer: Arc<Writer<E>>) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let Some(mut permit) = writer.queue.batch_permit() else { return };
-        while let Some((batch, others_wait)) = permit.next_batch() {
-            if others_wait {
+        while let Some(batch) = permit.next_batch() {
+            if batch.others_wait {
                 writer.spawn(worker(writer.clone()));
             }
             contain_panic(writer.run_batch(batch)).await;
@@ -297,22 +324,28 @@ async fn contain_panic(work: impl Future<Output = ()>) {
 }
 
 /// Handles the failure of a batch, or of a part of one. Each write is then retried by itself, except when it was alone
-/// in its transaction and would fail the same way again, or when the server is gone.
-fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retries: &mut Retries, is_bulk: bool) {
+/// in its transaction and would fail the same way again, or when the server is gone. Each has retries of its own: it may
+/// have shared its batch with writes that have failed before.
+fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, is_bulk: bool) {
     let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
     // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
-    let is_final = !retries.are_left(&error) && (error.is_retryable() || is_lone && !is_bulk);
-    if !is_final {
-        retries.count(&error);
+    let may_be_final = error.is_retryable() || is_lone && !is_bulk;
+    let is_final = |running: &RunningWrite<E>| !running.retries.are_left(&error) && may_be_final;
+    let finals: Vec<bool> = batch.iter().map(is_final).collect();
+    if let Some((again, _)) = batch.iter().zip(&finals).find(|(_, is_final)| !**is_final) {
+        again.retries.log(&error);
     }
     let mut first = Some(error);
-    for RunningWrite { write, .. } in batch {
+    for (RunningWrite { write, retries, .. }, is_final) in batch.iter_mut().zip(finals) {
         // The driver's error stays with the first.
         let Some(error) = first.take() else { continue };
         first = Some(error.without_source());
         if is_final {
             write.fail(error);
-        } else if is_unknown && (is_bulk || is_lone || write.is_applied()) {
+            continue;
+        }
+        retries.count();
+        if is_unknown && (is_bulk || is_lone || write.is_applied()) {
             write.doubt(error);
         } else {
             write.discard_attempt();
@@ -321,21 +354,21 @@ fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, retrie
 }
 
 /// Runs writes to one target that their batch left out, beside the batches. Then runs what waited for the target.
-async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>, retries: Retries) {
-    writer.run_in_turn(deferred, retries).await;
+async fn run_deferred<E: Engine>(writer: Arc<Writer<E>>, deferred: Vec<RunningWrite<E>>) {
+    writer.run_in_turn(deferred).await;
     worker(writer).await;
 }
 
 /// Runs a write in a transaction of its own, retries it while it conflicts with other writers and its caller waits, and
 /// replies. Returns the error in which it ended, if the database is at fault.
-async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, mut retries: Retries) -> Option<Error> {
+async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>) -> Option<Error> {
     if !running.write.is_wanted() {
         return None;
     }
     let mut failed = None;
     while let Err(error) = attempt_one(engine, &mut running).await {
         let is_in_time = Instant::now() < running.write.ticket().deadline();
-        if !(running.write.is_wanted() && is_in_time && retries.wait(&error).await) {
+        if !(running.write.is_wanted() && is_in_time && running.retries.wait(&error).await) {
             // That this caller has no more time says nothing about the writes of others.
             failed = (is_in_time && error.backend_kind().is_some()).then(|| error.without_source());
             running.write.fail(error);
@@ -347,6 +380,6 @@ async fn run_with_retries<E: Engine>(engine: &E, mut running: RunningWrite<E>, m
             running.write.discard_attempt();
         }
     }
-    running.reply(retries.count_so_far());
+    running.reply();
     failed
 }

@@ -1,6 +1,6 @@
 //! What the write path knows of an operation, and of the database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use async_trait::async_trait;
@@ -80,7 +80,7 @@ impl SharedChanges {
     }
 }
 
-/// The states of shared rows after a merge.
+/// The states of shared rows.
 #[derive(Debug, Default)]
 pub(crate) struct SharedStates(BTreeMap<SharedKey, State>);
 
@@ -89,10 +89,27 @@ impl SharedStates {
         self.0.insert(row, state);
     }
 
-    /// The state of a row that the merge changed or created; empty for others.
+    /// The state of a row; empty for a row that is not among these.
     pub(crate) fn get(&self, row: &SharedKey) -> State {
         self.0.get(row).cloned().unwrap_or_default()
     }
+
+    pub(crate) fn contains(&self, row: &SharedKey) -> bool {
+        self.0.contains_key(row)
+    }
+
+    pub(crate) fn take(&mut self, row: &SharedKey) -> Option<State> {
+        self.0.remove(row)
+    }
+}
+
+/// What a transaction that waits for nobody has found of the shared rows that it is to change.
+#[derive(Debug, Default)]
+pub(crate) struct SharedLocks {
+    /// The rows that it has locked, with their states. A row that does not exist is in neither.
+    pub(crate) held: SharedStates,
+    /// The rows that other connections have locked.
+    pub(crate) taken: HashSet<SharedKey>,
 }
 
 /// Whether to wait for a row that another connection has locked.
@@ -112,6 +129,8 @@ pub(crate) enum Applied<T> {
     /// Nothing was written, because of a row that another connection may have locked. Only under
     /// [`LockMode::SkipLocked`], and in bulk statements.
     Locked,
+    /// Nothing was written, because another connection has locked a shared row that the write changes.
+    SharedLocked,
 }
 
 /// An attempt to apply a write.
@@ -125,6 +144,9 @@ pub(crate) struct Attempt<'a, E: Engine> {
 
 /// The outcome of a bulk statement for each of its writes, in their order. An error means that this write is in doubt.
 pub(crate) type BulkResults<T> = Vec<Result<Applied<T>>>;
+
+/// The outcome for each of the writes that are applied together, in their order; `None` for those that are not.
+pub(crate) type GroupResults<T> = Vec<Option<Result<Applied<T>>>>;
 
 /// To be called right before a statement is sent that commits by itself. If it returns false, the statement must not be
 /// sent: a caller has given up.
@@ -149,11 +171,21 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// error is [`CommitUnknown`](BackendErrorKind::CommitUnknown).
     async fn transaction(&self, operation: &str, body: &mut dyn TransactionBody) -> Result<()>;
 
-    /// Merges changes into shared rows, one row after the other in lock order, and returns their states.
+    /// Locks those of the shared rows that no other connection has locked. Waits for none.
+    async fn lock_shared(
+        &self,
+        on: &mut dyn Executor,
+        rows: BTreeSet<SharedKey>,
+        operation: &str,
+    ) -> Result<SharedLocks>;
+
+    /// Merges changes into shared rows, one row after the other in lock order, and returns their states. The
+    /// transaction has locked those of `held`, and found them so.
     async fn merge_shared(
         &self,
         on: &mut dyn Executor,
         changes: SharedChanges,
+        held: SharedStates,
         operation: &str,
     ) -> Result<SharedStates>;
 }
@@ -223,9 +255,11 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     }
 
     /// Applies writes to different targets in one statement, where the database has such a statement. Writes that it
-    /// leaves out are [`Locked`](Applied::Locked), as are all if the statement must not be sent.
+    /// leaves out are [`Locked`](Applied::Locked), as are all if the statement must not be sent; or, unless `shared` says
+    /// to wait, [`SharedLocked`](Applied::SharedLocked).
     async fn apply_bulk(
         _engine: &E,
+        _shared: LockMode,
         _writes: &[&Self],
         _before_sending: BeforeSending<'_>,
     ) -> Option<Result<BulkResults<Self::Outcome>>> {
@@ -233,14 +267,14 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
     }
 
     /// Applies writes of a batch, sorted by target, with few statements whatever their number. Later writes to a target
-    /// see the earlier ones. `None`, and nothing is written, where [`apply`](Self::apply) does it one by one.
+    /// see the earlier ones. `None`, and nothing of the write is written, where [`apply`](Self::apply) does it.
     async fn apply_together(
         _engine: &E,
         _on: &mut dyn Executor,
         _lock: LockMode,
-        _writes: &[&Self],
-    ) -> Result<Option<BulkResults<Self::Outcome>>> {
-        Ok(None)
+        writes: &[&Self],
+    ) -> Result<GroupResults<Self::Outcome>> {
+        Ok(writes.iter().map(|_| None).collect())
     }
 
     /// Finds out why a batch left the write out, without waiting for a lock. `Ok` when there is no reason to refuse it.
@@ -262,10 +296,10 @@ pub(crate) trait WriteOp<E: Engine>: Send + Sync + Sized + 'static {
             Applied::Written(outcome) => {
                 let mut changes = SharedChanges::default();
                 self.shared().into_iter().for_each(|change| changes.add(change));
-                let states = engine.merge_shared(on, changes, Self::NAME).await?;
+                let states = engine.merge_shared(on, changes, SharedStates::default(), Self::NAME).await?;
                 Ok(self.complete(outcome, &states))
             }
-            Applied::Locked => {
+            Applied::Locked | Applied::SharedLocked => {
                 let message = format!("{}: a row is locked by another connection", Self::NAME);
                 Err(BackendError::new(BackendErrorKind::Contention, message).into())
             }

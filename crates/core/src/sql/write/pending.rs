@@ -36,6 +36,8 @@ struct Pending<E: Engine, O: WriteOp<E>> {
     fate: Fate<O::Outcome>,
     /// The outcome of the current attempt. It counts once it is committed.
     attempt: Option<Result<Applied<O::Outcome>>>,
+    /// Whether the last attempt left it out because of a shared row.
+    is_blocked: bool,
     caller: oneshot::Sender<Reply<O::Outcome>>,
     ticket: Arc<Ticket>,
 }
@@ -76,6 +78,13 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Whether the current attempt left the write out, because of a row that may be locked.
     fn is_left_out(&self) -> bool;
 
+    /// Whether the last attempt left the write out because of a shared row that another connection has locked, or an
+    /// earlier write to its target.
+    fn is_blocked(&self) -> bool;
+
+    /// Leaves the write out of the current attempt because of such a row.
+    fn block(&mut self);
+
     /// Attempts the write in a transaction, and adds what it does to shared rows to `changes`.
     ///
     /// # Errors
@@ -88,7 +97,7 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     /// Attempts the write without a transaction; false where it takes one.
     async fn apply_alone(&mut self, engine: &E) -> Result<bool>;
 
-    /// Attempts a batch of writes of this operation as one statement.
+    /// Attempts a batch of writes of this operation as one statement, which waits for shared rows or not.
     fn bulk(&self) -> Bulk<E>;
 
     /// Attempts writes of this operation together, where it can.
@@ -126,7 +135,8 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
 }
 
 /// Attempts a batch as one statement; `None` where the operation has no such statement.
-pub(super) type Bulk<E> = for<'a> fn(&'a E, Vec<&'a mut dyn PendingWrite<E>>) -> BoxFuture<'a, Option<Result<()>>>;
+pub(super) type Bulk<E> =
+    for<'a> fn(&'a E, LockMode, Vec<&'a mut dyn PendingWrite<E>>) -> BoxFuture<'a, Option<Result<()>>>;
 
 /// Attempts writes of a batch, sorted by target, together; leaves them unattempted where the operation cannot do that.
 /// Adds what they do to shared rows to the changes.
@@ -148,7 +158,8 @@ pub(super) fn pending<E: Engine, O: WriteOp<E>>(
 ) -> (Box<dyn PendingWrite<E>>, Outcome<O::Outcome>) {
     let (caller, outcome) = oneshot::channel();
     let ticket = Arc::new(Ticket::new(deadline));
-    (Box::new(Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, caller, ticket }), outcome)
+    let pending = Pending::<E, O> { op, fate: Fate::Waiting, attempt: None, is_blocked: false, caller, ticket };
+    (Box::new(pending), outcome)
 }
 
 impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
@@ -197,11 +208,12 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
     ) -> Result<()> {
         let writes = Self::of_this_operation(writes);
         let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
-        let Some(results) = O::apply_together(engine, on, lock, &ops).await? else { return Ok(()) };
-        writes.into_iter().zip(results).try_for_each(|(write, result)| write.keep_attempt(result, changes))
+        let results = O::apply_together(engine, on, lock, &ops).await?;
+        let mut results = writes.into_iter().zip(results).filter_map(|(write, result)| Some((write, result?)));
+        results.try_for_each(|(write, result)| write.keep_attempt(result, changes))
     }
 
-    async fn apply_bulk(engine: &E, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
+    async fn apply_bulk(engine: &E, shared: LockMode, writes: Vec<&mut dyn PendingWrite<E>>) -> Option<Result<()>> {
         let mut writes = Self::of_this_operation(writes);
         let results = loop {
             let ops: Vec<&O> = writes.iter().map(|write| &write.op).collect();
@@ -212,7 +224,7 @@ impl<E: Engine, O: WriteOp<E>> Pending<E, O> {
                 is_late.store(!all, Ordering::Relaxed);
                 all
             };
-            match O::apply_bulk(engine, &ops, &send).await? {
+            match O::apply_bulk(engine, shared, &ops, &send).await? {
                 // It was not sent, because it is too late for some: the others still share it.
                 Ok(_) if is_late.load(Ordering::Relaxed) => {
                     for write in &writes {
@@ -309,7 +321,15 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     fn is_left_out(&self) -> bool {
-        matches!(self.attempt, Some(Ok(Applied::Locked)))
+        matches!(self.attempt, Some(Ok(Applied::Locked | Applied::SharedLocked)))
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    fn block(&mut self) {
+        self.attempt = Some(Ok(Applied::SharedLocked));
     }
 
     async fn apply(&mut self, engine: &E, attempt: Attempt<'_, E>, changes: &mut SharedChanges) -> Result<()> {
@@ -335,7 +355,7 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     fn bulk(&self) -> Bulk<E> {
-        |engine, writes| Box::pin(Self::apply_bulk(engine, writes))
+        |engine, shared, writes| Box::pin(Self::apply_bulk(engine, shared, writes))
     }
 
     fn together(&self) -> Together<E> {
@@ -377,15 +397,16 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     fn settle(&mut self) {
+        self.is_blocked = matches!(self.attempt, Some(Ok(Applied::SharedLocked)));
         match self.attempt.take() {
             Some(Ok(Applied::Written(outcome) | Applied::Unchanged(outcome))) => self.settle_with(Ok(outcome)),
             Some(Err(refusal)) => self.settle_with(Err(refusal)),
-            Some(Ok(Applied::Locked)) | None => self.take_back(),
+            Some(Ok(Applied::Locked | Applied::SharedLocked)) | None => self.take_back(),
         }
     }
 
     fn discard_attempt(&mut self) {
-        self.attempt = None;
+        (self.attempt, self.is_blocked) = (None, false);
         self.take_back();
     }
 
@@ -398,7 +419,7 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
     }
 
     fn doubt(&mut self, error: Error) {
-        self.attempt = None;
+        (self.attempt, self.is_blocked) = (None, false);
         self.fate = Fate::InDoubt(error);
     }
 

@@ -4,7 +4,7 @@
 //! queued up meanwhile are committed together. That is how SQLite's one writer, a hot row, and a busy server serve more
 //! callers than they could make commits. An uncontended write starts at once and alone.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,19 +12,9 @@ use tokio::time::Instant;
 use super::op::{Engine, LockMode, Row};
 use super::pending::PendingWrite;
 use super::places::{Place, Places};
+use super::retry::Retries;
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{BackendError, BackendErrorKind, Result};
-
-/// How often a write is passed over before its rows are reserved for it: otherwise writers who take turns on two hot
-/// rows would starve a write that needs both.
-const PATIENCE: u32 = 16;
-
-/// How many bytes the writes of a batch bring at most, unless it has one only.
-const BATCH_BYTES: usize = 1 << 20;
-
-/// A write that brings more than so many bytes is large: small ones go before it after each batch with a large one, and
-/// of the batches that run at once, half may have large ones.
-const LARGE: usize = 256 << 10;
 
 /// For how long the writes of a row are kept out of the batches of others, after it was at fault for a failure.
 const APART_FOR: Duration = Duration::from_secs(5);
@@ -42,7 +32,8 @@ pub(crate) struct QueuePolicy {
     /// Whether a batch holds writes of one operation only, and takes each target once if that operation has a bulk
     /// statement.
     pub(crate) homogeneous: bool,
-    /// Whether a batch waits for rows that other connections have locked.
+    /// Whether a batch waits for rows that other connections have locked. If not, one whose writes all change a shared
+    /// row that others hold still waits for shared rows.
     pub(crate) lock: LockMode,
     /// Whether writes share transactions and statements, and writes to one row follow each other here already.
     /// Otherwise each write is a transaction of its own, and only the database keeps writers apart.
@@ -55,39 +46,54 @@ pub(super) struct Queue<E> {
     places: Places,
 }
 
-struct QueueState<E> {
+pub(super) struct QueueState<E> {
     /// In the order of their numbers.
-    waiting: VecDeque<Waiting<E>>,
+    pub(super) waiting: VecDeque<Waiting<E>>,
     /// How many writes were accepted.
-    accepted: u64,
-    running_batches: usize,
-    /// How many of the running batches have a large write.
-    large_batches: usize,
-    /// Whether the batch that began last has a large write.
-    last_is_large: bool,
+    pub(super) accepted: u64,
+    pub(super) running_batches: usize,
+    /// How many of the running batches are slow.
+    pub(super) slow_batches: usize,
+    /// Whether the batch that began last is slow.
+    pub(super) last_is_slow: bool,
     /// The rows that running writes lock, and how many of those writes each row has.
-    locked_rows: HashMap<Row, usize>,
+    pub(super) locked_rows: HashMap<Row, usize>,
     /// The rows whose writes are kept out of the batches of others, and until when.
-    apart: HashMap<Row, Instant>,
+    pub(super) apart: HashMap<Row, Instant>,
 }
 
-struct Waiting<E> {
-    number: u64,
-    write: Box<dyn PendingWrite<E>>,
+pub(super) struct Waiting<E> {
+    pub(super) number: u64,
+    pub(super) write: Box<dyn PendingWrite<E>>,
     /// The rows that it locks; its target first.
-    rows: Vec<Row>,
-    bytes: usize,
-    place: Place,
+    pub(super) rows: Vec<Row>,
+    pub(super) bytes: usize,
+    pub(super) place: Place,
+    pub(super) retries: Retries,
     /// How many batches have left it waiting for its rows.
-    passed_over: u32,
+    pub(super) passed_over: u32,
 }
 
 /// A write in a batch. It holds its rows and its place in the queue until it is dropped.
 pub(super) struct RunningWrite<E: Engine> {
     pub(super) write: Box<dyn PendingWrite<E>>,
     pub(super) target: Row,
+    pub(super) retries: Retries,
+    /// Whether it goes back into the queue if its batch ends without an outcome for it.
+    pub(super) goes_back: bool,
+    number: u64,
+    bytes: usize,
     locks: RowLocks<E>,
     place: Place,
+}
+
+/// Writes that run together.
+pub(super) struct Batch<E: Engine> {
+    pub(super) writes: Vec<RunningWrite<E>>,
+    /// Whether it waits for shared rows that other connections have locked.
+    pub(super) shared: LockMode,
+    /// Whether other writes still wait in the queue.
+    pub(super) others_wait: bool,
 }
 
 impl<E: Engine> RunningWrite<E> {
@@ -103,10 +109,10 @@ impl<E: Engine> RunningWrite<E> {
     }
 
     /// Sends the outcome to the caller. The rows are free by then: the caller's next write must not find them locked.
-    pub(super) fn reply(self, retries: u32) {
+    pub(super) fn reply(self) {
         drop(self.locks);
         drop(self.place);
-        self.write.reply(retries);
+        self.write.reply(self.retries.count_so_far());
     }
 }
 
@@ -120,8 +126,8 @@ struct RowLocks<E> {
 pub(super) struct BatchPermit<'a, E> {
     queue: &'a Queue<E>,
     is_released: bool,
-    /// Whether its batch has a large write.
-    is_large: bool,
+    /// Whether its batch is slow.
+    is_slow: bool,
 }
 
 /// A caller's hold on its write. Dropping it takes a write that still waits out of the queue.
@@ -150,8 +156,8 @@ impl<E: Engine> Queue<E> {
             waiting: VecDeque::new(),
             accepted: 0,
             running_batches: 0,
-            large_batches: 0,
-            last_is_large: false,
+            slow_batches: 0,
+            last_is_slow: false,
             locked_rows: HashMap::new(),
             apart: HashMap::new(),
         };
@@ -166,7 +172,7 @@ impl<E: Engine> Queue<E> {
     /// When the queue is closed.
     pub(super) async fn accept(&self, write: Box<dyn PendingWrite<E>>) -> Result<Accepted<E>> {
         let rows = write.rows();
-        let place = self.places.take(&rows[0]).await.map_err(|_| {
+        let (place, _turn) = self.places.take(&rows[0]).await.map_err(|_| {
             let message = format!("{} on a service that was closed", write.name());
             BackendError::new(BackendErrorKind::Unavailable, message)
         })?;
@@ -174,7 +180,8 @@ impl<E: Engine> Queue<E> {
         let could_start = state.running_batches < self.policy.max_concurrent_batches && !state.any_is_locked(&rows);
         let (number, bytes) = (state.accepted, write.bytes());
         state.accepted += 1;
-        state.waiting.push_back(Waiting { number, write, rows, bytes, place, passed_over: 0 });
+        let retries = Retries::new();
+        state.waiting.push_back(Waiting { number, write, rows, bytes, place, retries, passed_over: 0 });
         drop(state);
         Ok(Accepted { number, state: self.state.clone(), could_start })
     }
@@ -186,12 +193,25 @@ impl<E: Engine> Queue<E> {
 
     /// Keeps the next writes that need `row` out of the batches of others: of a target, because a write to it has failed,
     /// and the next may fail as well; of a shared row, because others hold it, and the batch would wait for it. Writes
-    /// to a target run alone then, and those that change the shared row together.
-    pub(super) fn keep_apart(&self, row: Row) {
+    /// to a target run alone then, and those that change the shared row together. Returns false if there are too many
+    /// such rows.
+    pub(super) fn keep_apart(&self, row: Row) -> bool {
         let apart = &mut lock(&self.state).apart;
         apart.retain(|_, until| Instant::now() < *until);
-        if apart.len() < MAX_APART {
+        let has_room = apart.len() < MAX_APART || apart.contains_key(&row);
+        if has_room {
             apart.insert(row, Instant::now() + APART_FOR);
+        }
+        has_room
+    }
+
+    /// Lets writes wait again, in the order in which they arrived.
+    pub(super) fn put_back(&self, writes: Vec<RunningWrite<E>>) {
+        let mut state = lock(&self.state);
+        for RunningWrite { write, retries, number, bytes, mut locks, place, .. } in writes {
+            let rows = locks.release_all_in(&mut state);
+            let at = state.waiting.partition_point(|waiting| waiting.number < number);
+            state.waiting.insert(at, Waiting { number, write, rows, bytes, place, retries, passed_over: 0 });
         }
     }
 
@@ -200,28 +220,29 @@ impl<E: Engine> Queue<E> {
         let mut state = lock(&self.state);
         (state.running_batches < self.policy.max_concurrent_batches).then(|| {
             state.running_batches += 1;
-            BatchPermit { queue: self, is_released: false, is_large: false }
+            BatchPermit { queue: self, is_released: false, is_slow: false }
         })
     }
 }
 
 impl<E: Engine> BatchPermit<'_, E> {
-    /// The next batch, and whether other writes still wait. `None` when no write can start now. The permit is released
-    /// in the same moment, so whoever accepts a write after that knows to ask for a permit.
-    pub(super) fn next_batch(&mut self) -> Option<(Vec<RunningWrite<E>>, bool)> {
+    /// The next batch. `None` when no write can start now. The permit is released in the same moment, so whoever accepts
+    /// a write after that knows to ask for a permit.
+    pub(super) fn next_batch(&mut self) -> Option<Batch<E>> {
         let Queue { policy, state: shared, .. } = self.queue;
         let mut state = lock(shared);
-        state.large_batches -= usize::from(std::mem::take(&mut self.is_large));
+        state.slow_batches -= usize::from(std::mem::take(&mut self.is_slow));
         let batch = state.next_batch(*policy);
         if batch.is_empty() {
             state.running_batches -= 1;
             self.is_released = true;
             return None;
         }
-        self.is_large = batch.iter().any(Waiting::is_large);
-        state.large_batches += usize::from(self.is_large);
-        state.last_is_large = self.is_large;
-        let start = |Waiting { write, mut rows, place, .. }: Waiting<E>| {
+        self.is_slow = batch.iter().any(|waiting| state.is_slow(waiting));
+        state.slow_batches += usize::from(self.is_slow);
+        state.last_is_slow = self.is_slow;
+        let waits = policy.lock == LockMode::Wait || batch.iter().any(|waiting| state.waits_for_shared(waiting));
+        let start = |Waiting { number, write, mut rows, bytes, place, retries, .. }: Waiting<E>| {
             let target = rows[0].clone();
             if policy.batching {
                 for row in &rows {
@@ -230,20 +251,25 @@ impl<E: Engine> BatchPermit<'_, E> {
             } else {
                 rows.clear();
             }
-            RunningWrite { write, target, locks: RowLocks { rows, state: shared.clone() }, place }
+            let locks = RowLocks { rows, state: shared.clone() };
+            RunningWrite { write, target, retries: retries.begun(), goes_back: false, number, bytes, locks, place }
         };
-        let batch = batch.into_iter().map(start).collect();
-        Some((batch, !state.waiting.is_empty()))
-    }
-}
-
-impl<E> Waiting<E> {
-    fn is_large(&self) -> bool {
-        self.bytes > LARGE
+        let writes = batch.into_iter().map(start).collect();
+        let shared = if waits { LockMode::Wait } else { LockMode::SkipLocked };
+        Some(Batch { writes, shared, others_wait: !state.waiting.is_empty() })
     }
 }
 
 impl<E> QueueState<E> {
+    fn unlock(&mut self, row: &Row) {
+        if let Some(count) = self.locked_rows.get_mut(row) {
+            *count -= 1;
+            if *count == 0 {
+                self.locked_rows.remove(row);
+            }
+        }
+    }
+
     /// Takes a write out of the queue, if it still waits.
     fn leave(&mut self, number: u64) -> Option<Waiting<E>> {
         let at = self.waiting.binary_search_by_key(&number, |waiting| waiting.number).ok()?;
@@ -251,97 +277,12 @@ impl<E> QueueState<E> {
     }
 }
 
-impl<E: Engine> QueueState<E> {
-    fn any_is_locked(&self, rows: &[Row]) -> bool {
-        rows.iter().any(|row| self.locked_rows.contains_key(row))
-    }
-
-    fn is_apart(&self, row: &Row) -> bool {
-        self.apart.get(row).is_some_and(|until| Instant::now() < *until)
-    }
-
-    /// The first of `rows` that is kept apart.
-    fn apart_of<'r>(&self, rows: &'r [Row]) -> Option<&'r Row> {
-        if self.apart.is_empty() { None } else { rows.iter().find(|row| self.is_apart(row)) }
-    }
-
-    /// Large writes take turns with small ones, and leave half of the batches to them.
-    fn next_batch(&mut self, policy: QueuePolicy) -> Vec<Waiting<E>> {
-        self.waiting.retain(|waiting| waiting.write.is_wanted());
-        let may_be_large = self.large_batches == 0 || self.large_batches * 2 < policy.max_concurrent_batches;
-        let batch = if may_be_large && !self.last_is_large { Vec::new() } else { self.take_batch(policy, false) };
-        if batch.is_empty() && may_be_large { self.take_batch(policy, true) } else { batch }
-    }
-
-    fn take_batch(&mut self, policy: QueuePolicy, may_be_large: bool) -> Vec<Waiting<E>> {
-        let mut batch = Batch { writes: Vec::new(), bytes: 0, targets: HashMap::new() };
-        // Half of a batch is for others, if there are any: the writers of one target may be many.
-        let half = (policy.batch_size / 2).max(1);
-        self.add_to(&mut batch, half, policy, may_be_large);
-        if batch.writes.len() < policy.batch_size && batch.targets.values().any(|writes| *writes == half) {
-            self.add_to(&mut batch, policy.batch_size, policy, may_be_large);
-        }
-        batch.writes
-    }
-
-    /// Adds writes that may run now, at most so many of a target.
-    fn add_to(&mut self, batch: &mut Batch<E>, of_target: usize, policy: QueuePolicy, may_be_large: bool) {
-        // Targets of writes that must wait: a later write to one of them must not overtake. All rows of writes that
-        // have waited for long.
-        let mut passed: HashSet<Row> = HashSet::new();
-        let mut at = 0;
-        while at < self.waiting.len() && batch.writes.len() < policy.batch_size {
-            let waiting = &self.waiting[at];
-            let (rows, target) = (&waiting.rows, &waiting.rows[0]);
-            let is_free = !rows.iter().any(|row| passed.contains(row)) && !self.any_is_locked(rows);
-            let has_room = batch.targets.get(target).is_none_or(|writes| *writes < of_target)
-                && (may_be_large || !waiting.is_large());
-            if is_free && has_room && self.fits(waiting, batch, policy) {
-                *batch.targets.entry(target.clone()).or_default() += 1;
-                batch.bytes += waiting.bytes;
-                batch.writes.extend(self.waiting.remove(at));
-            } else {
-                passed.insert(target.clone());
-                let waiting = &mut self.waiting[at];
-                waiting.passed_over += u32::from(!is_free);
-                if waiting.passed_over > PATIENCE {
-                    passed.extend(waiting.rows.iter().cloned());
-                }
-                at += 1;
-            }
-        }
-    }
-
-    /// Whether a write may run together with those of a batch.
-    fn fits(&self, Waiting { write, rows, bytes, .. }: &Waiting<E>, batch: &Batch<E>, policy: QueuePolicy) -> bool {
-        let Some(first) = batch.writes.first() else { return true };
-        let (target, of_first) = (&rows[0], &first.rows[0]);
-        let is_light = batch.bytes + bytes <= BATCH_BYTES;
-        let is_alike = !policy.homogeneous
-            || first.write.name() == write.name() && !(write.has_bulk() && batch.targets.contains_key(target));
-        // The batch waits for a shared row that others have locked, and no other write should wait with it.
-        let waits_alone = of_first == target || matches!((of_first, target), (Row::Session(_), Row::Session(_)));
-        // Writes that are kept apart share a batch if they are so for the same shared row.
-        let apart = self.apart_of(rows);
-        let is_apart_alike = apart == self.apart_of(&first.rows) && !matches!(apart, Some(Row::Session(_)));
-        is_light && is_alike && waits_alone && is_apart_alike
-    }
-}
-
-/// A batch in the making.
-struct Batch<E> {
-    writes: Vec<Waiting<E>>,
-    bytes: usize,
-    /// How many writes each target has.
-    targets: HashMap<Row, usize>,
-}
-
 impl<E> Drop for BatchPermit<'_, E> {
     fn drop(&mut self) {
         if !self.is_released {
             let mut state = lock(&self.queue.state);
             state.running_batches -= 1;
-            state.large_batches -= usize::from(self.is_large);
+            state.slow_batches -= usize::from(self.is_slow);
         }
     }
 }
@@ -354,14 +295,18 @@ impl<E> Drop for RowLocks<E> {
 
 impl<E> RowLocks<E> {
     fn release(&mut self, is_released: impl Fn(&Row) -> bool) {
-        let mut state = lock(&self.state);
-        for row in self.rows.extract_if(.., |row| is_released(row)) {
-            if let Some(count) = state.locked_rows.get_mut(&row) {
-                *count -= 1;
-                if *count == 0 {
-                    state.locked_rows.remove(&row);
-                }
-            }
+        // Whoever has released all of them may hold the lock.
+        if self.rows.is_empty() {
+            return;
         }
+        let mut state = lock(&self.state);
+        self.rows.extract_if(.., |row| is_released(row)).for_each(|row| state.unlock(&row));
+    }
+
+    /// Releases all rows in a state that is locked already, and returns them.
+    fn release_all_in(&mut self, state: &mut QueueState<E>) -> Vec<Row> {
+        let rows = std::mem::take(&mut self.rows);
+        rows.iter().for_each(|row| state.unlock(row));
+        rows
     }
 }

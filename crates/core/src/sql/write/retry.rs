@@ -13,6 +13,9 @@ const RETRY_WITHIN: Duration = Duration::from_secs(15);
 /// The same after a connection that broke before anything was stored. Opening one has its own, longer limit, and a
 /// caller wants to know that the server is down. Long enough for two statements whose deadlines have to pass first.
 const RECONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// The same for a server that is behind another one. It may catch up at once; later, the caller's own retry finds out,
+/// and does not keep others from the session.
+const BEHIND_WITHIN: Duration = Duration::from_millis(100);
 /// The wait before the second attempt. It doubles up to [`LONGEST_WAIT`], and each wait is cut at random to between
 /// half of it and all.
 const FIRST_WAIT: Duration = Duration::from_millis(2);
@@ -37,6 +40,11 @@ impl Retries {
         Self { started: Instant::now(), ..self }
     }
 
+    /// The same attempts; if there was none before, the first begins now.
+    pub(super) fn begun(self) -> Self {
+        if self.attempts == 1 { self.restarted() } else { self }
+    }
+
     /// How often the operation was retried so far.
     pub(super) fn count_so_far(self) -> u32 {
         self.attempts - 1
@@ -45,6 +53,7 @@ impl Retries {
     /// Whether another attempt after `error` may end differently, and is not too late.
     pub(super) fn are_left(self, error: &Error) -> bool {
         let within = match error.backend_kind() {
+            _ if error.is_behind() => BEHIND_WITHIN,
             // Nothing was stored; or, when that is unknown, the next attempt finds what was.
             Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,
             Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,
@@ -54,18 +63,28 @@ impl Retries {
     }
 
     /// Counts an attempt that failed and that another one follows.
-    pub(super) fn count(&mut self, error: &Error) {
-        tracing::info!(target: "seabed", retry = self.attempts, because = error.outcome(), "trying again");
+    pub(super) fn count(&mut self) {
         self.attempts += 1;
+    }
+
+    /// Says that another attempt follows.
+    pub(super) fn log(self, error: &Error) {
+        tracing::info!(target: "seabed", retry = self.attempts, because = error.outcome(), "trying again");
+    }
+
+    /// Waits as long as is good before another attempt.
+    pub(super) async fn pause(&mut self) {
+        tokio::time::sleep(self.jittered_wait()).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 
     /// Whether to try again after `error`; waits before it returns true.
     pub(super) async fn wait(&mut self, error: &Error) -> bool {
         let again = self.are_left(error);
         if again {
-            tokio::time::sleep(self.jittered_wait()).await;
-            self.count(error);
-            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+            self.pause().await;
+            self.log(error);
+            self.count();
         }
         again
     }

@@ -1,4 +1,4 @@
-//! The two statements that append many events at once, and when to use which.
+//! The statements that append many events at once, and when to use which.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +16,7 @@ const STATEMENTS_AFTER_A_CONFLICT: u32 = 8;
 pub(crate) struct BulkAppend<D> {
     store: SqlText<D>,
     store_or_refuse: SqlText<D>,
+    store_free: SqlText<D>,
     /// How many more statements expect conflicts.
     expecting: AtomicU32,
 }
@@ -25,12 +26,13 @@ impl<D: Dialect> BulkAppend<D> {
         Self {
             store: SqlText::new(&statements.append),
             store_or_refuse: SqlText::new(&statements.append_or_refuse),
+            store_free: SqlText::new(&statements.append_free),
             expecting: AtomicU32::new(0),
         }
     }
 
-    pub(super) fn texts(&self) -> [(&'static str, &SqlText<D>); 2] {
-        [("bulk", &self.store), ("bulk_or_refuse", &self.store_or_refuse)]
+    pub(super) fn texts(&self) -> [(&'static str, &SqlText<D>); 3] {
+        [("bulk", &self.store), ("bulk_free", &self.store_free), ("bulk_or_refuse", &self.store_or_refuse)]
     }
 
     /// The statement for the next batch. A race between batches makes a few more or fewer expect conflicts.
@@ -41,6 +43,11 @@ impl<D: Dialect> BulkAppend<D> {
         }
         self.expecting.store(expecting - 1, Ordering::Relaxed);
         &self.store_or_refuse
+    }
+
+    /// The statement for a batch that changes shared rows, and waits for none that others have locked.
+    pub(super) fn free(&self) -> &SqlText<D> {
+        &self.store_free
     }
 
     /// Call this when an append was refused.

@@ -1,16 +1,20 @@
 //! A database that fails on request.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{DbBackend, QueryResult, Statement};
+use tokio::time::Instant;
 
 use crate::sql::error::StatementError;
 use crate::sql::executor::{Executor, TransactionBody};
-use crate::sql::write::op::{Engine, LockMode, Row, SharedChange, SharedChanges, SharedStates};
+use crate::sql::write::op::{Engine, LockMode, Row, SharedChange, SharedChanges, SharedKey, SharedLocks, SharedStates};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{BackendError, BackendErrorKind, Error, Result};
+
+/// How long the database waits for a locked row.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn error(kind: BackendErrorKind) -> Error {
     BackendError::new(kind, "on request").into()
@@ -49,6 +53,8 @@ pub(super) struct FakeDatabase {
     pub(super) locked: HashSet<Row>,
     /// The writes whose statements fail.
     pub(super) failing: HashMap<String, BackendErrorKind>,
+    /// The writes for which the server is behind another one.
+    pub(super) behind: HashSet<String>,
     /// The writes that are refused.
     pub(super) refused: HashSet<String>,
     /// The writes whose session a server does not know, once.
@@ -97,6 +103,18 @@ impl FakeEngine {
         self.lock().ends.entry(id.to_owned()).or_default().extend(ends);
     }
 
+    /// Waits for a locked row, as long as a database does.
+    pub(super) async fn wait_for_shared(&self, row: &SharedKey) -> Result<()> {
+        let (row, until) = (Row::Shared(row.clone()), Instant::now() + LOCK_TIMEOUT);
+        while self.lock().locked.contains(&row) {
+            if Instant::now() >= until {
+                return Err(error(BackendErrorKind::Contention));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, FakeDatabase> {
         self.0.lock().expect("a test panicked")
     }
@@ -135,14 +153,22 @@ impl Engine for FakeEngine {
         if ran? { self.lock().commit(std::mem::take(&mut transaction.writes)) } else { Ok(()) }
     }
 
+    async fn lock_shared(&self, _: &mut dyn Executor, rows: BTreeSet<SharedKey>, _: &str) -> Result<SharedLocks> {
+        let is_locked = |row: &SharedKey| self.lock().locked.contains(&Row::Shared(row.clone()));
+        let taken = rows.into_iter().filter(is_locked).collect();
+        Ok(SharedLocks { taken, ..SharedLocks::default() })
+    }
+
     async fn merge_shared(
         &self,
         on: &mut dyn Executor,
         changes: SharedChanges,
+        _held: SharedStates,
         _operation: &str,
     ) -> Result<SharedStates> {
         let mut states = SharedStates::default();
         for SharedChange { row, delta, .. } in changes.into_iter() {
+            self.wait_for_shared(&row).await?;
             execute(on, format!("merge {row}")).await;
             states.insert(row, delta);
         }

@@ -11,7 +11,7 @@ use crate::sql::write::op::{
     Applied, Attempt, BeforeSending, BulkResults, LockMode, Row, SharedChange, SharedKey, SharedStates, WriteOp,
 };
 use crate::sync::Arc;
-use crate::{AppName, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
+use crate::{AppName, BackendError, BackendErrorKind, Error, Result, SessionKey, State, Timestamp};
 
 /// Holds writes up until it is open.
 #[derive(Debug, Clone)]
@@ -195,6 +195,9 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         if let Some(kind) = failing {
             return Err(error(kind));
         }
+        if engine.lock().behind.contains(&self.id) {
+            return Err(BackendError::behind("on request".to_owned()).into());
+        }
         if engine.lock().refused.contains(&self.id) {
             return Err(Error::invalid("id", "on request"));
         }
@@ -230,6 +233,7 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
 
     async fn apply_bulk(
         engine: &FakeEngine,
+        shared: LockMode,
         writes: &[&Self],
         before_sending: BeforeSending<'_>,
     ) -> Option<Result<BulkResults<Outcome>>> {
@@ -246,18 +250,33 @@ impl<K: Kind> WriteOp<FakeEngine> for Write<K> {
         for Gate(gate) in writes.iter().filter_map(|write| write.gate.as_ref()) {
             let _open = gate.acquire().await;
         }
+        if shared == LockMode::Wait {
+            for change in writes.iter().flat_map(|write| &write.shared) {
+                if let Err(error) = engine.wait_for_shared(&change.row).await {
+                    return Some(Err(error));
+                }
+            }
+        }
         let mut database = engine.lock();
         database.bulk_statements.push(writes.iter().map(|write| write.id.clone()).collect());
         if let Some(kind) = writes.iter().find_map(|write| database.failing.get(&write.id)) {
             return Some(Err(error(*kind)));
         }
-        let is_left_out = |write: &&&Self| database.locked.contains(&write.target) || database.holds(&write.id);
+        let is_held = |change: &SharedChange| database.locked.contains(&Row::Shared(change.row.clone()));
+        let blocked: Vec<bool> = writes.iter().map(|write| write.shared.iter().any(is_held)).collect();
+        let is_blocked = |id: &str| writes.iter().zip(&blocked).any(|(write, blocked)| *blocked && write.id == id);
+        let is_left_out = |write: &&&Self| {
+            is_blocked(&write.id) || database.locked.contains(&write.target) || database.holds(&write.id)
+        };
         let (left_out, stored): (Vec<&Self>, Vec<&Self>) = writes.iter().partition(is_left_out);
         let ids = stored.iter().map(|write| write.id.clone()).collect();
         if let Err(error) = database.commit(ids) {
             return Some(Err(error));
         }
         let result = |write: &&Self| {
+            if is_blocked(&write.id) {
+                return Ok(Applied::SharedLocked);
+            }
             if database.doubtful.remove(&write.id) {
                 return Err(error(BackendErrorKind::CommitUnknown));
             }

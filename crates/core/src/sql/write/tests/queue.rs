@@ -296,7 +296,7 @@ fn accept(queue: &Queue<FakeEngine>, write: Write<Append>) -> Option<(bool, impl
 }
 
 fn next_batch(queue: &Queue<FakeEngine>) -> Vec<RunningWrite<FakeEngine>> {
-    queue.batch_permit().and_then(|mut permit| permit.next_batch()).map(|(batch, _)| batch).unwrap_or_default()
+    queue.batch_permit().and_then(|mut permit| permit.next_batch()).map(|batch| batch.writes).unwrap_or_default()
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn when_the_outcome_arrives(question: impl Fn(&Queue<FakeEngine>) -> bool + Send
     let mut caller = pin!(caller);
     assert!(caller.as_mut().poll(&mut Context::from_waker(&probe.clone().into())).is_pending());
     running.write.fail(error(BackendErrorKind::Unexpected));
-    running.reply(0);
+    running.reply();
     probe.answer.load(Ordering::Relaxed)
 }
 

@@ -13,7 +13,7 @@ use tracing_subscriber::registry::Registry;
 
 use super::engine::{End, error};
 use super::ops::{Append, Gate, write};
-use super::{FOREVER, ONE, SEVERAL, UNBATCHED, close, failure, settle, submit, writer};
+use super::{FOREVER, ONE, SEVERAL, UNBATCHED, close, failure, outcome, settle, submit, writer};
 use crate::BackendErrorKind;
 use crate::sql::write::retry;
 use crate::sql::write::retry::Retries;
@@ -166,4 +166,18 @@ async fn a_read_is_repeated_while_it_meets_other_writers() {
     let read = || async { Err::<(), _>(error(BackendErrorKind::Contention)) };
     assert!(retry(read).await.is_err());
     assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+/// It may catch up at once. If not, the caller finds out by itself.
+#[tokio::test(start_paused = true)]
+async fn a_write_to_a_server_that_is_behind_does_not_keep_others_from_its_session() {
+    let (writer, engine) = writer(SEVERAL);
+    engine.lock().behind.insert("ahead".to_owned());
+    let begun = Instant::now();
+    let ahead = submit(&writer, write::<Append>("ahead").to("session")).await;
+    let next = submit(&writer, write::<Append>("next").to("session")).await;
+    assert!(outcome(next).await.is_ok());
+    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert_eq!(failure(ahead).await, Some(BackendErrorKind::Unavailable));
+    assert!(engine.lock().attempts.len() > 3, "it was not tried again");
 }
