@@ -76,6 +76,7 @@ impl Dialect for MySql {
     const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
     const ENFORCES_FOREIGN_KEYS: bool = true;
     const GROUPS_STATEMENTS: bool = true;
+    const DELETE_HAS_LIMIT: bool = true;
 
     fn look_up_by_primary_key(select: &mut SelectStatement) {
         select.force_index("PRIMARY", IndexHintScope::All);

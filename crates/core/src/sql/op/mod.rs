@@ -16,6 +16,7 @@ pub(crate) mod delete;
 pub(crate) mod find;
 pub(crate) mod get;
 pub(crate) mod list;
+mod page;
 pub(crate) mod shared_state;
 pub(crate) mod update_state;
 
@@ -66,6 +67,7 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     let settings = Settings {
         fast_paths: true,
         max_state_bytes: DEFAULT_MAX_STATE_BYTES,
+        max_session_bytes: usize::MAX,
         adk_check: AdkCheck::default(),
         deletes_own_rows: false,
     };
