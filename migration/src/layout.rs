@@ -64,14 +64,20 @@ impl Layout {
     }
 }
 
-/// Rejects tables that are not google-adk's v1, so that they are never mistaken for it.
-pub(crate) async fn check(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<(), DbErr> {
-    let layout = match Layout::of(connection, spec).await? {
-        // Somebody else's table may stand beside the version.
+/// Detects the layout like [`Layout::of`], and does not rely on the version: somebody else's table may stand beside it.
+///
+/// # Errors
+/// Those of the database.
+pub(crate) async fn of_all_columns(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<Layout, DbErr> {
+    Ok(match Layout::of(connection, spec).await? {
         Layout::V1 => Layout::by_columns(spec, &spec.columns(connection).await?),
         layout => layout,
-    };
-    match layout {
+    })
+}
+
+/// Rejects tables that are not google-adk's v1, so that they are never mistaken for it.
+pub(crate) async fn check(connection: &impl ConnectionTrait, spec: &SchemaSpec) -> Result<(), DbErr> {
+    match of_all_columns(connection, spec).await? {
         Layout::Empty | Layout::V1 => Ok(()),
         other => Err(DbErr::Migration(format!("{}; nothing was changed", other.describe()))),
     }

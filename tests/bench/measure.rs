@@ -79,20 +79,25 @@ impl Outcome {
         self.seabed_cpu.extend(seabed.cpu.map(micros));
     }
 
-    /// Returns the table columns after the first two.
-    pub(crate) fn columns(mut self, goal: Option<f64>) -> String {
+    /// The rate of the limit.
+    pub(crate) fn limit(&self) -> f64 {
+        median(self.limit.clone())
+    }
+
+    /// Returns the table columns after the first two. `best` is the best rate of the limit, at any number of clients.
+    pub(crate) fn columns(mut self, best: f64, goal: Option<f64>) -> String {
         let ratios: Vec<f64> = self.seabed.iter().zip(&self.limit).map(|(seabed, limit)| seabed / limit).collect();
         let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = ratios.iter().copied().fold(0.0, f64::max);
         self.latencies.sort_unstable();
-        let ratio = median(ratios);
+        let (ratio, seabed) = (median(ratios), median(self.seabed));
         let limit_cpu = (!self.limit_cpu.is_empty()).then(|| format!(" / {:.0}", median(self.limit_cpu)));
         let cpu = format!("{:.0}{}", median(self.seabed_cpu), limit_cpu.unwrap_or_default());
         let goal = goal.map_or_else(String::new, |goal| format!("≥ {goal} {}", if ratio >= goal { "✓" } else { "✗" }));
         format!(
-            "{:.0} | {:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {} | {} | {} | {goal}",
+            "{:.0} | {seabed:.0} | {ratio:.2} | {lowest:.2} to {highest:.2} | {:.2} | {} | {} | {} | {goal}",
             median(self.limit),
-            median(self.seabed),
+            seabed / best,
             show(percentile(&self.latencies, 50)),
             show(percentile(&self.latencies, 99)),
             cpu,

@@ -21,6 +21,7 @@ mod fixture;
 mod groups;
 mod histories;
 mod interop;
+mod large;
 mod late;
 mod limits;
 mod lines;
@@ -177,6 +178,7 @@ fn main() -> ExitCode {
             durability::CASES,
             errors::CASES,
             failover::CASES,
+            large::CASES,
             late::CASES,
             pools::CASES,
             pressure::CASES,

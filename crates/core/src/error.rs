@@ -179,8 +179,9 @@ pub enum BackendErrorKind {
     Corrupt,
     /// The tables are missing, or have a schema version that this crate does not know. Run the migrator.
     Schema,
-    /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or
-    /// ask the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
+    /// A statement, a value or a row is larger than the database accepts, or a state or a session is larger than the
+    /// service is set to. Nothing was stored. Store or read less at once, or raise the limit: that of the service, or that
+    /// of the database (`max_allowed_packet` on MySQL and MariaDB).
     TooLarge,
     /// Anything else: missing privileges, a full disk, a misconfigured server, a SQLite file that was deleted or
     /// replaced under the service, a bug.

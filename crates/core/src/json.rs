@@ -6,6 +6,7 @@ pub(crate) mod number;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::{fmt, iter};
 
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor};
@@ -30,7 +31,14 @@ use serde_json::value::RawValue;
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Json(Box<RawValue>);
+pub struct Json(Text);
+
+#[derive(Clone)]
+enum Text {
+    Own(Box<RawValue>),
+    /// Of a value that many hold: a state that all sessions of an app show, for example.
+    Shared(Arc<RawValue>),
+}
 
 impl Json {
     /// Wraps one JSON text without changing it.
@@ -38,7 +46,7 @@ impl Json {
     /// # Errors
     /// If `text` is not exactly one JSON value.
     pub fn parse(text: impl Into<String>) -> Result<Self, serde_json::Error> {
-        RawValue::from_string(text.into()).map(Self)
+        RawValue::from_string(text.into()).map(Self::own)
     }
 
     /// Reads the text of a column that other programs write too: like [`parse`](Self::parse), but `NaN` and infinities,
@@ -55,12 +63,39 @@ impl Json {
     /// # Errors
     /// If `value` cannot be represented as JSON, for example a map whose keys are not strings.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        serde_json::value::to_raw_value(value).map(Self)
+        serde_json::value::to_raw_value(value).map(Self::own)
     }
 
     /// The JSON text.
     pub fn as_str(&self) -> &str {
-        self.0.get()
+        self.raw().get()
+    }
+
+    fn own(text: Box<RawValue>) -> Self {
+        Self(Text::Own(text))
+    }
+
+    fn raw(&self) -> &RawValue {
+        match &self.0 {
+            Text::Own(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+
+    /// The same value, whose clones share its text.
+    pub(crate) fn into_shared(self) -> Self {
+        Self(match self.0 {
+            Text::Own(text) => Text::Shared(text.into()),
+            shared @ Text::Shared(_) => shared,
+        })
+    }
+
+    /// The bytes of the text that belong to this value alone.
+    pub(crate) fn own_bytes(&self) -> usize {
+        match &self.0 {
+            Text::Own(text) => text.get().len(),
+            Text::Shared(_) => 0,
+        }
     }
 
     /// Deserializes the value; use `decode::<serde_json::Value>()` for a tree.
@@ -121,14 +156,14 @@ impl fmt::Display for Json {
 
 impl Serialize for Json {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        self.raw().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Json {
     /// Keeps the text that `serde_json` reads, except inside of types that serde buffers; see [`Json`].
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize::raw_value(deserializer).map(Self)
+        deserialize::raw_value(deserializer).map(Self::own)
     }
 }
 
@@ -141,7 +176,7 @@ impl PartialEq for Json {
 impl From<serde_json::Value> for Json {
     fn from(value: serde_json::Value) -> Self {
         // The text of a `Value` is valid JSON by construction, so the fallback is never taken.
-        Self::parse(value.to_string()).unwrap_or_else(|_| Self(RawValue::NULL.to_owned()))
+        Self::parse(value.to_string()).unwrap_or_else(|_| Self::own(RawValue::NULL.to_owned()))
     }
 }
 

@@ -56,7 +56,9 @@ pub trait SessionService: Send + Sync {
     /// # Errors
     /// A backend error of kind [`Corrupt`](crate::BackendErrorKind::Corrupt) names a row that cannot be decoded: the
     /// session, one of its events, or the state of its app or user, which is never taken for empty.
-    /// [`list_events`](Self::list_events) needs no state, and still reads the other events.
+    /// [`list_events`](Self::list_events) needs no state, and still reads the other events. One of kind
+    /// [`TooLarge`](crate::BackendErrorKind::TooLarge) means that the session has more events than a service reads at
+    /// once; `list_events` reads them page by page.
     ///
     /// If the request names a revision to read at least ([`GetSession::with_min_revision`]), and the session is at an
     /// earlier one or not there, the service reads again for up to about a second, and not past the limit on a call. Then
@@ -68,6 +70,9 @@ pub trait SessionService: Send + Sync {
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>>;
 
     /// Lists the sessions of a user or an app by last update, one page at a time, without their events.
+    ///
+    /// A page ends early where its sessions would take more than 16 MiB or so of memory; `next` says whether there are
+    /// more.
     ///
     /// # Atomicity
     /// Each page is one snapshot; the listing as a whole is not.
@@ -86,6 +91,9 @@ pub trait SessionService: Send + Sync {
     async fn list_sessions(&self, request: ListSessions) -> Result<Page<Session, SessionCursor>>;
 
     /// Lists the events of a session, one page at a time.
+    ///
+    /// A page ends early where its events would take more than 16 MiB or so of memory; `next` says whether there are
+    /// more.
     ///
     /// # Atomicity
     /// Each page is one snapshot.
@@ -130,7 +138,8 @@ pub trait SessionService: Send + Sync {
     /// Deletes a session and its events. User and app state stay. Deleting a session that does not exist succeeds.
     ///
     /// # Atomicity
-    /// The session and its events disappear together. A delete at a revision deletes exactly what was read: no event
+    /// The session and its events disappear together. A database deletes a large session in steps: after the first one
+    /// nobody finds the session, and its id is free after the last. A delete at a revision deletes exactly what was read: no event
     /// that came since, and no session that was created anew under the same id.
     ///
     /// # Ordering
@@ -142,7 +151,8 @@ pub trait SessionService: Send + Sync {
     /// [`DeleteSession::at_revision`] names; otherwise backend errors only.
     ///
     /// # Cancel safety
-    /// All or nothing.
+    /// All or nothing. If a database fails, or a limit on the call passes, in the middle of a large session, the error
+    /// says that the session is gone, and that its id is not free yet: repeat the call.
     async fn delete_session(&self, request: DeleteSession) -> Result<()>;
 
     /// Reads the state that all sessions of a user share. Keys have no `user:` prefix. Empty if the user is unknown.

@@ -176,11 +176,25 @@ impl State {
         }
     }
 
-    /// Returns the part that is stored: all but the `temp:` keys.
+    /// About how many bytes of JSON text it has.
     pub(crate) fn bytes(&self) -> usize {
         self.values.iter().map(|(key, value)| key.len() + value.as_str().len()).sum()
     }
 
+    /// About how much memory it takes, without what it shares with others.
+    pub(crate) fn memory(&self) -> usize {
+        /// The map's entry, and the allocations of its key and value.
+        const ENTRY: usize = 100;
+        self.values.iter().map(|(key, value)| ENTRY + key.len() + value.own_bytes()).sum()
+    }
+
+    /// The same state, whose clones share the texts of its values.
+    pub(crate) fn into_shared(self) -> Self {
+        let values = self.values.into_iter().map(|(key, value)| (key, value.into_shared())).collect();
+        Self { values, ..self }
+    }
+
+    /// Returns the part that is stored: all but the `temp:` keys.
     pub(crate) fn without_temp(&self) -> Self {
         self.filtered(|scope| scope != Scope::Temp)
     }

@@ -77,6 +77,7 @@ impl Dialect for MySql {
     const ENFORCES_FOREIGN_KEYS: bool = true;
     const GROUPS_STATEMENTS: bool = true;
     const UPDATE_BY_PRIMARY_KEY: Option<&'static str> = Some(" FORCE INDEX (PRIMARY)");
+    const DELETE_HAS_LIMIT: bool = true;
 
     fn look_up_by_primary_key(select: &mut SelectStatement) {
         select.force_index("PRIMARY", IndexHintScope::All);

@@ -14,7 +14,7 @@ use sea_orm::sea_query::{
     LockBehavior, LockType, Query, Returning, SelectStatement, SubQueryStatement, TableRef, UpdateStatement, WithQuery,
 };
 use seabed_core::entity::{app_states, events, sessions, user_states};
-use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns};
+use seabed_core::sql::{Dialect, SchemaDialect, Tables, event_columns, event_key_columns, is_not_being_deleted};
 
 use self::free::{Shared, with_blocked};
 use self::refused::stored_or_refused;
@@ -215,10 +215,11 @@ fn session_of_event() -> [events::Column; 3] {
     [Column::AppName, Column::UserId, Column::SessionId]
 }
 
-/// Whether the times of a session can be read, and its clock can move on.
+/// Whether a session is not being deleted, its times can be read, and its clock can move on.
 fn is_readable() -> Expr {
     let of_row = |column| Expr::col((sessions::Entity, column));
     let created = of_row(sessions::Column::CreateTime).between(Expr::cust(START_OF_TIME), Expr::cust(END_OF_TIME));
+    let created = is_not_being_deleted((sessions::Entity, sessions::Column::CreateTime)).and(created);
     created.and(of_row(sessions::Column::UpdateTime).lt(Expr::cust(END_OF_TIME)))
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::Body;
 use super::record::{ContentHash, Name, Record, Refused};
-use super::tables::{Outlet, Source, Stop};
+use super::source::{Outlet, Source, Stop};
 use super::{Progress, Summary, transfer_error};
 
 const FORMAT: &str = "seabed-sessions";

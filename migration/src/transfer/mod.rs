@@ -10,6 +10,7 @@ mod redaction;
 mod refusal;
 mod rejection;
 mod shape;
+mod source;
 mod states;
 mod store;
 mod tables;
@@ -22,10 +23,11 @@ use seabed_core::{BackendError, BackendErrorKind, Result};
 
 pub use record::{ContentHash, Refused};
 pub(crate) use shape::{Shape, event_of};
+pub(crate) use source::Source;
 use store::Store;
-pub(crate) use tables::{Source, read};
+pub(crate) use tables::read;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, of_all_columns};
 use crate::session_tables::SessionTables;
 use crate::spec::{Database, SchemaSpec};
 use crate::{migration_error, verify};
@@ -196,7 +198,7 @@ async fn add_missing_states(tables: &SessionTables<'_>, spec: &SchemaSpec) -> Re
 }
 
 async fn expect_v1(tables: &SessionTables<'_>, spec: &SchemaSpec, which: &str) -> Result<()> {
-    let layout = Layout::of(tables.connection, spec).await.map_err(migration_error)?;
+    let layout = of_all_columns(tables.connection, spec).await.map_err(migration_error)?;
     if layout == Layout::V1 {
         return Ok(());
     }

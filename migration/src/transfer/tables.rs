@@ -12,17 +12,18 @@ use sea_orm::{
 };
 use seabed_core::State;
 use seabed_core::entity::{app_states, seabed_sessions, sessions, user_states};
-use tokio::sync::mpsc;
 
 use super::record::{Name, Record, Refused, SessionId};
 use super::shape::Shape;
+use super::source::{Outlet, Source, Stop};
 use super::{Selection, annotations};
 use crate::own_tables::{self, Titles};
 use crate::rows::{after, json_text};
 use crate::spec::{Database, SchemaSpec};
 
-/// How many rows are buffered between reading and writing; each may be several megabytes.
-const ROWS_AHEAD: usize = 16;
+/// How large a JSON text of a SQLite file may be. Servers have a limit of their own, which is about as large; a file may
+/// come from anybody, and compute what looks like its rows.
+const MAX_JSON: i64 = 64 << 20;
 /// How many session rows one query reads.
 const SESSIONS_AHEAD: u64 = 20;
 /// The keys of the tables. Those of events are read with their sessions.
@@ -31,63 +32,6 @@ const KEYS: [(&str, &[&str]); 3] = [
     ("user_states", &["app_name", "user_id"]),
     ("sessions", &["app_name", "user_id", "id"]),
 ];
-
-/// A source of rows.
-pub(crate) struct Source {
-    /// The number of events, if known in advance.
-    pub(crate) events: Option<u64>,
-    /// `None` marks the end. If it is missing, the reader did not reach the end.
-    rows: mpsc::Receiver<Result<Option<Record>, DbErr>>,
-}
-
-impl Source {
-    /// Starts `read` in its own task; its rows are received here.
-    pub(crate) fn of<F>(events: Option<u64>, read: impl FnOnce(Outlet) -> F) -> Self
-    where
-        F: Future<Output = Result<(), Stop>> + Send + 'static,
-    {
-        let (sender, rows) = mpsc::channel(ROWS_AHEAD);
-        let ending = sender.clone();
-        let reading = read(Outlet(sender));
-        tokio::spawn(async move {
-            let end = match reading.await {
-                Ok(()) => Ok(None),
-                Err(Stop::Failed(error)) => Err(error),
-                Err(Stop::NobodyTakesRows) => return,
-            };
-            // If nobody receives rows any more, nobody needs the outcome.
-            let _: Result<(), _> = ending.send(end).await;
-        });
-        Self { events, rows }
-    }
-
-    /// Returns the next row, or `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Record>, DbErr> {
-        let interrupted = || Err(DbErr::Custom("reading the source was interrupted".to_owned()));
-        self.rows.recv().await.unwrap_or_else(interrupted)
-    }
-}
-
-/// Where a reader sends rows.
-pub(crate) struct Outlet(mpsc::Sender<Result<Option<Record>, DbErr>>);
-
-impl Outlet {
-    pub(crate) async fn send(&self, record: Record) -> Result<(), Stop> {
-        self.0.send(Ok(Some(record))).await.map_err(|_| Stop::NobodyTakesRows)
-    }
-}
-
-/// Why reading stopped before the end.
-pub(crate) enum Stop {
-    Failed(DbErr),
-    NobodyTakesRows,
-}
-
-impl From<DbErr> for Stop {
-    fn from(error: DbErr) -> Self {
-        Self::Failed(error)
-    }
-}
 
 /// Reads all selected rows, as of one instant. `refused` goes first.
 ///
@@ -170,7 +114,7 @@ impl<S: Shape> Reader<S> {
         for column in columns {
             select.expr_as(self.column(table, column), Alias::new(*column));
         }
-        select.expr_as(json_text(&self.spec, "state"), "state");
+        select.expr_as(json_or_size(&self.spec, "state"), "state");
         select.cond_where(self.has_text_key(table, key));
         select
     }
@@ -215,7 +159,8 @@ impl<S: Shape> Reader<S> {
 
     /// Returns a state column as text, or why it is not a state. The reason does not contain the value.
     fn state(&self, table: &'static str, row: &QueryResult, name: &Name<'_>) -> Result<String, Refused> {
-        let text: String = row.try_get("", "state").map_err(|_| name.refused("the state is not text"))?;
+        let no_text = || too_large(row, "state").unwrap_or_else(|| "the state is not text".to_owned());
+        let text: String = row.try_get("", "state").map_err(|_| name.refused(no_text()))?;
         let state = State::from_stored(&text).map_err(|_| name.refused("the state is not a JSON object"))?;
         let kept = self.shape.state(table, state.clone());
         if kept == state {
@@ -340,7 +285,7 @@ impl<S: Shape> Reader<S> {
         ]);
         for (column, is_json) in self.shape.event_columns() {
             if is_json {
-                select.expr_as(json_text(&self.spec, column), Alias::new(column));
+                select.expr_as(json_or_size(&self.spec, column), Alias::new(column));
             } else {
                 select.column(Alias::new(column));
             }
@@ -368,6 +313,8 @@ impl<S: Shape> Reader<S> {
                 }
                 Ok(None) => continue,
                 Err(reason) => {
+                    let size = self.shape.event_columns().iter().find_map(|(column, _)| too_large(&row, column));
+                    let reason = size.unwrap_or(reason);
                     let id: Result<String, DbErr> = row.try_get("", "id");
                     let reason = if id.is_ok() { reason } else { "its id is not text".to_owned() };
                     let id = id.unwrap_or_else(|_| "(not text)".to_owned());
@@ -380,6 +327,23 @@ impl<S: Shape> Reader<S> {
         }
         Ok((events, last))
     }
+}
+
+/// A JSON column as text, and its size in bytes instead of one that is too large.
+fn json_or_size(spec: &SchemaSpec, column: &str) -> Expr {
+    let text = json_text(spec, column);
+    if spec.database != Database::Sqlite {
+        return text;
+    }
+    let size = || Expr::from(Func::cust("octet_length").arg(Expr::col(Alias::new(column))));
+    Expr::case(size().gt(Expr::cust(MAX_JSON.to_string())), size()).finally(text).into()
+}
+
+/// The reason why [`json_or_size`] has returned a size, if it has.
+fn too_large(row: &QueryResult, column: &str) -> Option<String> {
+    let size: Option<i64> = row.try_get("", column).ok()?;
+    let size = size.filter(|size| *size > MAX_JSON)?;
+    Some(format!("{column} has {size} bytes, and {MAX_JSON} are read at most"))
 }
 
 /// The key of a session's row.

@@ -131,8 +131,22 @@ impl FindSessions {
         &self,
         rows: Vec<(Option<FindCursor>, Result<FoundSession>)>,
     ) -> Result<Page<FoundSession, FindCursor>> {
+        self.page_of(rows, self.examined())
+    }
+
+    /// Whether a page is read with the states of its sessions.
+    pub(crate) fn reads_state(&self) -> bool {
+        self.has_state || self.filter.needs_state()
+    }
+
+    /// Like [`page`](Self::page), of at most the first `examined` rows.
+    pub(crate) fn page_of(
+        &self,
+        rows: Vec<(Option<FindCursor>, Result<FoundSession>)>,
+        examined: u32,
+    ) -> Result<Page<FoundSession, FindCursor>> {
         let matches = |found: &FoundSession| found.state.as_ref().is_none_or(|state| self.filter.matches_state(state));
-        let mut page = Page::from_scan(rows, self.limit, self.examined(), matches)?;
+        let mut page = Page::from_scan(rows, self.limit, examined, matches)?;
         if !self.has_state {
             page.items.iter_mut().flatten().for_each(|found| found.state = None);
         }

@@ -79,6 +79,9 @@ pub trait Dialect: Send + Sync + 'static {
     /// may not allow them to delete rows, so that rows are also deleted by name.
     const ENFORCES_FOREIGN_KEYS: bool = false;
 
+    /// Whether a DELETE may have a LIMIT.
+    const DELETE_HAS_LIMIT: bool = false;
+
     /// The query for the limit on the size of a statement, in bytes, where the server may close the connection of a
     /// client that exceeds it, instead of answering.
     const STATEMENT_LIMIT: Option<&'static str> = None;

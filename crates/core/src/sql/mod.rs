@@ -42,6 +42,6 @@ pub use schema::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, Sche
 pub use schema::layout::OtherLayout;
 pub use schema::risks::{FoundRisk, risks};
 pub use service::SqlSessionService;
-pub use statement::{event_columns, event_key_columns};
+pub use statement::{event_columns, event_key_columns, is_not_being_deleted};
 pub use tables::{Tables, own_table_names};
 pub use timeout::answers;

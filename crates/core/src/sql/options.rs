@@ -39,6 +39,8 @@ pub struct ServiceOptions {
     pub(super) shares_pool: bool,
     /// `None` for the default.
     pub(super) max_state_bytes: Option<usize>,
+    /// `None` for the default.
+    pub(super) max_session_bytes: Option<usize>,
     pub(super) adk_check: AdkCheck,
 }
 
@@ -99,6 +101,15 @@ impl ServiceOptions {
     /// back.) States that other programs made larger are read all the same.
     pub fn with_max_state_bytes(mut self, bytes: usize) -> Self {
         self.max_state_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets the limit on the events that one [`get_session`](crate::SessionService::get_session) reads: bytes of JSON
+    /// text, 256 MiB by default. A session with more is refused with [`TooLarge`](BackendErrorKind::TooLarge).
+    /// [`list_events`](crate::SessionService::list_events) reads it page by page, and `get_session` reads part of it,
+    /// if asked for recent events only.
+    pub fn with_max_session_bytes(mut self, bytes: usize) -> Self {
+        self.max_session_bytes = Some(bytes);
         self
     }
 
@@ -225,6 +236,11 @@ impl<D: Dialect> ConnectOptions<D> {
     /// See [`ServiceOptions::with_max_state_bytes`].
     pub fn with_max_state_bytes(self, bytes: usize) -> Self {
         self.with_service(|service| service.with_max_state_bytes(bytes))
+    }
+
+    /// See [`ServiceOptions::with_max_session_bytes`].
+    pub fn with_max_session_bytes(self, bytes: usize) -> Self {
+        self.with_service(|service| service.with_max_session_bytes(bytes))
     }
 
     /// See [`ServiceOptions::without_adk_check`].

@@ -1,5 +1,6 @@
 //! A session service on a database: construction, and the traits, an operation a line.
 
+mod delete;
 mod directory;
 mod history;
 mod transactional;
@@ -45,6 +46,10 @@ const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many writes a batch holds at most: enough that the commit hardly counts, few enough that no caller waits for
 /// long.
 const BATCH_SIZE: usize = 64;
+
+/// The default limit on the events that `get_session` reads: far more than a model takes in, and not more than a server
+/// can spare for a call.
+const DEFAULT_MAX_SESSION_BYTES: usize = 256 << 20;
 
 /// A session service on a database of dialect `D`, reached through a sea-orm connection pool.
 ///
@@ -160,7 +165,7 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     async fn on_pool(connection: DatabaseConnection, options: ServiceOptions, is_sibling: bool) -> Result<Self> {
-        let ServiceOptions { tables, accepted_risks, max_state_bytes, adk_check, .. } = options;
+        let ServiceOptions { tables, accepted_risks, max_state_bytes, max_session_bytes, adk_check, .. } = options;
         let timeout = StatementTimeout(options.statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
         let files = D::Driver::files(&connection);
@@ -169,7 +174,8 @@ impl<D: Dialect> SqlSessionService<D> {
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
         let deletes_own_rows = checked.has_own_tables && !D::ENFORCES_FOREIGN_KEYS;
         let fast_paths = !checked.risks.contains(&SchemaRisk::OtherServer);
-        let settings = Settings { fast_paths, max_state_bytes, adk_check, deletes_own_rows };
+        let max_session_bytes = max_session_bytes.unwrap_or(DEFAULT_MAX_SESSION_BYTES);
+        let settings = Settings { fast_paths, max_state_bytes, max_session_bytes, adk_check, deletes_own_rows };
         let database = Database::new(connection, files, timeout);
         database.check_files()?;
         let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);
@@ -276,7 +282,7 @@ impl<D: Dialect> SqlSessionService<D> {
     }
 
     fn delete_op(&self, request: DeleteSession) -> DeleteOp<D> {
-        DeleteOp { sql: self.sql.delete.clone(), request }
+        DeleteOp { sql: self.sql.delete.clone(), request, is_next_step: false }
     }
 
     fn timeout(&self) -> Duration {
@@ -294,6 +300,10 @@ impl<D: Dialect> SqlSessionService<D> {
             let message = format!("{operation} got no answer within the time limit of the call");
             Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
         })
+    }
+
+    async fn read_session(&self, on: &mut dyn Executor, request: &GetSession) -> Result<Option<Session>> {
+        self.sql.get.get_session(on, request, self.context.settings.max_session_bytes).await
     }
 
     async fn read_state(&self, on: &mut dyn Executor, row: SharedKey, operation: &str) -> Result<State> {
@@ -321,7 +331,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn get_session(&self, request: GetSession) -> Result<Option<Session>> {
-        let read = async || self.sql.get.get_session(&mut self.context.database.autocommit(), &request).await;
+        let read = async || self.read_session(&mut self.context.database.autocommit(), &request).await;
         traced::<D, _>("get_session", self.read("get_session", read)).await
     }
 
@@ -356,7 +366,7 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
     }
 
     async fn delete_session(&self, request: DeleteSession) -> Result<()> {
-        traced::<D, _>("delete_session", self.submit(self.delete_op(request))).await
+        traced::<D, _>("delete_session", self.delete(request)).await
     }
 
     async fn get_user_state(&self, key: &UserKey) -> Result<State> {

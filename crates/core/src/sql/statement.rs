@@ -171,9 +171,21 @@ pub(crate) fn unless_duplicate<D: Dialect>(result: Result<u64, StatementError>) 
     }
 }
 
-/// The predicate on a row of `sessions` whose placeholders take [`session_key_values`].
+/// The predicate on a row of `sessions` that is not being deleted. Its placeholders take [`session_key_values`].
 pub(crate) fn session_key_predicate<D: Dialect>() -> Expr {
-    key_predicate::<D, _, 3>(session_key_columns())
+    key_predicate::<D, _, 3>(session_key_columns()).and(is_not_being_deleted(sessions::Column::CreateTime))
+}
+
+/// The creation of a session that is being deleted: the last second of all, also in columns without microseconds. It
+/// takes several transactions to delete a large session. After the first of them nobody finds it, and its id is free
+/// after the last.
+pub(crate) fn being_deleted() -> Expr {
+    Expr::cust("'9999-12-31 23:59:59.000000'")
+}
+
+/// The predicate that a session is not being deleted. Every statement that finds sessions has it.
+pub fn is_not_being_deleted(create_time: impl IntoColumnRef) -> Expr {
+    Expr::col(create_time).ne(being_deleted())
 }
 
 /// The predicate on rows of `events` whose placeholders take [`session_key_values`].

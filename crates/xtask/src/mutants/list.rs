@@ -42,6 +42,7 @@ const SELECTION: &str = "crates/core/src/sql/write/selection.rs";
 const SHARED_STATE: &str = "crates/core/src/sql/op/shared_state.rs";
 const STORE: &str = "migration/src/transfer/store.rs";
 const LOCATION: &str = "migration/src/location.rs";
+const PAGE: &str = "crates/core/src/sql/op/page.rs";
 const MIGRATION: &str = "migration/src/lib.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -280,7 +281,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "events deleted explicitly, not by cascade",
         file: DELETE,
-        from: "delete(&sql.events).await?;",
+        from: "        self.run(on, &self.sql.events, &[]).await?;\n",
         to: "",
         case: "sqlite_file::a_pool_without_foreign_keys_leaves_no_events_behind",
     },
@@ -399,7 +400,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete at a revision deletes no other",
         file: DELETE,
-        from: "            context.check_revision(attempt.on, request.key(), request.expected(), actual, OPERATION).await?;\n",
+        from: "            context.check_revision(on, request.key(), request.expected(), actual, OPERATION).await?;\n",
         to: "            let _ = actual;\n",
         case: "sqlite_file::a_delete_at_a_revision_deletes_what_was_read",
     },
@@ -1106,8 +1107,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "own rows go by name",
         file: DELETE,
-        from: "            if context.settings.deletes_own_rows && delete",
-        to: "            if false && delete",
+        from: "        if context.settings.deletes_own_rows && self",
+        to: "        if false && self",
         case: "sqlite_file::own_rows_go_by_name_where_no_foreign_key_deletes_them",
     },
     Mutant {
@@ -1155,8 +1156,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a delete that finds nothing waits for standby servers",
         file: DELETE,
-        from: "            context.await_standbys(attempt.on, OPERATION).await?;\n",
-        to: "",
+        from: "to the standby servers.\n        context.await_standbys(on, OPERATION).await?;\n",
+        to: "to the standby servers.\n",
         case: "postgres_18::nothing_is_acknowledged_before_the_standby",
     },
     Mutant {
@@ -1314,7 +1315,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a listing of events says that the server has not got the least revision",
         file: "crates/core/src/sql/op/list.rs",
-        from: "    request.check_min_revision(revision_of_session::<D>(request, &rows)?)?;\n",
+        from: "    request.check_min_revision(session.transpose()?.flatten())?;\n",
         to: "",
         case: "sqlite_file::a_read_of_a_revision_that_is_not_there",
     },
@@ -1345,5 +1346,61 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "            None => Ok(None),\n",
         to: "            None => Ok(Some(State::new())),\n",
         case: "mariadb::a_large_state_is_not_read_for_a_group",
+    },
+    Mutant {
+        guard: "a large session is deleted in steps",
+        file: DELETE,
+        from: "const EVENTS_PER_STEP: i64 = 1000;",
+        to: "const EVENTS_PER_STEP: i64 = 1_000_000;",
+        case: "sqlite_file::a_large_session_is_deleted_in_steps",
+    },
+    Mutant {
+        guard: "nobody finds a session that is being deleted",
+        file: "crates/core/src/sql/statement.rs",
+        from: "    Expr::col(create_time).ne(being_deleted())",
+        to: "    Expr::col(create_time).is_not_null()",
+        case: "sqlite_file::a_session_that_is_being_deleted",
+    },
+    Mutant {
+        guard: "nobody appends to a session that is being deleted, PostgreSQL's statement",
+        file: BULK,
+        from: "    let created = is_not_being_deleted((sessions::Entity, sessions::Column::CreateTime)).and(created);\n",
+        to: "",
+        case: "postgres_18::a_session_that_is_being_deleted",
+    },
+    Mutant {
+        guard: "a page has a limit on its memory",
+        file: PAGE,
+        from: "const PAGE_BYTES: usize = 16 << 20;",
+        to: "const PAGE_BYTES: usize = 16 << 30;",
+        case: "sqlite_file::a_page_takes_no_more_memory",
+    },
+    Mutant {
+        guard: "the sessions of a page share the state of their app",
+        file: PAGE,
+        from: "self.app = app.map(State::into_shared);",
+        to: "self.app = app;",
+        case: "sqlite_file::a_state_that_many_sessions_share",
+    },
+    Mutant {
+        guard: "the events of a session that is read have a limit",
+        file: "crates/core/src/sql/op/get.rs",
+        from: "self.bytes_left.checked_sub(bytes)",
+        to: "self.bytes_left.checked_sub(bytes / usize::MAX)",
+        case: "sqlite_file::a_session_with_too_many_events",
+    },
+    Mutant {
+        guard: "a transfer reads no text without limit, SQLite",
+        file: "migration/src/transfer/tables.rs",
+        from: "const MAX_JSON: i64 = 64 << 20;",
+        to: "const MAX_JSON: i64 = 64 << 30;",
+        case: "sqlite_file::a_file_that_computes_its_rows",
+    },
+    Mutant {
+        guard: "a transfer reads no columns that are computed",
+        file: "migration/src/transfer/mod.rs",
+        from: "let layout = of_all_columns(",
+        to: "let layout = Layout::of(",
+        case: "sqlite_file::a_file_that_computes_its_rows",
     },
 ];

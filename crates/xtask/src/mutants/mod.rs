@@ -112,7 +112,7 @@ fn tests_of(case: &str) -> (&'static [&'static str], &str) {
     if case.starts_with("sql::") || case.starts_with("history::") {
         return (CORE, case);
     }
-    if case.starts_with("spec::") {
+    if case.starts_with("spec::") || case.starts_with("upgrade::") {
         return (MIGRATION, case);
     }
     if let Some(case) = case.strip_prefix("migrate::") {

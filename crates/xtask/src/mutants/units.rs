@@ -1,6 +1,6 @@
-//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`), those
-//! of the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of seabed-adk-rust
-//! (`adk_rust::`).
+//! The guards whose cases need no server: unit tests of seabed-core (`sql::`) and of seabed-migration (`spec::`,
+//! `upgrade::`), those of the command (`migrate::`), the write path under shuttle (`shuttle::`), and the tests of
+//! seabed-adk-rust (`adk_rust::`).
 
 use super::list::Mutant;
 
@@ -1029,5 +1029,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "self.are_scarce() || lock(&self.turns).contains_key(target)",
         to: "self.are_scarce()",
         case: "sql::write::places::tests::a_later_write_to_a_session_does_not_overtake_one_that_waits_for_a_place",
+    },
+    Mutant {
+        guard: "a small pickle stands for no large document",
+        file: "migration/src/upgrade/pickle/mod.rs",
+        from: "MAX_WRITTEN.min(WRITTEN.max(pickle.len().saturating_mul(GROWTH)))",
+        to: "MAX_WRITTEN.max(WRITTEN.max(pickle.len().saturating_mul(GROWTH)))",
+        case: "upgrade::pickle::tests::a_small_pickle_stands_for_no_large_document",
     },
 ];

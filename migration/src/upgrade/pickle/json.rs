@@ -6,7 +6,7 @@
 
 use super::text::{decimal, duration, path, python_float};
 use super::types::{Kind, part_of_state};
-use super::{Id, MAX_DEPTH, MAX_WRITTEN, Node, PickleError, Result, VALUE};
+use super::{Id, MAX_DEPTH, Node, PickleError, Result, VALUE};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use std::borrow::Cow;
@@ -14,9 +14,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 
-/// Writes `root`, which must be an `EventActions`.
-pub(super) fn actions(nodes: &[Node<'_>], root: Id) -> Result<String> {
-    let mut writer = Writer { nodes, json: String::new(), left: MAX_WRITTEN };
+/// Writes `root`, which must be an `EventActions`, in about `budget` bytes.
+pub(super) fn actions(nodes: &[Node<'_>], root: Id, budget: usize) -> Result<String> {
+    let mut writer = Writer { nodes, json: String::new(), left: budget };
     writer.actions(root)?;
     Ok(writer.json)
 }
@@ -44,7 +44,7 @@ const AUTH_DEFAULTS: [(&str, &str, &str); 3] = [
 struct Writer<'a> {
     nodes: &'a [Node<'a>],
     json: String,
-    /// The remainder of [`MAX_WRITTEN`].
+    /// The bytes that may still be written.
     left: usize,
 }
 

@@ -22,8 +22,11 @@ use types::Kind;
 const MAX_VALUES: usize = 1 << 20;
 /// How deep the JSON may nest: `serde_json` reads 128 levels, and the actions stand inside an event.
 const MAX_DEPTH: usize = 120;
-/// Bytes that may be written: references let a small pickle stand for an endless document.
+/// Bytes that may be written, whatever the pickle: references let a small one stand for an endless document.
 const MAX_WRITTEN: usize = 64 << 20;
+/// Bytes that any pickle may stand for: as many as a state may have. A larger pickle may stand for so many times its own.
+const WRITTEN: usize = 4 << 20;
+const GROWTH: usize = 16;
 /// What a value costs beyond its text, in bytes: about as much time as so much text would take.
 const VALUE: usize = 16;
 /// Bytes of an integer: Python itself refuses to write those of more than 4300 digits.
@@ -98,5 +101,6 @@ enum Node<'a> {
 /// The JSON is text because it may hold integers of any size, which `serde_json::Value` would round.
 pub(super) fn decode_actions(pickle: &[u8]) -> Result<String> {
     let (nodes, root) = machine::run(pickle)?;
-    json::actions(&nodes, root)
+    let budget = MAX_WRITTEN.min(WRITTEN.max(pickle.len().saturating_mul(GROWTH)));
+    json::actions(&nodes, root, budget)
 }

@@ -104,6 +104,17 @@ fn bounds_what_it_reads_and_writes() {
     assert_eq!(decode_actions(&state_of(&[b"(]q\0", &lists[..], b"t"].concat())), Err(PickleError::Limit("size")));
 }
 
+/// A text of 4 KB, and references to it.
+#[test]
+fn a_small_pickle_stands_for_no_large_document() {
+    let repeated = |count: usize| {
+        let value = [&b"](X\x00\x10\x00\x00"[..], &b"x".repeat(4096), b"q\xc8", &b"h\xc8".repeat(count), b"e"].concat();
+        decode_actions(&state_of(&value))
+    };
+    assert!(repeated(500).is_ok_and(|json| json.len() > 500 * 4096));
+    assert_eq!(repeated(1500), Err(PickleError::Limit("size")));
+}
+
 #[test]
 fn refuses_what_is_cut_short() {
     for sample in samples() {

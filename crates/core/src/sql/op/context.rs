@@ -16,7 +16,8 @@ use crate::sql::driver::Driver;
 use crate::sql::error::statement_error;
 use crate::sql::executor::{Executor, TransactionBody};
 use crate::sql::statement::{
-    SqlText, event_session_predicate, placeholder, session_key_columns, session_key_predicate, session_key_values,
+    SqlText, event_session_predicate, is_not_being_deleted, placeholder, session_key_columns, session_key_predicate,
+    session_key_values,
 };
 use crate::sql::tables::Tables;
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedLocks, SharedStates};
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) fast_paths: bool,
     /// The limit on the JSON text of a state.
     pub(crate) max_state_bytes: usize,
+    /// The limit on the JSON text of the events that are read at once.
+    pub(crate) max_session_bytes: usize,
     /// Whether google-adk must be able to read new events.
     pub(crate) adk_check: AdkCheck,
     /// Whether a delete names the rows of Seabed's own tables, rather than leave them to their foreign keys.
@@ -89,7 +92,7 @@ impl<D: Dialect> Context<D> {
         self.shared_state.read(on, row, operation).await
     }
 
-    /// The revision of a session; `None` when there is none.
+    /// The revision of a session; `None` when there is none, or it is being deleted.
     pub(super) async fn revision(
         &self,
         on: &mut dyn Executor,
@@ -163,6 +166,7 @@ fn prefetch_sessions<D: Dialect>(tables: &Tables) -> Option<SqlText<D>> {
     use sessions::Column;
     let of_session = |column| (sessions::Entity, column);
     let select = Query::select()
+        .and_where(is_not_being_deleted(of_session(Column::CreateTime)))
         .columns(session_key_columns().map(of_session))
         .columns([Column::CreateTime, Column::UpdateTime].map(of_session))
         .expr_as(D::SCHEMA.read_json(Expr::col(of_session(Column::State))), Column::State)

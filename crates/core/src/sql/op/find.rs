@@ -4,7 +4,8 @@ use sea_orm::sea_query::{Expr, ExprTrait, Func, Query, SelectStatement};
 use sea_orm::{QueryResult, Statement};
 
 use super::annotate::{annotations, own_tables_error};
-use super::list::{CREATE_TIME, app_of, join_states, of_scope, session_cursor, session_state, sort_sessions};
+use super::list::{CREATE_TIME, app_of, of_scope, session_cursor, sort_sessions, with_states};
+use super::page::{PageRow, PageRows, PageStates};
 use crate::entity::{seabed_labels, seabed_sessions, sessions};
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
@@ -14,7 +15,7 @@ use crate::sql::statement::name;
 use crate::sql::tables::Tables;
 use crate::{
     AppName, FindCursor, FindSessions, FoundSession, Page, Result, Revision, SessionCursor, SessionFilter, SessionId,
-    SessionKey, SessionScope, UserId,
+    SessionKey, SessionScope, State, UserId,
 };
 
 /// Joins each session's row of annotations, if it has one.
@@ -74,9 +75,6 @@ fn select_page<D: Dialect>(tables: &Tables, request: &FindSessions) -> SelectSta
     use {seabed_sessions::Column as Own, sessions::Column};
     let mut select = of_scope::<D>(tables, &request.scope);
     select.columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)));
-    if request.has_state || request.filter.needs_state() {
-        join_states::<D>(&mut select, tables);
-    }
     join_annotations::<D>(&mut select, tables);
     select
         .column((seabed_sessions::Entity, Own::Title))
@@ -84,6 +82,9 @@ fn select_page<D: Dialect>(tables: &Tables, request: &FindSessions) -> SelectSta
         .limit(u64::from(request.examined()) + 1);
     add_filter::<D>(&mut select, tables, app_of(&request.scope), &request.filter);
     sort_sessions::<D>(&mut select, request.order, request.cursor.as_ref().map(FindCursor::session));
+    if request.reads_state() {
+        select = with_states::<D>(select, tables, app_of(&request.scope), request.order, &["title", "labels"]);
+    }
     select
 }
 
@@ -92,27 +93,36 @@ pub(crate) async fn find_sessions<D: Dialect>(
     on: &mut dyn Executor,
     request: &FindSessions,
 ) -> Result<Page<FoundSession, FindCursor>> {
-    let rows = on.query_all(D::BACKEND.build(&select_page::<D>(tables, request))).await;
-    let rows = rows.map_err(|error| own_tables_error::<D>("find_sessions", error))?;
     let app_name = app_of(&request.scope);
-    let has_state = request.has_state || request.filter.needs_state();
-    let rows = rows.iter().map(|row| match session_cursor::<D>(app_name, row) {
-        Ok(place) => (Some(request.cursor_after(place.clone())), decode::<D>(app_name, place, row, has_state)),
-        Err(error) => (None, Err(error)),
-    });
-    request.page(rows.collect())
+    let mut states = request.reads_state().then(PageStates::<D>::new);
+    let decode = |row: &QueryResult| {
+        let kept = states.as_mut().map_or(0, |states| states.keep(app_name, row));
+        Some(match session_cursor::<D>(app_name, row) {
+            Ok(place) => {
+                let after = Some(request.cursor_after(place.clone()));
+                let item = decode::<D>(app_name, place, row, states.as_ref());
+                let state = item.as_ref().ok().and_then(|found| found.state.as_ref());
+                PageRow { after, bytes: kept + state.map_or(0, State::memory), item }
+            }
+            Err(error) => PageRow { after: None, item: Err(error), bytes: kept },
+        })
+    };
+    let page = PageRows::read(on, D::BACKEND.build(&select_page::<D>(tables, request)), decode).await;
+    let page = page.map_err(|error| own_tables_error::<D>("find_sessions", error))?;
+    let examined = page.limit(request.examined());
+    request.page_of(page.rows, examined)
 }
 
 fn decode<D: Dialect>(
     app_name: &AppName,
     place: SessionCursor,
     row: &QueryResult,
-    has_state: bool,
+    states: Option<&PageStates<D>>,
 ) -> Result<FoundSession> {
     let SessionCursor { update_time, user_id, session_id } = place;
     let key = SessionKey::new(app_name.clone(), user_id, session_id);
     let create_time = RowDecoder::<D>::new("sessions", &key).timestamp(row, CREATE_TIME, "create_time")?;
-    let state = if has_state { Some(session_state::<D>(&key, row)?) } else { None };
+    let state = states.map(|states| states.merged(&key, row)).transpose()?;
     let annotations = annotations::<D>(&key, row)?;
     Ok(FoundSession::new(key, annotations, Revision::new(create_time, update_time), state))
 }

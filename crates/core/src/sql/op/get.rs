@@ -16,7 +16,9 @@ use crate::sql::statement::{
 use crate::sql::tables::Tables;
 use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
-use crate::{Error, Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp};
+use crate::{
+    BackendError, BackendErrorKind, Error, Event, GetSession, Result, Revision, Session, SessionKey, State, Timestamp,
+};
 
 const OPERATION: &str = "get_session";
 
@@ -86,7 +88,13 @@ impl<D: Dialect> GetSql<D> {
         ]
     }
 
-    pub(crate) async fn get_session(&self, on: &mut dyn Executor, request: &GetSession) -> Result<Option<Session>> {
+    /// Reads a session whose events have at most `max_bytes` of JSON text.
+    pub(crate) async fn get_session(
+        &self,
+        on: &mut dyn Executor,
+        request: &GetSession,
+        max_bytes: usize,
+    ) -> Result<Option<Session>> {
         let key = &request.key;
         let (app_name, user_id) = (Value::from(key.app_name.as_str()), Value::from(key.user_id.as_str()));
         let values = session_key_values(key)
@@ -100,11 +108,20 @@ impl<D: Dialect> GetSql<D> {
             (Some(_), None) => &self.events_after,
             (Some(_), Some(_)) => &self.recent_events_after,
         };
-        let mut assembly = SessionAssembly::<D>::new(key);
+        let mut assembly = SessionAssembly::<D>::new(key, max_bytes);
         let read = on.run(statement.bind(values), &mut |row| assembly.add(&row)).await;
         read.map_err(|error| statement_error::<D>(OPERATION, error))?;
         assembly.into_session(request)
     }
+}
+
+/// The error of a session whose events are more than the service reads at once.
+fn too_large(key: &SessionKey) -> Error {
+    let message = format!(
+        "the events of {key} take more memory than get_session may use; read them by list_events, page by page, or only \
+         some of them (with_num_recent_events, with_after_timestamp), or raise the limit (with_max_session_bytes)"
+    );
+    BackendError::new(BackendErrorKind::TooLarge, message).into()
 }
 
 /// The rows of one table in the shape they share: id, two times, and JSON text.
@@ -132,12 +149,14 @@ struct SessionAssembly<'a, D> {
     session: Option<(State, Revision)>,
     /// Under their stored times.
     events: Vec<(Timestamp, Event)>,
-    /// The first row that cannot be decoded.
-    corrupt: Option<Error>,
+    /// How many more bytes of events there may be.
+    bytes_left: usize,
+    /// What is wrong with the first row that cannot be decoded, or is too much.
+    error: Option<Error>,
 }
 
 impl<'a, D: Dialect> SessionAssembly<'a, D> {
-    fn new(key: &'a SessionKey) -> Self {
+    fn new(key: &'a SessionKey, max_bytes: usize) -> Self {
         Self {
             key,
             dialect: PhantomData,
@@ -145,13 +164,18 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
             user: State::new(),
             session: None,
             events: Vec::new(),
-            corrupt: None,
+            bytes_left: max_bytes,
+            error: None,
         }
     }
 
     fn add(&mut self, row: &QueryResult) {
-        if let Err(error) = self.read(row) {
-            self.corrupt.get_or_insert(error);
+        if self.error.is_none()
+            && let Err(error) = self.read(row)
+        {
+            // Nobody gets the events.
+            self.events = Vec::new();
+            self.error = Some(error);
         }
     }
 
@@ -162,7 +186,10 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
         if kind == events::Entity.table_name() {
             let id = RowDecoder::<D>::new("events", key).text(row, ID, "id")?;
             let name = EventName { id, session: key };
-            let time = RowDecoder::<D>::new("events", &name).timestamp(row, CREATED, "timestamp")?;
+            let event = RowDecoder::<D>::new("events", &name);
+            let time = event.timestamp(row, CREATED, "timestamp")?;
+            let bytes = event.text(row, BODY, "event_data")?.len();
+            self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| too_large(key))?;
             self.events.push((time, decode_event::<D>(key, id, row, BODY)?));
         } else if kind == sessions::Entity.table_name() {
             let create_time = stored.timestamp(row, CREATED, "create_time")?;
@@ -177,7 +204,7 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
     }
 
     fn into_session(mut self, request: &GetSession) -> Result<Option<Session>> {
-        if let Some(error) = self.corrupt {
+        if let Some(error) = self.error {
             return Err(error);
         }
         request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;

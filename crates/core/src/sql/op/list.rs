@@ -1,30 +1,38 @@
 //! `list_sessions` and `list_events`: a page is one statement, starting after the key of the previous page's last row.
 
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, IntoColumnRef, Query, SelectStatement};
+use sea_orm::sea_query::{
+    Alias, Asterisk, Expr, ExprTrait, Func, IntoColumnRef, OverStatement as _, Query, SelectStatement, WindowStatement,
+};
 use sea_orm::{QueryResult, Value};
 
+use super::page::{PageRow, PageRows, PageStates};
 use crate::entity::{app_states, events, sessions, user_states};
 use crate::sql::decode::{EventName, RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
-use crate::sql::statement::name;
+use crate::sql::statement::{is_not_being_deleted, name};
 use crate::sql::tables::Tables;
-use crate::sql::write::SharedKey;
-use crate::state::ScopedState;
 use crate::{
     AppName, Error, Event, EventCursor, ListEvents, ListSessions, Order, Page, Result, Revision, Session,
-    SessionCursor, SessionId, SessionKey, SessionScope, State, Timestamp, UserId,
+    SessionCursor, SessionId, SessionKey, SessionScope, Timestamp, UserId,
 };
 
 /// The columns of a listed session, by their places.
-const USER_ID: usize = 0;
+pub(super) const USER_ID: usize = 0;
 const ID: usize = 1;
 pub(super) const CREATE_TIME: usize = 2;
 const UPDATE_TIME: usize = 3;
-const STATE: usize = 4;
-const USER_STATE: usize = 5;
-const APP_STATE: usize = 6;
+pub(super) const STATE: usize = 4;
+pub(super) const USER_STATE: usize = 5;
+pub(super) const APP_STATE: usize = 6;
+
+fn direction(order: Order) -> sea_orm::Order {
+    match order {
+        Order::Ascending => sea_orm::Order::Asc,
+        Order::Descending => sea_orm::Order::Desc,
+    }
+}
 
 /// Sorts by `columns`, a time and then names, the first of them most significant, and starts after `cursor`.
 fn keyset<D: Dialect, C: IntoColumnRef + Clone>(
@@ -33,12 +41,8 @@ fn keyset<D: Dialect, C: IntoColumnRef + Clone>(
     columns: &[C],
     cursor: Option<Vec<Value>>,
 ) {
-    let direction = match order {
-        Order::Ascending => sea_orm::Order::Asc,
-        Order::Descending => sea_orm::Order::Desc,
-    };
     for column in columns {
-        select.order_by(column.clone(), direction.clone());
+        select.order_by(column.clone(), direction(order));
     }
     let Some(cursor) = cursor else { return };
     // The condition below implies this one, but MySQL begins a range of the index only with it, and otherwise reads all
@@ -76,7 +80,7 @@ pub(super) fn app_of(scope: &SessionScope) -> &AppName {
     }
 }
 
-/// Selects from the sessions of an app or a user; no columns yet.
+/// Selects from the sessions of an app or a user that are not being deleted; no columns yet.
 pub(super) fn of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> SelectStatement {
     use sessions::Column;
     let user_id = match scope {
@@ -88,37 +92,78 @@ pub(super) fn of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> Sel
         .from(tables.aliased(sessions::Entity))
         .and_where(named(Column::AppName).eq(app_of(scope).as_str()))
         .and_where_option(user_id.map(|user_id| named(Column::UserId).eq(user_id.as_str())))
+        .and_where(is_not_being_deleted((sessions::Entity, Column::CreateTime)))
         .take()
 }
 
-/// Adds the columns of each session's state, and of the states of its user and its app.
-pub(super) fn join_states<D: Dialect>(select: &mut SelectStatement, tables: &Tables) {
+/// The columns that sessions are sorted by, the most significant one first.
+const SORTED_BY: [sessions::Column; 3] = [sessions::Column::UpdateTime, sessions::Column::UserId, sessions::Column::Id];
+
+/// Completes `page`, which selects sessions with their states, with the states of their app and their users, and with
+/// `more` of its own columns. A state that several sessions show comes with the first of them: it may be large, and the
+/// page long.
+pub(super) fn with_states<D: Dialect>(
+    mut page: SelectStatement,
+    tables: &Tables,
+    app_name: &AppName,
+    order: Order,
+    more: &[&'static str],
+) -> SelectStatement {
     use {app_states::Column as App, sessions::Column, user_states::Column as User};
-    let named = |column: Column| name::<D>((sessions::Entity, column));
+    const PAGE: &str = "page";
+    // The number of a session among all of the page, and among those of its user.
+    const OF_APP: &str = "of_app";
+    const OF_USER: &str = "of_user";
+    page.column((sessions::Entity, Column::State));
+    let (mut of_app, mut of_user) = (WindowStatement::new(), WindowStatement::new());
+    of_user.add_partition_by(name::<D>(Column::UserId));
+    for column in SORTED_BY {
+        of_app.order_by(column, direction(order));
+        of_user.order_by(column, direction(order));
+    }
+    let row_number = || Func::cust("ROW_NUMBER");
+    let numbered = Query::select()
+        .column(Asterisk)
+        .expr_window_as(row_number(), of_app, OF_APP)
+        .expr_window_as(row_number(), of_user, OF_USER)
+        .from_subquery(page, PAGE)
+        .take();
+    let is_first = |number: &'static str| Expr::col((PAGE, number)).eq(Expr::cust("1"));
+    let json = |column: Expr, alias: &'static str| (D::SCHEMA.read_json(column), Alias::new(alias));
+    let mut select = Query::select();
+    select.columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|column| (PAGE, column)));
+    for (state, alias) in [
+        json(Expr::col((PAGE, Column::State)), "state"),
+        json(Expr::col((user_states::Entity, User::State)), "user_state"),
+        json(Expr::col((app_states::Entity, App::State)), "app_state"),
+    ] {
+        select.expr_as(state, alias);
+    }
     select
-        .expr_as(D::SCHEMA.read_json(Expr::col((sessions::Entity, Column::State))), Column::State)
-        .expr_as(D::SCHEMA.read_json(Expr::col((user_states::Entity, User::State))), Alias::new("user_state"))
-        .expr_as(D::SCHEMA.read_json(Expr::col((app_states::Entity, App::State))), Alias::new("app_state"))
+        .columns(more.iter().map(|column| (PAGE, *column)))
+        .from_subquery(numbered, PAGE)
         .left_join(
             tables.aliased(user_states::Entity),
-            name::<D>((user_states::Entity, User::AppName))
-                .eq(named(Column::AppName))
-                .and(name::<D>((user_states::Entity, User::UserId)).eq(named(Column::UserId))),
+            is_first(OF_USER)
+                .and(name::<D>((user_states::Entity, User::AppName)).eq(app_name.as_str()))
+                .and(name::<D>((user_states::Entity, User::UserId)).eq(name::<D>((PAGE, Column::UserId)))),
         )
         .left_join(
             tables.aliased(app_states::Entity),
-            name::<D>((app_states::Entity, App::AppName)).eq(named(Column::AppName)),
+            is_first(OF_APP).and(name::<D>((app_states::Entity, App::AppName)).eq(app_name.as_str())),
         );
+    for column in SORTED_BY {
+        select.order_by((PAGE, column), direction(order));
+    }
+    select
 }
 
 /// Sorts sessions by last update, and starts after `cursor`.
 pub(super) fn sort_sessions<D: Dialect>(select: &mut SelectStatement, order: Order, cursor: Option<&SessionCursor>) {
-    use sessions::Column;
     let cursor = cursor.map(|cursor| {
         vec![D::SCHEMA.timestamp(cursor.update_time), cursor.user_id.as_str().into(), cursor.session_id.as_str().into()]
     });
-    let sorted_by = [Column::UpdateTime, Column::UserId, Column::Id].map(|column| (sessions::Entity, column));
-    keyset::<D, _>(select, order, &sorted_by, cursor);
+    keyset::<D, _>(select, order, &SORTED_BY.map(|column| (sessions::Entity, column)), cursor);
 }
 
 /// The query for a page of sessions, and one row more.
@@ -128,9 +173,8 @@ fn select_sessions<D: Dialect>(tables: &Tables, request: &ListSessions) -> Selec
     select
         .columns([Column::UserId, Column::Id, Column::CreateTime, Column::UpdateTime].map(|c| (sessions::Entity, c)))
         .limit(u64::from(request.limit) + 1);
-    join_states::<D>(&mut select, tables);
     sort_sessions::<D>(&mut select, request.order, request.cursor.as_ref());
-    select
+    with_states::<D>(select, tables, app_of(&request.scope), request.order, &[])
 }
 
 pub(crate) async fn list_sessions<D: Dialect>(
@@ -138,14 +182,24 @@ pub(crate) async fn list_sessions<D: Dialect>(
     on: &mut dyn Executor,
     request: &ListSessions,
 ) -> Result<Page<Session, SessionCursor>> {
-    let rows = on.query_all(D::BACKEND.build(&select_sessions::<D>(tables, request))).await;
-    let rows = rows.map_err(|error| statement_error::<D>("list_sessions", error))?;
     let app_name = app_of(&request.scope);
-    let rows = rows.iter().map(|row| match session_cursor::<D>(app_name, row) {
-        Ok(cursor) => (Some(cursor.clone()), decode_session::<D>(app_name, cursor, row)),
-        Err(error) => (None, Err(error)),
-    });
-    Page::from_rows(rows.collect(), request.limit)
+    let mut states = PageStates::<D>::new();
+    let decode = |row: &QueryResult| {
+        let kept = states.keep(app_name, row);
+        Some(match session_cursor::<D>(app_name, row) {
+            Ok(cursor) => {
+                let item = decode_session::<D>(app_name, cursor.clone(), row, &states);
+                let bytes = kept + item.as_ref().map_or(0, |session| session.state.memory());
+                PageRow { after: Some(cursor), item, bytes }
+            }
+            Err(error) => PageRow { after: None, item: Err(error), bytes: kept },
+        })
+    };
+    let statement = D::BACKEND.build(&select_sessions::<D>(tables, request));
+    let page = PageRows::read(on, statement, decode).await;
+    let page = page.map_err(|error| statement_error::<D>("list_sessions", error))?;
+    let limit = page.limit(request.limit);
+    Page::from_rows(page.rows, limit)
 }
 
 /// The place of a session in the listing.
@@ -158,20 +212,15 @@ pub(super) fn session_cursor<D: Dialect>(app_name: &AppName, row: &QueryResult) 
     Ok(SessionCursor::new(update_time, key.user_id, key.session_id))
 }
 
-/// The state of a listed session, with that of its user and its app.
-pub(super) fn session_state<D: Dialect>(key: &SessionKey, row: &QueryResult) -> Result<State> {
-    let (app_key, user_key) = (SharedKey::app(key), SharedKey::user(key));
-    let app = RowDecoder::<D>::new("app_states", &app_key).state_or_null(row, APP_STATE)?;
-    let user = RowDecoder::<D>::new("user_states", &user_key).state_or_null(row, USER_STATE)?;
-    let (app, user) = (app.unwrap_or_default(), user.unwrap_or_default());
-    let session = RowDecoder::<D>::new("sessions", key).state(row, STATE)?;
-    Ok(ScopedState { app, user, session }.merged())
-}
-
-fn decode_session<D: Dialect>(app_name: &AppName, cursor: SessionCursor, row: &QueryResult) -> Result<Session> {
+fn decode_session<D: Dialect>(
+    app_name: &AppName,
+    cursor: SessionCursor,
+    row: &QueryResult,
+    states: &PageStates<D>,
+) -> Result<Session> {
     let SessionCursor { update_time, user_id, session_id } = cursor;
     let key = SessionKey::new(app_name.clone(), user_id, session_id);
-    let state = session_state::<D>(&key, row)?;
+    let state = states.merged(&key, row)?;
     let create_time = RowDecoder::<D>::new("sessions", &key).timestamp(row, CREATE_TIME, "create_time")?;
     let revision = Revision::new(create_time, update_time);
     Ok(Session { state, revision, ..Session::new(key, create_time) })
@@ -205,7 +254,8 @@ fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectSta
         .join_subquery(sea_orm::JoinType::LeftJoin, rows_of_page, page.clone(), Expr::cust("1 = 1"))
         .and_where(name::<D>((sessions::Entity, SessionColumn::AppName)).eq(key.app_name.as_str()))
         .and_where(name::<D>((sessions::Entity, SessionColumn::UserId)).eq(key.user_id.as_str()))
-        .and_where(name::<D>((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()));
+        .and_where(name::<D>((sessions::Entity, SessionColumn::Id)).eq(key.session_id.as_str()))
+        .and_where(is_not_being_deleted((sessions::Entity, SessionColumn::CreateTime)));
     if request.min_revision.is_some() {
         select.columns([SessionColumn::CreateTime, SessionColumn::UpdateTime].map(|column| (sessions::Entity, column)));
     }
@@ -213,9 +263,11 @@ fn select_events<D: Dialect>(tables: &Tables, request: &ListEvents) -> SelectSta
     select
 }
 
-/// The revision of the session in a row of events, if it was selected and there is such a row.
-fn revision_of_session<D: Dialect>(request: &ListEvents, rows: &[QueryResult]) -> Result<Option<Revision>> {
-    let (Some(row), Some(_)) = (rows.first(), request.min_revision) else { return Ok(None) };
+/// The revision of the session in a row of events, if it was selected.
+fn revision_of_session<D: Dialect>(request: &ListEvents, row: &QueryResult) -> Result<Option<Revision>> {
+    if request.min_revision.is_none() {
+        return Ok(None);
+    }
     let stored = RowDecoder::<D>::new("sessions", &request.key);
     let time = |column| stored.timestamp(row, column, column);
     Ok(Some(Revision::new(time("create_time")?, time("update_time")?)))
@@ -227,26 +279,36 @@ pub(crate) async fn list_events<D: Dialect>(
     request: &ListEvents,
 ) -> Result<Page<Event, EventCursor>> {
     let key = &request.key;
-    let rows = on.query_all(D::BACKEND.build(&select_events::<D>(tables, request))).await;
-    let rows = rows.map_err(|error| statement_error::<D>("list_events", error))?;
-    request.check_min_revision(revision_of_session::<D>(request, &rows)?)?;
-    if rows.is_empty() {
-        return Err(Error::not_found(key));
-    }
     let stored = RowDecoder::<D>::new("events", key);
-    let mut events = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let Some(event_id) = stored.text_or_null(row, "id", "id")? else { continue };
+    let mut session = None;
+    let decode = |row: &QueryResult| {
+        session.get_or_insert_with(|| revision_of_session::<D>(request, row));
+        let event_id = match stored.text_or_null(row, "id", "id") {
+            Ok(event_id) => event_id?,
+            Err(error) => return Some(PageRow { after: None, item: Err(error), bytes: 0 }),
+        };
         let name = EventName { id: event_id, session: key };
-        events.push(match RowDecoder::<D>::new("events", &name).timestamp(row, "timestamp", "timestamp") {
+        let timestamp = RowDecoder::<D>::new("events", &name).timestamp(row, "timestamp", "timestamp");
+        Some(match timestamp {
             Ok(timestamp) => {
                 let cursor = EventCursor { timestamp, event_id: event_id.to_owned() };
-                (Some(cursor), decode_event::<D>(key, event_id, row, "event_data"))
+                let text = stored.text_or_null(row, "event_data", "event_data");
+                let bytes = size_of::<Event>() + text.ok().flatten().map_or(0, str::len);
+                PageRow { after: Some(cursor), item: decode_event::<D>(key, event_id, row, "event_data"), bytes }
             }
-            Err(error) => (None, Err(error)),
-        });
+            Err(error) => PageRow { after: None, item: Err(error), bytes: 0 },
+        })
+    };
+    let statement = D::BACKEND.build(&select_events::<D>(tables, request));
+    let page = PageRows::read(on, statement, decode).await;
+    let page = page.map_err(|error| statement_error::<D>("list_events", error))?;
+    let exists = session.is_some();
+    request.check_min_revision(session.transpose()?.flatten())?;
+    if !exists {
+        return Err(Error::not_found(key));
     }
-    Page::from_rows(events, request.limit)
+    let limit = page.limit(request.limit);
+    Page::from_rows(page.rows, limit)
 }
 
 /// The listings' statements, which are built for each call, as samples: first and later pages.

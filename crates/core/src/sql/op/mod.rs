@@ -18,6 +18,7 @@ pub(crate) mod fork;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod origin;
+mod page;
 pub(crate) mod redact;
 pub(crate) mod shared_state;
 pub(crate) mod summarize;
@@ -78,6 +79,7 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     let settings = Settings {
         fast_paths: true,
         max_state_bytes: DEFAULT_MAX_STATE_BYTES,
+        max_session_bytes: usize::MAX,
         adk_check: AdkCheck::default(),
         deletes_own_rows: false,
     };

@@ -9,7 +9,7 @@ use crate::history::{Origin, Parent};
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
 use crate::sql::executor::Executor;
-use crate::sql::statement::{SqlText, name, placeholder, session_key_values};
+use crate::sql::statement::{SqlText, is_not_being_deleted, name, placeholder, session_key_values};
 use crate::sql::tables::Tables;
 use crate::{Error, Result, SessionId, SessionKey, State, Timestamp};
 
@@ -107,6 +107,7 @@ fn select<D: Dialect>(tables: &Tables) -> SqlText<D> {
                 .and(Expr::col(own(Own::UpdateTime)).gte(Expr::col(session(Column::CreateTime)))),
         )
         .and_where(is(Column::AppName).and(is(Column::UserId)).and(is(Column::Id)))
+        .and_where(is_not_being_deleted(session(Column::CreateTime)))
         .take();
     SqlText::new(&select)
 }

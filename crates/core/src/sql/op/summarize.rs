@@ -3,13 +3,13 @@
 use sea_orm::QueryResult;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement};
 
-use super::annotate::directory_error;
+use super::annotate::own_tables_error;
 use super::find::join_annotations;
 use crate::entity::{events, seabed_sessions, sessions};
 use crate::sql::decode::{RowDecoder, decode_event};
 use crate::sql::dialect::Dialect;
 use crate::sql::executor::Executor;
-use crate::sql::statement::name;
+use crate::sql::statement::{is_not_being_deleted, name};
 use crate::sql::tables::Tables;
 use crate::{Result, Revision, SessionId, SessionKey, SessionSummary, UserId};
 
@@ -78,6 +78,7 @@ fn select_summary<D: Dialect>(tables: &Tables, key: &SessionKey) -> SelectStatem
         .and_where(name::<D>((sessions::Entity, Column::AppName)).eq(key.app_name.as_str()))
         .and_where(name::<D>((sessions::Entity, Column::UserId)).eq(key.user_id.as_str()))
         .and_where(name::<D>((sessions::Entity, Column::Id)).eq(key.session_id.as_str()))
+        .and_where(is_not_being_deleted((sessions::Entity, Column::CreateTime)))
         .order_by((spoken_events.clone(), Event::Timestamp), Order::Desc)
         .order_by((spoken_events, Event::Id), Order::Desc);
     select
@@ -89,7 +90,7 @@ pub(crate) async fn summarize_session<D: Dialect>(
     key: &SessionKey,
 ) -> Result<Option<SessionSummary>> {
     let rows = on.query_all(D::BACKEND.build(&select_summary::<D>(tables, key))).await;
-    let rows = rows.map_err(|error| directory_error::<D>(OPERATION, error))?;
+    let rows = rows.map_err(|error| own_tables_error::<D>(OPERATION, error))?;
     let Some(first) = rows.first() else { return Ok(None) };
     let session = RowDecoder::<D>::new("sessions", key);
     let time = |place, column| session.timestamp(first, place, column);

@@ -7,6 +7,7 @@ use super::{SqlSessionService, traced};
 use crate::sql::dialect::Dialect;
 use crate::sql::executor::CallerTransaction;
 use crate::sql::op::context::Context;
+use crate::sql::op::delete::{DeleteOp, Deleted};
 use crate::sql::op::update_state::UpdateSharedStateOp;
 use crate::sql::op::{find, list, summarize};
 use crate::sql::write::{SharedKey, WriteOp};
@@ -47,7 +48,7 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
 
     async fn get_session_in(&self, transaction: &DatabaseTransaction, request: GetSession) -> Result<Option<Session>> {
         traced::<D, _>("get_session", async {
-            self.sql.get.get_session(&mut in_transaction::<D>(transaction)?, &request).await
+            self.read_session(&mut in_transaction::<D>(transaction)?, &request).await
         })
         .await
     }
@@ -87,7 +88,15 @@ impl<D: Dialect> TransactionalService for SqlSessionService<D> {
     }
 
     async fn delete_session_in(&self, transaction: &DatabaseTransaction, request: DeleteSession) -> Result<()> {
-        traced::<D, _>("delete_session", self.apply_in(transaction, &self.delete_op(request))).await
+        traced::<D, _>("delete_session", async {
+            let key = request.key().clone();
+            let mut step = self.delete_op(request);
+            while self.apply_in(transaction, &step).await? == Deleted::Partly {
+                step = DeleteOp::next_step(self.sql.delete.clone(), key.clone());
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn update_state_in(&self, transaction: &DatabaseTransaction, request: UpdateState) -> Result<StateUpdated> {

@@ -16,8 +16,8 @@ use crate::sql::error::{StatementError, statement_error};
 use crate::sql::executor::Executor;
 use crate::sql::op::context::Context;
 use crate::sql::statement::{
-    KeyedRow, Ladder, MAX_GROUPED_STATE, SqlText, any_of, event_key_predicate, placeholder, session_key_columns,
-    session_key_predicate, session_key_values, update_by_key,
+    KeyedRow, Ladder, MAX_GROUPED_STATE, SqlText, any_of, event_key_predicate, is_not_being_deleted, key_predicate,
+    placeholder, session_key_columns, session_key_values, update_by_key,
 };
 use crate::sql::tables::Tables;
 use crate::sql::write::{Applied, GroupResults};
@@ -61,13 +61,15 @@ enum Rest {
 impl<D: Dialect> GroupSql<D> {
     pub(super) fn new(tables: &Tables) -> Self {
         use sessions::Column;
+        let key = || key_predicate::<D, _, 3>(session_key_columns());
         let lock_sessions = |rows, state: Option<Expr>| {
             let mut select = Query::select();
             select.columns(session_key_columns()).columns([Column::CreateTime, Column::UpdateTime]);
             if let Some(state) = state {
                 select.expr_as(state, Column::State);
             }
-            select.from(tables.table(sessions::Entity)).and_where(any_of(rows, session_key_predicate::<D>));
+            select.from(tables.table(sessions::Entity)).and_where(any_of(rows, key));
+            select.and_where(is_not_being_deleted(Column::CreateTime));
             D::look_up_by_primary_key(&mut select);
             SqlText::new(&super::sql::skip_locked(select.lock_exclusive()))
         };
@@ -90,7 +92,6 @@ impl<D: Dialect> GroupSql<D> {
         };
         let time = || placeholder().cast_as(D::SCHEMA.timestamp_type());
         let table = || tables.table(sessions::Entity);
-        let key = session_key_predicate::<D>;
         let write_times = |rows| update_by_key(table(), rows, key, [(Column::UpdateTime, time())]);
         let write_times_and_states = |rows| {
             let state = D::SCHEMA.write_json(placeholder());

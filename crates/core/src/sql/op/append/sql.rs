@@ -14,7 +14,8 @@ use crate::sql::dialect::{BulkStatements, Dialect};
 use crate::sql::error::statement_error;
 use crate::sql::executor::Executor;
 use crate::sql::statement::{
-    SqlText, event_columns, event_key_columns, event_key_predicate, inserted, name, placeholder, session_key_predicate,
+    SqlText, event_columns, event_key_columns, event_key_predicate, inserted, is_not_being_deleted, name, placeholder,
+    session_key_predicate,
 };
 use crate::sql::tables::Tables;
 
@@ -169,6 +170,7 @@ fn select_for_diagnosis<D: Dialect>(tables: &Tables) -> SelectStatement {
         .and_where(session(Session::AppName).eq(placeholder()))
         .and_where(session(Session::UserId).eq(placeholder()))
         .and_where(session(Session::Id).eq(placeholder()))
+        .and_where(is_not_being_deleted((sessions::Entity, Session::CreateTime)))
         .take()
 }
 
