@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::ready;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
@@ -329,8 +330,11 @@ pub trait DirectoryServiceExt: DirectoryService {
     /// # Cancel safety
     /// Reads only.
     async fn summarize_sessions(&self, keys: &[SessionKey]) -> Result<Vec<SessionSummary>> {
-        let summaries = keys.iter().map(|key| self.summarize_session(key));
-        let found = stream::iter(summaries).buffered(4).try_filter_map(async |summary| Ok(summary));
+        let mut reads = Vec::with_capacity(keys.len());
+        for key in keys {
+            reads.push(self.summarize_session(key));
+        }
+        let found = stream::iter(reads).buffered(4).try_filter_map(|summary| ready(Ok(summary)));
         found.try_collect().await
     }
 }

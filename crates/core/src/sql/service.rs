@@ -36,7 +36,7 @@ use super::write::{LockMode, QueuePolicy, SharedKey, WriteOp, Writer, retry};
 use crate::state::DEFAULT_MAX_STATE_BYTES;
 use crate::validate::{NewAnnotations, NewEvent, NewSession, NewStateUpdate};
 use crate::{
-    AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
+    AnnotateSession, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
     DeleteSession, Error, Event, EventCursor, GetSession, IdSource, ListEvents, ListSessions, Page, Result, Session,
     SessionCursor, SessionService, State, StateService, StateUpdated, SystemClock, UpdateState, UserKey, UuidV7,
 };
