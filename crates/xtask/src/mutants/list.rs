@@ -1327,11 +1327,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_read_waits_for_the_revision",
     },
     Mutant {
-        guard: "a batch waits for no app row that others hold, MariaDB",
+        guard: "a batch waits for no app row that others hold, MySQL",
         file: SHARED_STATE,
         from: "Some(LockBehavior::SkipLocked)",
         to: "None",
-        case: "mariadb::a_locked_app_or_user_row_holds_up_nobody_else",
+        case: "mysql_9::a_locked_app_or_user_row_holds_up_nobody_else",
     },
     Mutant {
         guard: "a bulk statement waits for no app row that others hold",
