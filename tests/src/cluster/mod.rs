@@ -120,15 +120,19 @@ impl Cluster {
         self.setup != Setup::PostgresAddresses
     }
 
-    /// Kills the server that takes the writes, and waits until another can take them.
-    pub(crate) async fn kill_primary(&mut self) -> anyhow::Result<()> {
+    /// Returns the port of the server that takes the writes.
+    pub(crate) async fn primary(&self) -> anyhow::Result<u16> {
         let port = match self.setup.family() {
             Family::Postgres => "SELECT CAST(inet_server_port() AS TEXT) AS text",
             Family::MySql => "SELECT CAST(@@port AS CHAR) AS text",
         };
         let url = self.admin_url();
         wait_until_ready(&url).await?;
-        let port = ask(&url, port).await?.context("no port")?.parse()?;
+        Ok(ask(&url, port).await?.context("no port")?.parse()?)
+    }
+
+    /// Kills the server at `port`, which takes the writes, and waits until another can take them.
+    pub(crate) async fn kill(&mut self, port: u16) -> anyhow::Result<()> {
         self.servers.kill(port).await
     }
 

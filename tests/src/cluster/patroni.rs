@@ -118,9 +118,11 @@ impl Servers for Patroni {
     fn front(&self) -> anyhow::Result<HaProxy> {
         let configuration = include_str!("../../../docs/clusters/haproxy-patroni.cfg");
         let [one, two] = &self.nodes;
-        let apis = configuration.replace("port 8008", &format!("port {}", one.api));
-        let apis = apis.replace("port 8009", &format!("port {}", two.api));
-        HaProxy::start(&apis, &[("10.0.0.1:5432", one.port), ("10.0.0.2:5432", two.port)])
+        let apis = [("10.0.0.1:5432 check port", one.api), ("10.0.0.2:5432 check port", two.api)];
+        let configuration = apis.iter().fold(configuration.to_owned(), |configuration, (server, api)| {
+            configuration.replace(&format!("{server} 8008"), &format!("{server} {api}"))
+        });
+        HaProxy::start(&configuration, &[("10.0.0.1:5432", one.port), ("10.0.0.2:5432", two.port)])
     }
 
     fn admin_url(&self, port: u16) -> String {

@@ -142,29 +142,27 @@ impl Place {
 
     /// Kills the server, and waits until it is back, or another is in its place and the next may be killed.
     pub(crate) async fn kill_server(&mut self) -> anyhow::Result<()> {
-        let killed = now();
-        let ready = if let Some(command) = &self.kill_command {
+        let mut killed = now();
+        if let Some(command) = &self.kill_command {
             let ended = Command::new("sh").args(["-c", command]).status().await.context("sh cannot be run")?;
             ensure!(ended.success(), "`{command}` failed");
             wait_until_ready(&self.admin_url).await?;
-            now()
         } else {
             match &mut self.home {
                 Home::File(_) => anyhow::bail!("a file has no server"),
-                Home::Server(server) => {
-                    server.kill_and_restart().await?;
-                    now()
-                }
+                Home::Server(server) => server.kill_and_restart().await?,
                 Home::Cluster(cluster, _) => {
-                    cluster.kill_primary().await?;
-                    let ready = now();
-                    cluster.heal().await?;
-                    ready
+                    let primary = cluster.primary().await?;
+                    killed = now();
+                    cluster.kill(primary).await?;
                 }
             }
-        };
-        self.kills.push(Kill { killed, ready });
-        Ok(())
+        }
+        self.kills.push(Kill { killed, ready: now() });
+        match &mut self.home {
+            Home::Cluster(cluster, _) if self.kill_command.is_none() => cluster.heal().await,
+            _ => Ok(()),
+        }
     }
 
     /// Opens a pool as the administrator, once the server takes connections.
