@@ -112,6 +112,7 @@ impl Error {
                 BackendErrorKind::Corrupt => "corrupt",
                 BackendErrorKind::Schema => "schema",
                 BackendErrorKind::TooLarge => "too_large",
+                BackendErrorKind::ReadOnly => "read_only",
                 BackendErrorKind::Unexpected => "unexpected",
             },
         }
@@ -175,6 +176,9 @@ pub enum BackendErrorKind {
     /// A statement, a value or a row is larger than the database accepts. Nothing was stored. Store less at once, or
     /// ask the administrator to raise the limit (`max_allowed_packet` on MySQL and MariaDB).
     TooLarge,
+    /// The server is a standby or a replica, or accepts no writes for another reason, and the service was told to accept
+    /// such a server. Nothing was stored. Reads work; write through a service on the primary.
+    ReadOnly,
     /// Anything else: missing privileges, a full disk, a misconfigured server, a SQLite file that was deleted or
     /// replaced under the service, a bug.
     Unexpected,
@@ -196,6 +200,7 @@ impl std::fmt::Display for BackendErrorKind {
             Self::Corrupt => "corrupt row",
             Self::Schema => "schema",
             Self::TooLarge => "too large",
+            Self::ReadOnly => "read-only server",
             Self::Unexpected => "unexpected database error",
         })
     }

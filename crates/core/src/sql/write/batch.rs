@@ -146,7 +146,7 @@ impl<E: Engine> Writer<E> {
     async fn run_batch(self: &Arc<Self>, mut batch: Vec<RunningWrite<E>>) {
         // Rows are locked in one order everywhere. The order of arrival stays within a target.
         batch.sort_by(|left, right| left.target.cmp(&right.target));
-        let mut retries = Retries::new();
+        let mut retries = Retries::new(self.engine.failover_patience());
         if self.batches {
             batch = self.attempt_batch(batch, &mut retries).await;
         }
