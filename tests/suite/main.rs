@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
+mod addresses;
 mod adk_rust;
 mod cancellation;
 mod clusters;
@@ -164,6 +165,7 @@ fn main() -> ExitCode {
             }
         }
         let cases = [
+            addresses::CASES,
             adk_rust::CASES,
             cancellation::CASES,
             clusters::CASES,
