@@ -182,6 +182,9 @@ async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Resu
         "postgres://u:12#secret@h/d",
         "postgres://u:secret/x@h/d",
         "postgres:u:secret@h/d",
+        "postgres://u:1,secret/x@h/d",
+        "postgres://u:p@h:secret,i/d",
+        "mysql://u:p@h,i:secret/d",
         "mysql://u:p@h/d?ssl-mode=secret",
         "mysql://u:p@h/d?charset=secret",
         "mysql://u:12/secret@h/d",
@@ -191,7 +194,13 @@ async fn urls_that_cannot_be_understood_are_invalid(_: &Fixture) -> anyhow::Resu
         ensure!(!told(&error).contains("secret"), "{}", told(&error));
     }
     for (url, named) in [
-        ("postgres://u:p@h/d?target_session_attrs=read-write", "target_session_attrs is not supported"),
+        ("postgres://u:p@h/d?target_session_attrs=leader", "target_session_attrs is none of any, read-write"),
+        ("mysql://u:p@h/d?target_session_attrs=leader", "target_session_attrs is none of any, read-write"),
+        ("sqlite://d.db?target_session_attrs=any", "target_session_attrs is not supported"),
+        ("postgres://u:p@h,/d", "an empty host"),
+        ("postgres://u:p@h,i,j/d?port=1,2", "not equally long"),
+        ("postgres://u:p@h,%2Ftmp/d", "a socket"),
+        ("mysql://u:p@h,i/d?socket=%2Ftmp%2Fs", "a socket"),
         ("postgres://u:p@h/d?statement-cache-capacity=0", "statement-cache-capacity of 0"),
         ("postgres://u:p@h/d?sslmode=on", "the value of the parameter sslmode"),
         ("mysql://u:p@h/d?charset=latin1", "charset is not supported"),

@@ -1,7 +1,7 @@
 //! Servers that acknowledge what they may lose, or take no writes, and poolers that mix up statements: refused by name,
 //! or named in a warning.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use seabed::migration::{Severity, verify};
@@ -135,7 +135,12 @@ async fn a_hot_standby_is_refused(fixture: &Fixture) -> anyhow::Result<()> {
     let accept = ServiceOptions::new().accept_risk(SchemaRisk::ReadOnlyServer);
     let service = seabed::from_connection_with(pool.clone(), accept).await?;
     ensure!(service.get_app_state(&AppName::try_new("app")?).await?.is_empty());
-    ensure!(session(&service).await.is_err(), "wrote to a standby");
+    let started = Instant::now();
+    let outcomes = [session(&service).await.map(drop), service.check_health().await.map_err(Into::into)];
+    ensure!(started.elapsed() < Duration::from_secs(1), "a standby was asked for {:?}", started.elapsed());
+    for outcome in outcomes {
+        expect_words(&format!("{:#}", outcome.err().context("wrote to a standby")?), &["read-only", "standby"])?;
+    }
     service.close().await?;
     pool.close().await?;
     server.stop().await
@@ -183,7 +188,15 @@ async fn a_server_that_may_lose_commits_is_refused(fixture: &Fixture) -> anyhow:
     expect_risk(&pool, SchemaRisk::ReadOnlyServer, &["read-only", "read_only"]).await?;
     // Also for an account that may write there: the server may be a replica.
     expect_risk(&admin, SchemaRisk::ReadOnlyServer, &["read-only", "read_only"]).await?;
+    let accept = ServiceOptions::new().accept_risk(SchemaRisk::ReadOnlyServer);
+    let replica = seabed::from_connection_with(pool.clone(), accept).await?;
+    for outcome in [session(&replica).await.map(drop), replica.check_health().await.map_err(Into::into)] {
+        expect_words(&format!("{:#}", outcome.err().context("wrote to a replica")?), &["read-only", "replica"])?;
+    }
     set("read_only = 0").await?;
+    session(&replica).await?;
+    replica.check_health().await?;
+    replica.close().await?;
     session(&seabed::from_connection(pool.clone()).await?).await?;
     ensure!(verify(&pool).await?.is_empty());
     pool.close().await?;

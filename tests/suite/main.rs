@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests measure time, and choose names and faults at random")]
 
+mod addresses;
 mod adk_rust;
 mod adk_rust_runner;
 mod branches;
@@ -168,6 +169,7 @@ fn main() -> ExitCode {
             }
         }
         let cases = [
+            addresses::CASES,
             adk_rust::CASES,
             adk_rust_runner::CASES,
             branches::CASES,

@@ -29,6 +29,7 @@ fn classify(error: &Error) -> (ErrorCategory, &'static str) {
             Some(BackendErrorKind::Corrupt) => (ErrorCategory::Internal, "session.corrupt"),
             Some(BackendErrorKind::Schema) => (ErrorCategory::Internal, "session.schema"),
             Some(BackendErrorKind::TooLarge) => (ErrorCategory::InvalidInput, "session.too_large"),
+            Some(BackendErrorKind::ReadOnly) => (ErrorCategory::Unavailable, "session.read_only"),
             _ => (ErrorCategory::Internal, "session.backend"),
         },
     }

@@ -62,8 +62,8 @@ use crate::session::StoredSession;
 /// Errors have adk-rust's codes where it has one: `session.not_found`, `session.already_exists`, and for an id that
 /// adk-rust itself refuses `config.legacy`. The others are `session.invalid_input`, `session.event_id_reused`,
 /// `session.revision_conflict`, `session.ambiguous`, `session.contention`, `session.unavailable`,
-/// `session.commit_unknown`, `session.corrupt`, `session.schema`, `session.too_large` and `session.backend`. The source
-/// is Seabed's error.
+/// `session.commit_unknown`, `session.corrupt`, `session.schema`, `session.too_large`, `session.read_only` and
+/// `session.backend`. The source is Seabed's error.
 ///
 /// # Not supported
 /// `rewind` and `rewind_steps`, which delete events. They return adk-rust's error for that.

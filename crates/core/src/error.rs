@@ -112,6 +112,7 @@ impl Error {
                 BackendErrorKind::Corrupt => "corrupt",
                 BackendErrorKind::Schema => "schema",
                 BackendErrorKind::TooLarge => "too_large",
+                BackendErrorKind::ReadOnly => "read_only",
                 BackendErrorKind::Unexpected => "unexpected",
             },
         }
@@ -183,6 +184,9 @@ pub enum BackendErrorKind {
     /// service is set to. Nothing was stored. Store or read less at once, or raise the limit: that of the service, or that
     /// of the database (`max_allowed_packet` on MySQL and MariaDB).
     TooLarge,
+    /// The server is a standby or a replica, or accepts no writes for another reason, and the service was told to accept
+    /// such a server. Nothing was stored. Reads work; write through a service on the primary.
+    ReadOnly,
     /// Anything else: missing privileges, a full disk, a misconfigured server, a SQLite file that was deleted or
     /// replaced under the service, a bug.
     Unexpected,
@@ -204,6 +208,7 @@ impl std::fmt::Display for BackendErrorKind {
             Self::Corrupt => "corrupt row",
             Self::Schema => "schema",
             Self::TooLarge => "too large",
+            Self::ReadOnly => "read-only server",
             Self::Unexpected => "unexpected database error",
         })
     }

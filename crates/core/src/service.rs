@@ -190,7 +190,8 @@ pub trait SessionService: Send + Sync {
     ///
     /// # Errors
     /// A backend error within 5 seconds: of kind [`Unavailable`](crate::BackendErrorKind::Unavailable) if the store
-    /// cannot be reached, [`Schema`](crate::BackendErrorKind::Schema) if tables are missing or unknown.
+    /// cannot be reached, [`Schema`](crate::BackendErrorKind::Schema) if tables are missing or unknown,
+    /// [`ReadOnly`](crate::BackendErrorKind::ReadOnly) if the server accepts no writes: reads work there.
     ///
     /// # Cancel safety
     /// Reads only.

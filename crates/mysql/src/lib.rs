@@ -21,7 +21,7 @@ use sea_orm::sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlQueryRe
 use sea_orm::sqlx::{self, Pool};
 use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend, EntityName as _, QueryResult};
 use seabed_core::entity::sessions;
-use seabed_core::sql::{ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
+use seabed_core::sql::{Address, ConnectOptions, Dialect, SchemaDialect, SqlSessionService, Tables};
 use seabed_core::{BackendErrorKind, Error, Result};
 use seabed_sqlx::{CREATE_DATABASE, Sqlx, SqlxBackend, bare_host, parse_server_url};
 
@@ -75,9 +75,21 @@ impl Dialect for MySql {
     const DUPLICATE_IS_ERROR: bool = true;
     const STATEMENT_LIMIT: Option<&'static str> = Some("SELECT @@max_allowed_packet");
     const ENFORCES_FOREIGN_KEYS: bool = true;
+    /// Replicas are set up with `read_only`; readers of Amazon Aurora have `innodb_read_only`.
+    const ROLE_QUERY: Option<&'static str> = Some(
+        "SELECT CAST(IF(CAST(@@global.read_only AS CHAR) IN ('0', 'OFF') \
+         AND CAST(@@global.innodb_read_only AS CHAR) IN ('0', 'OFF'), 'primary', 'standby') AS CHAR)",
+    );
     const GROUPS_STATEMENTS: bool = true;
     const UPDATE_BY_PRIMARY_KEY: Option<&'static str> = Some(" FORCE INDEX (PRIMARY)");
     const DELETE_HAS_LIMIT: bool = true;
+
+    /// A number is no text for variables that are numbers.
+    fn session_setting(name: &str, value: &str) -> Option<String> {
+        let is_number = value.parse::<f64>().is_ok_and(f64::is_finite);
+        let value = if is_number { value.to_owned() } else { format!("'{}'", value.replace('\'', "''")) };
+        Some(format!("SET SESSION {name} = {value}"))
+    }
 
     fn look_up_by_primary_key(select: &mut SelectStatement) {
         select.force_index("PRIMARY", IndexHintScope::All);
@@ -172,6 +184,15 @@ impl SqlxBackend for MySql {
         })
     }
 
+    fn place(options: &MySqlConnectOptions) -> Option<Address> {
+        let is_socket = options.get_socket().is_some();
+        (!is_socket).then(|| Address { host: options.get_host().to_owned(), port: options.get_port() })
+    }
+
+    fn at(options: MySqlConnectOptions, address: &Address) -> MySqlConnectOptions {
+        options.host(&address.host).port(address.port)
+    }
+
     fn address(options: &MySqlConnectOptions) -> String {
         match options.get_socket() {
             Some(socket) => format!("MySQL at {}", socket.display()),
@@ -192,6 +213,11 @@ impl SqlxBackend for MySql {
             }
             _ => None,
         }
+    }
+
+    /// `ER_CON_COUNT_ERROR`, `ER_TOO_MANY_USER_CONNECTIONS`, `ER_USER_LIMIT_REACHED`.
+    fn has_too_many_clients(error: &dyn DatabaseError) -> bool {
+        matches!(number(error), Some(1040 | 1203 | 1226))
     }
 
     fn classify(error: &dyn DatabaseError) -> BackendErrorKind {

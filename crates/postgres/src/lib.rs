@@ -21,7 +21,7 @@ use sea_orm::sqlx::{self, Pool, Row};
 use sea_orm::{ColIdx, DatabaseConnection, DatabaseConnectionType, DbBackend, DbErr, EntityName as _, QueryResult};
 use seabed_core::entity::sessions;
 use seabed_core::sql::{
-    BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
+    Address, BulkStatements, ConnectOptions, Dialect, PoolerProbe, SchemaDialect, SqlSessionService, Tables,
 };
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 use seabed_sqlx::{CREATE_DATABASE, Sqlx, SqlxBackend, bare_host, parse_server_url};
@@ -95,9 +95,22 @@ impl Dialect for Postgres {
     const AWAIT_STANDBYS: Option<&'static str> =
         Some("SELECT pg_catalog.pg_logical_emit_message(true, CAST('seabed' AS text), CAST('' AS text))");
 
+    /// A standby is read-only too.
+    const ROLE_QUERY: Option<&'static str> = Some(
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN CAST('standby' AS text) \
+         WHEN CAST(pg_catalog.current_setting(CAST('transaction_read_only' AS text)) AS bool) \
+         THEN CAST('read-only' AS text) ELSE CAST('primary' AS text) END",
+    );
+
     /// `ON CONFLICT (key) DO NOTHING` locks nothing when the row exists.
     fn insert_or_ignore(insert: &mut InsertStatement, key: Vec<DynIden>) {
         insert.on_conflict(OnConflict::columns(key).do_nothing().to_owned());
+    }
+
+    /// By the function, which takes any name.
+    fn session_setting(name: &str, value: &str) -> Option<String> {
+        let text = |text: &str| format!("CAST('{}' AS text)", text.replace('\'', "''"));
+        Some(format!("SELECT pg_catalog.set_config({}, {}, false)", text(name), text(value)))
     }
 
     fn bulk_statements(tables: &Tables, max_state_bytes: usize) -> Option<BulkStatements> {
@@ -161,6 +174,15 @@ impl SqlxBackend for Postgres {
         })
     }
 
+    fn place(options: &PgConnectOptions) -> Option<Address> {
+        let is_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+        (!is_socket).then(|| Address { host: options.get_host().to_owned(), port: options.get_port() })
+    }
+
+    fn at(options: PgConnectOptions, address: &Address) -> PgConnectOptions {
+        options.host(&address.host).port(address.port)
+    }
+
     fn address(options: &PgConnectOptions) -> String {
         match options.get_socket() {
             Some(socket) => format!("PostgreSQL at {}", socket.display()),
@@ -170,6 +192,11 @@ impl SqlxBackend for Postgres {
 
     fn connect_problem(_: &PgConnectOptions, error: Option<&dyn DatabaseError>) -> Option<(BackendErrorKind, String)> {
         (error?.code()? == NO_SUCH_DATABASE).then(|| (BackendErrorKind::Schema, CREATE_DATABASE.to_owned()))
+    }
+
+    /// `too_many_connections`, of the server, the database or the account.
+    fn has_too_many_clients(error: &dyn DatabaseError) -> bool {
+        error.code().as_deref() == Some("53300")
     }
 
     /// By SQLSTATE (PostgreSQL's appendix A).

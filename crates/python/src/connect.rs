@@ -10,9 +10,10 @@ use pyo3::FromPyObject;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use seabed::migration::{SessionTables, UpOptions, up};
+use seabed::sea_orm::{DatabaseConnection, DbErr};
 use seabed::{
     BackendErrorKind, DynSessionService, Error, MySqlOptions, PostgresOptions, Result, SchemaRisk, ServiceOptions,
-    SqliteOptions, Tables,
+    SqlSessionService, SqliteOptions, Tables,
 };
 use seabed_core::sql::{ConnectOptions, Dialect};
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, RwLock};
@@ -155,19 +156,38 @@ impl Connector {
     }
 
     async fn connect(&self) -> Result<DynSessionService> {
-        let (pool, service) = match self.target.clone() {
-            Target::Postgres(options) => (options.clone().open().await?, options.service),
-            Target::MySql(options) => (options.clone().open().await?, options.service),
-            Target::Sqlite(options) => (options.clone().open().await?, options.service),
-        };
-        match seabed::from_connection_with(pool.clone(), service.clone()).await {
-            // Complete tables need no right to create any.
-            Err(error) if self.create_tables && error.backend_kind() == Some(BackendErrorKind::Schema) => {
-                up(SessionTables::new(&pool).with_tables(self.tables.clone()), UpOptions::default()).await?;
+        match self.target.clone() {
+            Target::Postgres(options) => self.connect_to(options).await,
+            Target::MySql(options) => self.connect_to(options).await,
+            Target::Sqlite(options) if self.in_memory => {
+                let service = options.service.clone();
+                let pool = options.open().await?;
+                if self.create_tables {
+                    self.create_tables(&pool).await?;
+                }
                 seabed::from_connection_with(pool, service).await
             }
-            connected => connected,
+            Target::Sqlite(options) => self.connect_to(options).await,
         }
+    }
+
+    async fn connect_to<D: Dialect>(&self, options: ConnectOptions<D>) -> Result<DynSessionService> {
+        match SqlSessionService::connect_with(options.clone()).await {
+            // Complete tables need no right to create any.
+            Err(error) if self.create_tables && error.backend_kind() == Some(BackendErrorKind::Schema) => {
+                let pool = options.clone().open().await?;
+                let created = self.create_tables(&pool).await;
+                // The tables are there, or the first error counts.
+                let _: Result<_, DbErr> = pool.close().await;
+                created?;
+                Ok(Arc::new(SqlSessionService::connect_with(options).await?))
+            }
+            connected => Ok(Arc::new(connected?)),
+        }
+    }
+
+    async fn create_tables(&self, pool: &DatabaseConnection) -> Result<()> {
+        up(SessionTables::new(pool).with_tables(self.tables.clone()), UpOptions::default()).await
     }
 }
 

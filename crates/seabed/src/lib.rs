@@ -219,17 +219,34 @@ impl<S> DatabaseSessionService for S where
 /// Connects to the database at `url`, and checks its schema. URLs are `postgres://…`, `mysql://…`, `mariadb://…` or
 /// `sqlite://path`.
 ///
+/// A URL may name several servers of one database, as in `postgres://user:password@one:5432,two:5432/agents`. They are
+/// tried in turn, also when a connection is lost. The parameter `target_session_attrs` says which of them is wanted,
+/// also on MySQL and MariaDB: `read-write` (the default for several), `any` (the default for one), `primary`,
+/// `read-only`, `standby` or `prefer-standby`.
+///
 /// # Errors
 /// [`Invalid`](Error::Invalid) for a URL that cannot be parsed, or whose backend's feature is not enabled. Backend
 /// errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer, and of kind
 /// [`Schema`](BackendErrorKind::Schema) for tables that are missing, unknown, or unable to keep the guarantees. No
 /// error contains the URL.
 pub async fn connect(url: &str) -> Result<DynSessionService> {
-    from_connection(open(url).await?).await
+    #[cfg(feature = "postgres")]
+    if PostgresOptions::is_url(url) {
+        return Ok(Arc::new(PostgresSessionService::connect(url).await?));
+    }
+    #[cfg(feature = "mysql")]
+    if MySqlOptions::is_url(url) {
+        return Ok(Arc::new(MySqlSessionService::connect(url).await?));
+    }
+    #[cfg(feature = "sqlite")]
+    if SqliteOptions::is_url(url) {
+        return Ok(Arc::new(SqliteSessionService::connect(url).await?));
+    }
+    Err(unknown_scheme(url))
 }
 
-/// Opens a pool like that of [`connect`], without checking the schema: for [`migrate`], and for the rest of your
-/// program.
+/// Opens a pool for the database that [`connect`] connects to, without checking the schema: for [`migrate`], and for the
+/// rest of your program. Of several servers, it stays with the one that it finds first.
 ///
 /// # Errors
 /// Those of [`connect`], except for the schema.
@@ -246,6 +263,11 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
     if SqliteOptions::is_url(url) {
         return url.parse::<SqliteOptions>()?.open().await;
     }
+    Err(unknown_scheme(url))
+}
+
+/// Why there is no backend for a URL.
+fn unknown_scheme(url: &str) -> Error {
     let scheme = url.trim_start().split([':', '+']).next().unwrap_or_default();
     let reason = match scheme {
         "postgres" | "postgresql" => "enable the feature `postgres` of the crate seabed for this URL",
@@ -253,7 +275,7 @@ pub async fn open(url: &str) -> Result<DatabaseConnection> {
         "sqlite" => "enable the feature `sqlite` of the crate seabed for this URL",
         _ => "begins with none of postgres:, mysql:, mariadb:, sqlite:",
     };
-    Err(Error::Invalid { field: "url", reason: reason.to_owned() })
+    Error::Invalid { field: "url", reason: reason.to_owned() }
 }
 
 /// Creates a service on the database of an existing pool; see [`SqlSessionService::from_connection`].

@@ -22,7 +22,8 @@ use sea_orm::sqlx::{
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement, Values};
 use sea_query_sqlx::SqlxValues;
 use seabed_core::sql::{
-    DatabaseFiles, Driver, DriverConnection, PoolLimits, PoolerProbe, answers, in_range, in_task, is_broken_connection,
+    Address, DatabaseFiles, Driver, DriverConnection, PoolLimits, PoolerProbe, UrlOptions, answers, in_range, in_task,
+    is_broken_connection,
 };
 use seabed_core::{BackendErrorKind, Result, Timestamp};
 
@@ -76,6 +77,16 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     #[allow(missing_docs, clippy::missing_errors_doc, reason = "documented in Driver")]
     fn options(url: &str) -> Result<ConnectOptionsOf<Self::Database>>;
 
+    /// The server's place on the network; `None` for a socket, and for a database in this process.
+    fn place(_options: &ConnectOptionsOf<Self::Database>) -> Option<Address> {
+        None
+    }
+
+    #[allow(missing_docs, reason = "documented in Driver")]
+    fn at(options: ConnectOptionsOf<Self::Database>, _address: &Address) -> ConnectOptionsOf<Self::Database> {
+        options
+    }
+
     #[allow(missing_docs, reason = "documented in Driver")]
     fn address(options: &ConnectOptionsOf<Self::Database>) -> String;
 
@@ -103,6 +114,11 @@ pub trait SqlxBackend: fmt::Debug + Send + Sync + 'static {
     /// What to do about an error that the database reported, where more is known than its kind says.
     fn advice(_error: &dyn DatabaseError) -> Option<&'static str> {
         None
+    }
+
+    /// Whether an error that the database reported means that it has too many connections.
+    fn has_too_many_clients(_error: &dyn DatabaseError) -> bool {
+        false
     }
 
     /// What an error that the database reported means.
@@ -171,8 +187,20 @@ where
         error.as_database_error().and_then(B::advice)
     }
 
-    fn options(url: &str) -> Result<Self::Options> {
-        B::options(url)
+    fn has_too_many_clients(error: &RuntimeErr) -> bool {
+        let RuntimeErr::SqlxError(error) = error else { return false };
+        error.as_database_error().is_some_and(B::has_too_many_clients)
+    }
+
+    fn options(url: &str) -> Result<UrlOptions<Self::Options>> {
+        match B::SESSION_SETTINGS {
+            Some(_) => url::server_options::<B>(url),
+            None => B::options(url).map(UrlOptions::single),
+        }
+    }
+
+    fn at(options: Self::Options, address: &Address) -> Self::Options {
+        B::at(options, address)
     }
 
     fn address(options: &Self::Options) -> String {
@@ -187,23 +215,29 @@ where
         B::connect_problem(options, of_driver.and_then(|error| error.as_database_error()))
     }
 
-    async fn try_connect(options: &Self::Options) -> Result<(), DbErr> {
-        let connected = async {
-            let mut connection = <B::Database as Database>::Connection::connect_with(options).await?;
-            if let Some(settings) = B::SESSION_SETTINGS {
-                (&mut connection).execute(settings).await?;
-            }
-            connection.close().await
+    async fn connect(options: &Self::Options, settings: &str) -> Result<Box<dyn DriverConnection>, DbErr> {
+        let failed = |error: SqlxError| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error)));
+        let mut connection = <B::Database as Database>::Connection::connect_with(options).await.map_err(failed)?;
+        let rejected = |error: SqlxError| match error {
+            SqlxError::Database(_) => DbErr::Exec(RuntimeErr::SqlxError(Arc::new(error))),
+            error => failed(error),
         };
-        connected.await.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))
+        run_settings::<B>(&mut connection, settings).await.map_err(rejected)?;
+        run_settings::<B>(&mut connection, B::SESSION_SETTINGS.unwrap_or_default()).await.map_err(failed)?;
+        Ok(Box::new(SqlxConnection::<B>::Own(connection)))
     }
 
-    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions) -> DatabaseConnection {
+    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions, settings: String) -> DatabaseConnection {
         let test_if_idle_for = pool.get_test_before_acquire_if_idle_for();
         let mut pool = B::pool_options(pool.sqlx_pool_options::<B::Database>(), &options);
-        if let Some(settings) = B::SESSION_SETTINGS {
+        if let Some(own) = B::SESSION_SETTINGS {
+            let settings: Arc<str> = settings.into();
             pool = pool.after_connect(move |connection, _| {
-                Box::pin(async move { connection.execute(settings).await.map(drop) })
+                let settings = settings.clone();
+                Box::pin(async move {
+                    run_settings::<B>(connection, &settings).await?;
+                    run_settings::<B>(connection, own).await
+                })
             });
             // sqlx's own test of a connection waits for as long as the operating system does.
             pool = pool.before_acquire(move |connection, is| {
@@ -214,6 +248,14 @@ where
         pool.connect_lazy_with(options).into()
     }
 
+    fn redirect(pool: &DatabaseConnection, options: Self::Options) {
+        B::pool(pool).set_connect_options(options);
+    }
+
+    fn pool_options(pool: &DatabaseConnection) -> Self::Options {
+        (*B::pool(pool).connect_options()).clone()
+    }
+
     fn owns(pool: &DatabaseConnection) -> bool {
         B::owns(pool)
     }
@@ -221,12 +263,19 @@ where
     fn sibling_pool(pool: &DatabaseConnection) -> Option<DatabaseConnection> {
         let pool = B::pool(pool);
         let options = pool.connect_options();
-        (!B::ends_with_pool(&options)).then(|| pool.options().clone().connect_lazy_with((*options).clone()).into())
+        // It makes the connections that a service needs, and no others.
+        let opened = pool.options().clone().min_connections(0);
+        (!B::ends_with_pool(&options)).then(|| opened.connect_lazy_with((*options).clone()).into())
     }
 
     fn pool_limits(pool: &DatabaseConnection) -> PoolLimits {
         let options = B::pool(pool).options();
-        PoolLimits { max_connections: options.get_max_connections(), acquire_timeout: options.get_acquire_timeout() }
+        PoolLimits {
+            max_connections: options.get_max_connections(),
+            acquire_timeout: options.get_acquire_timeout(),
+            idle_timeout: options.get_idle_timeout(),
+            max_lifetime: options.get_max_lifetime(),
+        }
     }
 
     fn files(pool: &DatabaseConnection) -> Option<Arc<dyn DatabaseFiles>> {
@@ -237,7 +286,7 @@ where
         let pool = B::pool(pool).clone();
         let acquired = async move {
             let connection = pool.acquire().await.map_err(acquire_error)?;
-            Ok(Box::new(SqlxConnection::<B>(connection)) as Box<dyn DriverConnection>)
+            Ok(Box::new(SqlxConnection::<B>::Pooled(connection)) as Box<dyn DriverConnection>)
         };
         // The pool closes a connection when the future is dropped during its test. A connection that can be kept must
         // not be lost that way.
@@ -258,8 +307,36 @@ where
     }
 }
 
-/// A connection out of sqlx's pool.
-struct SqlxConnection<B: SqlxBackend>(PoolConnection<B::Database>);
+/// Runs statements, if there are any, on a new connection.
+async fn run_settings<B: SqlxBackend>(
+    connection: &mut <B::Database as Database>::Connection,
+    settings: &str,
+) -> Result<(), SqlxError>
+where
+    for<'c> &'c mut <B::Database as Database>::Connection: Executor<'c, Database = B::Database>,
+{
+    if settings.is_empty() {
+        return Ok(());
+    }
+    connection.execute(sqlx::AssertSqlSafe(settings)).await.map(drop)
+}
+
+/// A connection of sqlx's.
+enum SqlxConnection<B: SqlxBackend> {
+    /// Out of a pool.
+    Pooled(PoolConnection<B::Database>),
+    /// In no pool.
+    Own(<B::Database as Database>::Connection),
+}
+
+impl<B: SqlxBackend> SqlxConnection<B> {
+    fn get(&mut self) -> &mut <B::Database as Database>::Connection {
+        match self {
+            Self::Pooled(connection) => connection,
+            Self::Own(connection) => connection,
+        }
+    }
+}
 
 #[async_trait]
 impl<B: SqlxBackend> DriverConnection for SqlxConnection<B>
@@ -271,7 +348,7 @@ where
     async fn run(&mut self, statement: Statement, on_row: &mut (dyn FnMut(QueryResult) + Send)) -> Result<u64, DbErr> {
         let values = statement.values.unwrap_or_else(|| Values(Vec::new()));
         let query = sqlx::query_with(sqlx::AssertSqlSafe(statement.sql), SqlxValues(values));
-        let mut answers = (&mut *self.0).fetch_many(query);
+        let mut answers = self.get().fetch_many(query);
         let mut changed = 0;
         while let Some(answer) = answers.try_next().await.map_err(query_error)? {
             match answer {
@@ -283,15 +360,30 @@ where
     }
 
     async fn simple_query(&mut self, sql: &'static str) -> Result<(), DbErr> {
-        sqlx::raw_sql(sql).execute(&mut *self.0).await.map(drop).map_err(query_error)
+        sqlx::raw_sql(sql).execute(self.get()).await.map(drop).map_err(query_error)
     }
 
     async fn ping(&mut self) -> Result<(), DbErr> {
-        self.0.ping().await.map_err(query_error)
+        self.get().ping().await.map_err(query_error)
+    }
+
+    fn detach(self: Box<Self>) -> Box<dyn DriverConnection> {
+        Box::new(match *self {
+            Self::Pooled(connection) => Self::Own(connection.detach()),
+            own @ Self::Own(_) => own,
+        })
+    }
+
+    async fn end(self: Box<Self>) -> Result<(), DbErr> {
+        let ended = match *self {
+            Self::Pooled(connection) => connection.close().await,
+            Self::Own(connection) => connection.close().await,
+        };
+        ended.map_err(query_error)
     }
 
     fn close(self: Box<Self>) {
-        drop(self.0.detach());
+        drop(self.detach());
     }
 }
 

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use sea_orm::{DatabaseConnection, QueryResult, Statement, Value};
 use tokio::time::{Instant, sleep_until};
 
+use super::connections::Connections;
 use super::deadline::{self, DatabaseClock};
 use super::dialect::Dialect;
-use super::driver::{DatabaseFiles, Driver};
+use super::driver::DatabaseFiles;
 use super::error::{StatementError, autocommit_error, commit_error, statement_error};
 use super::executor::{Executor, TransactionBody};
-use super::pool::Pool;
+use super::pool::{ConnectionGuard, Pool};
 use super::statement::unless_duplicate;
 use super::timeout::StatementTimeout;
 use crate::{BackendErrorKind, Error, Result};
 
 /// A database that a service reaches through a pool.
 pub(crate) struct Database<D: Dialect> {
-    driver_pool: DatabaseConnection,
     pool: Pool<D>,
     statement_timeout: StatementTimeout,
     clock: DatabaseClock<D>,
@@ -25,32 +25,42 @@ pub(crate) struct Database<D: Dialect> {
 
 impl<D: Dialect> Database<D> {
     pub(crate) fn new(
-        driver_pool: DatabaseConnection,
+        connections: Connections<D>,
         files: Option<Arc<dyn DatabaseFiles>>,
         statement_timeout: StatementTimeout,
     ) -> Self {
-        let pool = Pool::new(driver_pool.clone(), files, statement_timeout);
-        Self { pool, driver_pool, statement_timeout, clock: DatabaseClock::new() }
+        let pool = Pool::new(connections, files, statement_timeout);
+        Self { pool, statement_timeout, clock: DatabaseClock::new() }
     }
 
     /// The same database, with another timeout.
     pub(crate) fn with_statement_timeout(&self, statement_timeout: StatementTimeout) -> Self {
-        Self::new(self.driver_pool.clone(), self.pool.files().cloned(), statement_timeout)
+        let pool = self.pool.with_statement_timeout(statement_timeout);
+        Self { pool, statement_timeout, clock: DatabaseClock::new() }
     }
 
     /// sea-orm's pool.
     pub(crate) fn pool(&self) -> &DatabaseConnection {
-        &self.driver_pool
+        self.pool.connections().driver_pool()
     }
 
     pub(crate) fn statement_timeout(&self) -> StatementTimeout {
         self.statement_timeout
     }
 
+    pub(crate) fn max_connections(&self) -> u32 {
+        self.pool.connections().limits().max_connections
+    }
+
+    /// Takes a connection.
+    pub(crate) async fn acquire(&self) -> Result<ConnectionGuard<'_, D>, StatementError> {
+        self.pool.acquire().await
+    }
+
     /// How many batches of writes may run at once: as many as the dialect allows, but one connection is left to others,
     /// if there are several.
     pub(crate) fn max_concurrent_batches(&self) -> usize {
-        let connections = D::Driver::pool_limits(&self.driver_pool).max_connections;
+        let connections = self.max_connections();
         let others = usize::try_from(connections).unwrap_or(usize::MAX).saturating_sub(1).max(1);
         D::MAX_CONCURRENT_BATCHES.min(others)
     }
@@ -132,9 +142,13 @@ impl<D: Dialect> Database<D> {
         self.pool.check_open_files().map_err(|error| statement_error::<D>("connect", error))
     }
 
-    /// Closes the pool.
+    /// Closes all connections, and sea-orm's pool.
     pub(crate) async fn close(&self) -> Result<()> {
-        let closed = self.statement_timeout.limit(async { Ok(self.driver_pool.close_by_ref().await?) }).await;
+        let closed = async {
+            self.pool.close().await;
+            Ok(self.pool().close_by_ref().await?)
+        };
+        let closed = self.statement_timeout.limit(closed).await;
         closed.map_err(|error: StatementError| statement_error::<D>("close", error))
     }
 }

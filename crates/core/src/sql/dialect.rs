@@ -90,6 +90,10 @@ pub trait Dialect: Send + Sync + 'static {
     /// change does. `None` where there is nothing to wait for, or where every commit waits.
     const AWAIT_STANDBYS: Option<&'static str> = None;
 
+    /// The query for what a server is: one row with one text, [`PRIMARY`](super::PRIMARY), [`STANDBY`](super::STANDBY)
+    /// or [`READ_ONLY`](super::READ_ONLY). `None` where a database accepts writes or is broken.
+    const ROLE_QUERY: Option<&'static str> = None;
+
     /// Whether one server of such a database may be behind another one.
     const MAY_LAG: bool = true;
 
@@ -150,6 +154,12 @@ pub trait Dialect: Send + Sync + 'static {
     /// [`database_query`](Self::database_query) gave different texts, so it may take longer.
     fn cluster_query(tables: &Tables) -> Option<String> {
         Self::database_query(tables)
+    }
+
+    /// The statement that sets a setting of a connection. The value has no backslash and no control character. `None`
+    /// where there is no server.
+    fn session_setting(_name: &str, _value: &str) -> Option<String> {
+        None
     }
 
     /// How a caller begins a transaction for the operations of

@@ -10,15 +10,20 @@ use sea_orm::prelude::DateTime;
 use sea_orm::{ColIdx, ConnAcquireErr, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Statement};
 use tokio::runtime::Handle;
 
+use super::target::{Address, UrlOptions};
 use crate::{BackendErrorKind, Error, Result, Timestamp};
 
-/// The size of a pool, and its timeout.
+/// The size of a pool, and its times.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolLimits {
     /// The largest number of connections.
     pub max_connections: u32,
     /// How long a caller waits for a connection.
     pub acquire_timeout: Duration,
+    /// How long a connection is kept that nobody uses; `None` for any time.
+    pub idle_timeout: Option<Duration>,
+    /// How long a connection is kept in all; `None` for any time.
+    pub max_lifetime: Option<Duration>,
 }
 
 /// The files of a database in this process, as they were when a service connected.
@@ -88,11 +93,21 @@ pub trait Driver: Send + Sync + 'static {
         false
     }
 
+    /// Whether the server refused a connection because it has too many.
+    fn has_too_many_clients(_error: &RuntimeErr) -> bool {
+        false
+    }
+
     /// The driver's options for `url`, with the settings that the algorithms need.
     ///
     /// # Errors
     /// [`Error::Invalid`] without the URL, which may hold a password.
-    fn options(url: &str) -> Result<Self::Options>;
+    fn options(url: &str) -> Result<UrlOptions<Self::Options>>;
+
+    /// The same options, for another server.
+    fn at(options: Self::Options, _address: &Address) -> Self::Options {
+        options
+    }
 
     /// Where `options` connect to, in words and without a password.
     fn address(options: &Self::Options) -> String;
@@ -102,14 +117,20 @@ pub trait Driver: Send + Sync + 'static {
         None
     }
 
-    /// Connects once, and closes the connection.
+    /// Opens a connection that is in no pool, and runs `settings` on it: statements, perhaps none.
     ///
     /// # Errors
-    /// The driver's own.
-    async fn try_connect(options: &Self::Options) -> Result<(), DbErr>;
+    /// The driver's own: [`DbErr::Exec`] if the server rejects the settings, else [`DbErr::Conn`].
+    async fn connect(options: &Self::Options, settings: &str) -> Result<Box<dyn DriverConnection>, DbErr>;
 
-    /// A pool that connects on first use.
-    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions) -> DatabaseConnection;
+    /// A pool that connects on first use, and runs `settings` on each connection: statements, perhaps none.
+    fn open_pool(options: Self::Options, pool: sea_orm::ConnectOptions, settings: String) -> DatabaseConnection;
+
+    /// Lets a pool open its next connections with other options.
+    fn redirect(pool: &DatabaseConnection, options: Self::Options);
+
+    /// The options that a pool opens its connections with.
+    fn pool_options(pool: &DatabaseConnection) -> Self::Options;
 
     /// Whether `pool` is one of this driver's, on such a database. The other functions panic for any other.
     fn owns(pool: &DatabaseConnection) -> bool;
@@ -155,7 +176,7 @@ pub fn in_range(time: DateTime) -> Result<Timestamp, DbErr> {
     Timestamp::try_from(time).map_err(|error| DbErr::Type(error.to_string()))
 }
 
-/// A connection of the driver's, out of a pool. Dropping it returns it to the pool.
+/// A connection of the driver's. Dropping one that is out of a pool returns it to the pool.
 #[async_trait]
 pub trait DriverConnection: Send {
     /// Runs a statement, calls `on_row` with each row as it arrives, and returns the number of rows it changed.
@@ -175,6 +196,15 @@ pub trait DriverConnection: Send {
     /// # Errors
     /// The driver's own.
     async fn ping(&mut self) -> Result<(), DbErr>;
+
+    /// Takes the connection out of its pool for good, and frees its place there.
+    fn detach(self: Box<Self>) -> Box<dyn DriverConnection>;
+
+    /// Notifies the server, and closes the connection.
+    ///
+    /// # Errors
+    /// The driver's own.
+    async fn end(self: Box<Self>) -> Result<(), DbErr>;
 
     /// Closes the connection without notifying the server, and frees its place in the pool. A graceful close could
     /// block on a server that no longer answers.

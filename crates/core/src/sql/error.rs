@@ -23,6 +23,12 @@ pub(crate) enum StatementError {
         /// The server's limit, in bytes.
         limit: u64,
     },
+    /// None of the servers that answered is the one that the URL asks for.
+    #[error("no server that answers is {wanted}, as target_session_attrs asks")]
+    OtherServer {
+        /// The value of the parameter.
+        wanted: &'static str,
+    },
     /// The database's files were deleted or replaced: this is what happened.
     #[error("{0}; anything written since then is lost: restore the file and connect again")]
     LostFiles(String),
@@ -38,7 +44,7 @@ impl StatementError {
     pub(crate) fn into_source(self) -> Box<dyn std::error::Error + Send + Sync> {
         match self {
             Self::Database(error) => error.into(),
-            Self::Timeout | Self::TooLarge { .. } | Self::LostFiles(_) => self.into(),
+            Self::Timeout | Self::TooLarge { .. } | Self::OtherServer { .. } | Self::LostFiles(_) => self.into(),
         }
     }
 
@@ -54,9 +60,9 @@ impl StatementError {
 /// What an error means, whether the driver or the pool reported it.
 pub(crate) fn classify<D: Dialect>(error: &StatementError) -> BackendErrorKind {
     match error {
-        StatementError::Timeout | StatementError::Database(DbErr::ConnectionAcquire(_)) => {
-            BackendErrorKind::Unavailable
-        }
+        StatementError::Timeout
+        | StatementError::OtherServer { .. }
+        | StatementError::Database(DbErr::ConnectionAcquire(_)) => BackendErrorKind::Unavailable,
         StatementError::TooLarge { .. } => BackendErrorKind::TooLarge,
         StatementError::Database(DbErr::Conn(error) | DbErr::Exec(error) | DbErr::Query(error)) => {
             D::Driver::classify(error)
@@ -94,7 +100,7 @@ fn advice<D: Dialect>(error: &StatementError, kind: BackendErrorKind) -> Option<
         return Some(advice.to_owned());
     }
     match (error, kind) {
-        (StatementError::LostFiles(_), _) => Some(error.to_string()),
+        (StatementError::LostFiles(_) | StatementError::OtherServer { .. }, _) => Some(error.to_string()),
         (_, BackendErrorKind::Schema) => {
             Some("a table or column is missing; `seabed-migrate verify` says what to do".to_owned())
         }

@@ -5,15 +5,19 @@
 //!
 //! - `service`: the service itself, and the traits it implements;
 //! - `op/`: the operations;
-//! - `identity`, for a caller's transaction;
+//! - `identity`, for a caller's transaction, and `schema/check`, which runs at connect;
 //! - `database`: transactions and single statements;
 //! - `deadline`, for a write that is one statement;
 //! - `pool`, and `write/`, the write path, which knows no operation;
-//! - `executor` (where statements run), `timeout`, `statement`, `options`, and `schema/check`, which runs at connect;
+//! - `connections` (where those of a pool come from), and `options`;
+//! - `servers`: connecting to one of several;
+//! - `executor` (where statements run), `timeout`, `statement`;
 //! - `error`, `decode` (from rows to values), and `schema/columns`, `layout` and `risks`;
 //! - `dialect`;
-//! - `driver`, `tables` and `schema/dialect`.
+//! - `driver`, `tables` and `schema/dialect`;
+//! - `target`: which server a URL asks for.
 
+mod connections;
 mod database;
 mod deadline;
 mod decode;
@@ -26,9 +30,11 @@ mod op;
 mod options;
 mod pool;
 mod schema;
+mod servers;
 mod service;
 mod statement;
 mod tables;
+mod target;
 mod timeout;
 mod write;
 
@@ -44,4 +50,5 @@ pub use schema::risks::{FoundRisk, risks};
 pub use service::SqlSessionService;
 pub use statement::{event_columns, event_key_columns, is_not_being_deleted};
 pub use tables::{Tables, own_table_names};
+pub use target::{Address, PRIMARY, READ_ONLY, STANDBY, TargetServer, UrlOptions};
 pub use timeout::answers;

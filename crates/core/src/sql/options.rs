@@ -8,17 +8,17 @@ use sea_orm::{DatabaseConnection, DbErr};
 
 use super::dialect::Dialect;
 use super::driver::{Driver, in_runtime};
-use super::error::classify;
+use super::error::{StatementError, classify};
 use super::schema::dialect::SchemaRisk;
+use super::servers::{Servers, end};
 use super::tables::Tables;
+use super::target::{Address, TargetServer, UrlOptions};
 use crate::event::adk_check::AdkCheck;
 use crate::{BackendError, BackendErrorKind, Error, Result};
 
 /// How long an operation waits for a connection, pooled or new. A server that restarts is back sooner; callers learn
 /// within seconds that a server is down.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon a connection is tried again while others are in the way.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Twice the cores of a small server, and a tenth of what PostgreSQL admits by default.
 const MAX_CONNECTIONS: u32 = 10;
 /// A connection that was idle for longer is tested before its next use. Testing each time would cost every operation a
@@ -36,6 +36,8 @@ pub struct ServiceOptions {
     pub(super) statement_timeout: Option<Duration>,
     /// `None` for the statement timeout.
     pub(super) timeout: Option<Duration>,
+    /// `None` for the usual.
+    pub(super) failover_patience: Option<Duration>,
     pub(super) shares_pool: bool,
     /// `None` for the default.
     pub(super) max_state_bytes: Option<usize>,
@@ -95,6 +97,15 @@ impl ServiceOptions {
         self
     }
 
+    /// Lets operations wait for a server that is gone for as long as a failover takes: each is tried again until
+    /// `patience` is over, where it would otherwise end in [`Unavailable`](BackendErrorKind::Unavailable) after a few
+    /// seconds. The limit on a call is as long at least, unless [`with_timeout`](Self::with_timeout) sets it; a call
+    /// never exceeds that one. While a write waits, others that queue up behind it wait too.
+    pub fn with_failover_patience(mut self, patience: Duration) -> Self {
+        self.failover_patience = Some(patience);
+        self
+    }
+
     /// Sets the limit on the state of a session, an app or a user: bytes of JSON text, 4 MiB by default, which every
     /// database can read back with its default settings. A write after which a state would be larger is refused with
     /// [`TooLarge`](BackendErrorKind::TooLarge), and stores nothing. (In your own transaction part of it may be there: roll
@@ -143,14 +154,30 @@ impl ServiceOptions {
 /// service uses it.
 ///
 /// Parsed from a URL: `url.parse::<ConnectOptions<_>>()`.
-#[derive(Clone)]
 pub struct ConnectOptions<D: Dialect> {
-    /// The driver's options: host, credentials, TLS, and what the dialect sets.
+    /// The driver's options: host, credentials, TLS, and what the dialect sets. They are for all servers that a URL
+    /// names; the host and the port are those of the first.
     pub driver: <D::Driver as Driver>::Options,
+    others: Vec<Address>,
+    target: TargetServer,
+    session_settings: Vec<(String, String)>,
     /// The pool's options: number of connections and timeouts. Its URL is not used.
     pub pool: sea_orm::ConnectOptions,
     /// How the service uses the database.
     pub service: ServiceOptions,
+}
+
+impl<D: Dialect> Clone for ConnectOptions<D> {
+    fn clone(&self) -> Self {
+        Self {
+            driver: self.driver.clone(),
+            others: self.others.clone(),
+            target: self.target,
+            session_settings: self.session_settings.clone(),
+            pool: self.pool.clone(),
+            service: self.service.clone(),
+        }
+    }
 }
 
 impl<D: Dialect> FromStr for ConnectOptions<D> {
@@ -166,7 +193,8 @@ impl<D: Dialect> FromStr for ConnectOptions<D> {
         let mut pool = sea_orm::ConnectOptions::new("");
         pool.max_connections(MAX_CONNECTIONS).acquire_timeout(ACQUIRE_TIMEOUT);
         pool.test_before_acquire_if_idle_for(TEST_IF_IDLE_FOR);
-        Ok(Self { driver: D::Driver::options(url.trim())?, pool, service: ServiceOptions::new() })
+        let UrlOptions { options: driver, others, target } = D::Driver::options(url.trim())?;
+        Ok(Self { driver, others, target, session_settings: Vec::new(), pool, service: ServiceOptions::new() })
     }
 }
 
@@ -195,7 +223,24 @@ impl<D: Dialect> ConnectOptions<D> {
         self
     }
 
-    /// Sets the largest number of connections; 10 by default.
+    /// Sets settings of the server on each new connection, as `("wsrep_sync_wait", "1")` on a Galera cluster, in the
+    /// order given. Seabed's own settings come after them. A pooler that gives connections of the server's to several
+    /// clients in turn must not stand in between.
+    ///
+    /// A name consists of ASCII letters, digits, underscores and dots, and a value holds no backslash and no control
+    /// character; [`open`](Self::open) refuses others with [`Invalid`](Error::Invalid), and all of them for SQLite, whose
+    /// pragmas [`with_driver`](Self::with_driver) sets. It fails with
+    /// [`Unexpected`](BackendErrorKind::Unexpected) if the server rejects a setting.
+    pub fn with_session_settings<N: Into<String>, V: Into<String>>(
+        mut self,
+        settings: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        self.session_settings.extend(settings.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self
+    }
+
+    /// Sets the largest number of connections; 10 by default. Connections are opened when they are needed: a service
+    /// with one writer at a time has one.
     pub fn with_max_connections(mut self, count: u32) -> Self {
         self.pool.max_connections(count);
         self
@@ -233,6 +278,11 @@ impl<D: Dialect> ConnectOptions<D> {
         self.with_service(|service| service.with_timeout(timeout))
     }
 
+    /// See [`ServiceOptions::with_failover_patience`].
+    pub fn with_failover_patience(self, patience: Duration) -> Self {
+        self.with_service(|service| service.with_failover_patience(patience))
+    }
+
     /// See [`ServiceOptions::with_max_state_bytes`].
     pub fn with_max_state_bytes(self, bytes: usize) -> Self {
         self.with_service(|service| service.with_max_state_bytes(bytes))
@@ -254,51 +304,87 @@ impl<D: Dialect> ConnectOptions<D> {
     }
 
     /// Opens a pool whose connections suit the algorithms. It does not check the tables. It first tries one connection,
-    /// so that a wrong address or password is reported by its cause and not as a timeout of the pool.
+    /// so that a wrong address or password is reported by its cause and not as a timeout of the pool. Of several
+    /// servers, the pool stays with the one that was found; only a service that
+    /// [`connect_with`](super::SqlSessionService::connect_with) returns moves on to another one.
     ///
     /// # Errors
     /// Backend errors of kind [`Unavailable`](BackendErrorKind::Unavailable) for a server that does not answer within
-    /// the acquire timeout, [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses, and
-    /// [`Schema`](BackendErrorKind::Schema) for a file that does not exist.
+    /// the acquire timeout, or has too many clients, [`Unexpected`](BackendErrorKind::Unexpected) for one that refuses,
+    /// and [`Schema`](BackendErrorKind::Schema) for a file that does not exist.
     pub async fn open(self) -> Result<DatabaseConnection> {
+        Ok(self.open_at().await?.0)
+    }
+
+    /// Opens a pool, and returns the servers as well.
+    pub(super) async fn open_at(self) -> Result<(DatabaseConnection, Servers<D>)> {
         in_runtime()?;
         let timeout = self.pool.get_acquire_timeout().unwrap_or(ACQUIRE_TIMEOUT);
-        let address = D::Driver::address(&self.driver);
-        let cannot = |kind, advice: &str| BackendError::new(kind, format!("cannot connect to {address}: {advice}"));
-        match tokio::time::timeout(timeout, connect_once::<D>(&self.driver)).await {
-            Ok(Ok(())) => Ok(D::Driver::open_pool(self.driver, self.pool)),
-            Ok(Err(error)) => {
-                let (kind, advice) = connect_problem::<D>(&self.driver, &error);
-                Err(cannot(kind, &advice).with_source(error).into())
+        let settings = statements::<D>(&self.session_settings)?;
+        let servers = Servers::<D>::new(self.driver, &self.others, self.target, settings.clone());
+        match servers.connect_at_once(timeout).await {
+            Ok(connection) => {
+                end(connection).await;
+                let pool = D::Driver::open_pool(servers.current().clone(), self.pool, settings);
+                Ok((pool, servers))
             }
-            Err(_) => Err(cannot(BackendErrorKind::Unavailable, "no answer in time").into()),
+            Err(error) => {
+                let (kind, advice) = connect_problem::<D>(servers.current(), &error);
+                let message = format!("cannot connect to {}: {advice}", servers.addresses());
+                Err(BackendError::new(kind, message).with_source(error.into_source()).into())
+            }
         }
     }
 }
 
-/// Connects once, as soon as nobody is in the way. Of several that open a new SQLite file, one sets its journal mode,
-/// and SQLite tells the others at once that it is locked.
-async fn connect_once<D: Dialect>(options: &<D::Driver as Driver>::Options) -> Result<(), DbErr> {
-    loop {
-        match D::Driver::try_connect(options).await {
-            Err(error) if classify::<D>(&error.clone().into()) == BackendErrorKind::Contention => {
-                tokio::time::sleep(TRY_AGAIN_AFTER).await;
-            }
-            ended => return ended,
+/// The statements that set settings of a connection.
+fn statements<D: Dialect>(settings: &[(String, String)]) -> Result<String> {
+    let statement = |(name, value): &(String, String)| {
+        let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == '.';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Err(Error::invalid(
+                "session_settings",
+                "a name is not ASCII letters, digits, underscores and dots",
+            ));
         }
-    }
+        if value.contains(|char: char| char == '\\' || char.is_control()) {
+            return Err(Error::invalid("session_settings", format!("{name} has a backslash or a control character")));
+        }
+        D::session_setting(name, value)
+            .ok_or_else(|| Error::invalid("session_settings", "are for servers; SQLite has pragmas (with_driver)"))
+    };
+    settings.iter().map(statement).collect::<Result<Vec<_>>>().map(|statements| statements.join("; "))
 }
 
 /// What the failure of a connection means, and what to do about it.
-fn connect_problem<D: Dialect>(options: &<D::Driver as Driver>::Options, error: &DbErr) -> (BackendErrorKind, String) {
-    if let Some(problem) = D::Driver::connect_problem(options, error) {
+fn connect_problem<D: Dialect>(
+    options: &<D::Driver as Driver>::Options,
+    error: &StatementError,
+) -> (BackendErrorKind, String) {
+    let of_driver = match error {
+        StatementError::Database(DbErr::Conn(error)) => D::Driver::advice(error),
+        _ => None,
+    };
+    if let StatementError::Database(error) = error
+        && let Some(problem) = D::Driver::connect_problem(options, error)
+    {
         return problem;
     }
-    let (kind, advice) = if classify::<D>(&error.clone().into()) == BackendErrorKind::Unavailable {
-        let advice = "is the server up (for SQLite: may the file and its folder be written), and the address right?";
-        (BackendErrorKind::Unavailable, advice)
-    } else {
-        (BackendErrorKind::Unexpected, "check user, password, database name and TLS settings")
+    let kind = classify::<D>(error);
+    let advice = match (error, kind) {
+        (StatementError::OtherServer { .. }, _) => error.to_string(),
+        (StatementError::Database(DbErr::ConnectionAcquire(_)), _) => "no answer in time".to_owned(),
+        (StatementError::Database(DbErr::Exec(_)), _) => {
+            "the server rejects a setting of with_session_settings, or it is none of the session".to_owned()
+        }
+        _ if of_driver.is_some() => of_driver.unwrap_or_default().to_owned(),
+        (_, BackendErrorKind::Contention) => "others keep the database locked".to_owned(),
+        (_, BackendErrorKind::Unavailable) => {
+            "is the server up (for SQLite: may the file and its folder be written), and the address right?".to_owned()
+        }
+        _ => "check user, password, database name and TLS settings".to_owned(),
     };
-    (kind, advice.to_owned())
+    // Contention is that of a SQLite file which others kept locked for as long as a connection is waited for.
+    let may_pass = matches!(kind, BackendErrorKind::Unavailable | BackendErrorKind::Contention);
+    (if may_pass { BackendErrorKind::Unavailable } else { BackendErrorKind::Unexpected }, advice)
 }

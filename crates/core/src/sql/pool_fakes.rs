@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use sea_orm::sea_query::{DynIden, Expr, InsertStatement};
 use sea_orm::{ColIdx, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr, Statement};
 
-use crate::sql::{Column, ColumnProblem, ColumnRole, Dialect, Driver, DriverConnection, PoolLimits, SchemaDialect};
+use crate::sql::{
+    Column, ColumnProblem, ColumnRole, Dialect, Driver, DriverConnection, PoolLimits, SchemaDialect, UrlOptions,
+};
 use crate::{BackendErrorKind, Result};
 
 /// The server of a test, and the driver's pool.
@@ -21,6 +23,8 @@ pub(super) struct Server {
     pub(super) is_silent: bool,
     /// Whether the driver's pool has no connection.
     pub(super) is_exhausted: bool,
+    /// What the server answers to each new connection, the first first: an error, or "ok", as when there is no answer.
+    pub(super) connects: Vec<&'static str>,
     /// What the next BEGIN does, as a statement does.
     pub(super) begin: &'static str,
 }
@@ -34,6 +38,7 @@ thread_local! {
             log: Vec::new(),
             is_silent: false,
             is_exhausted: false,
+            connects: Vec::new(),
             begin: "ok",
         })
     };
@@ -103,29 +108,44 @@ impl<const IS_CANCEL_SAFE: bool> Driver for Fake<IS_CANCEL_SAFE> {
     const CANCEL_SAFE: bool = IS_CANCEL_SAFE;
 
     fn classify(error: &RuntimeErr) -> BackendErrorKind {
-        let is_contention = matches!(error, RuntimeErr::Internal(text) if text == "contention");
-        if is_contention { BackendErrorKind::Contention } else { BackendErrorKind::Unexpected }
+        match error {
+            RuntimeErr::Internal(text) if text == "contention" => BackendErrorKind::Contention,
+            RuntimeErr::Internal(text) if text == "broken" || text == "full" => BackendErrorKind::Unavailable,
+            _ => BackendErrorKind::Unexpected,
+        }
     }
 
-    fn was_rejected(_error: &RuntimeErr) -> bool {
-        true
+    fn has_too_many_clients(error: &RuntimeErr) -> bool {
+        matches!(error, RuntimeErr::Internal(text) if text == "full")
     }
 
-    fn options(_url: &str) -> Result<()> {
-        Ok(())
+    fn was_rejected(error: &RuntimeErr) -> bool {
+        !matches!(error, RuntimeErr::Internal(text) if text == "broken")
+    }
+
+    fn options(_url: &str) -> Result<UrlOptions<()>> {
+        Ok(UrlOptions::single(()))
     }
 
     fn address((): &()) -> String {
         String::new()
     }
 
-    async fn try_connect((): &()) -> Result<(), DbErr> {
-        Ok(())
+    async fn connect((): &(), _settings: &str) -> Result<Box<dyn DriverConnection>, DbErr> {
+        let answer = server(|server| if server.connects.is_empty() { "ok" } else { server.connects.remove(0) });
+        match answer {
+            "ok" => Ok(FakeConnection::open()),
+            error => Err(DbErr::Conn(RuntimeErr::Internal(error.to_owned()))),
+        }
     }
 
-    fn open_pool((): (), _pool: sea_orm::ConnectOptions) -> DatabaseConnection {
+    fn open_pool((): (), _pool: sea_orm::ConnectOptions, _settings: String) -> DatabaseConnection {
         DatabaseConnection::default()
     }
+
+    fn redirect(_pool: &DatabaseConnection, (): ()) {}
+
+    fn pool_options(_pool: &DatabaseConnection) {}
 
     fn owns(_pool: &DatabaseConnection) -> bool {
         true
@@ -137,18 +157,19 @@ impl<const IS_CANCEL_SAFE: bool> Driver for Fake<IS_CANCEL_SAFE> {
 
     fn pool_limits(_pool: &DatabaseConnection) -> PoolLimits {
         let max_connections = server(|server| server.max_connections);
-        PoolLimits { max_connections, acquire_timeout: Duration::from_secs(8) }
+        PoolLimits {
+            max_connections,
+            acquire_timeout: Duration::from_secs(8),
+            idle_timeout: Some(Duration::from_mins(10)),
+            max_lifetime: Some(Duration::from_mins(30)),
+        }
     }
 
     async fn acquire(_pool: &DatabaseConnection) -> Result<Box<dyn DriverConnection>, DbErr> {
         if server(|server| server.is_exhausted) {
             pending::<()>().await;
         }
-        let id = server(|server| {
-            server.opened += 1;
-            server.opened
-        });
-        Ok(Box::new(FakeConnection { id, is_closed: false }))
+        Ok(FakeConnection::open())
     }
 
     fn text(_row: &QueryResult, _index: impl ColIdx) -> Result<Option<&str>, DbErr> {
@@ -158,15 +179,24 @@ impl<const IS_CANCEL_SAFE: bool> Driver for Fake<IS_CANCEL_SAFE> {
 
 struct FakeConnection {
     id: usize,
-    is_closed: bool,
+    /// What happens to it when it is dropped.
+    fate: &'static str,
 }
 
 impl FakeConnection {
+    fn open() -> Box<dyn DriverConnection> {
+        let id = server(|server| {
+            server.opened += 1;
+            server.opened
+        });
+        Box::new(Self { id, fate: "returned" })
+    }
+
     /// Logs a statement. One that is named so fails or hangs.
     async fn execute(&self, sql: &str, does: &str) -> Result<(), DbErr> {
         log(self.id, sql);
         match does {
-            "contention" | "failure" => Err(DbErr::Exec(RuntimeErr::Internal(does.to_owned()))),
+            "contention" | "failure" | "broken" => Err(DbErr::Exec(RuntimeErr::Internal(does.to_owned()))),
             "hang" => pending().await,
             _ => Ok(()),
         }
@@ -189,13 +219,23 @@ impl DriverConnection for FakeConnection {
         self.execute("ping", does).await
     }
 
+    fn detach(mut self: Box<Self>) -> Box<dyn DriverConnection> {
+        self.fate = "dropped";
+        self
+    }
+
+    async fn end(mut self: Box<Self>) -> Result<(), DbErr> {
+        self.fate = "ended";
+        Ok(())
+    }
+
     fn close(mut self: Box<Self>) {
-        self.is_closed = true;
+        self.fate = "closed";
     }
 }
 
 impl Drop for FakeConnection {
     fn drop(&mut self) {
-        log(self.id, if self.is_closed { "closed" } else { "returned" });
+        log(self.id, self.fate);
     }
 }

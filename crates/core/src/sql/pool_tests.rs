@@ -2,6 +2,8 @@
 
 #[path = "pool_fakes.rs"]
 mod fakes;
+#[path = "pool_own_tests.rs"]
+mod own;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,16 @@ use tokio::time::Instant;
 
 use self::fakes::{Embedded, Networked, events, server};
 use super::{ConnectionGuard, Pool};
+use crate::sql::connections::Connections;
 use crate::sql::error::StatementError;
 use crate::sql::executor::Executor as _;
 use crate::sql::timeout::StatementTimeout;
 use crate::sql::{DatabaseFiles, Dialect};
 
+/// A pool on connections that others use in turn.
 fn pool<D: Dialect>() -> Pool<D> {
-    Pool::new(DatabaseConnection::default(), None, StatementTimeout(Duration::from_secs(5)))
+    let shared = Connections::out_of_shared(DatabaseConnection::default());
+    Pool::new(shared, None, StatementTimeout(Duration::from_secs(5)))
 }
 
 fn statement(sql: &str) -> Statement {
@@ -253,8 +258,8 @@ impl DatabaseFiles for Gone {
 #[tokio::test(start_paused = true)]
 async fn a_commit_to_lost_files_is_an_error() {
     let is_lost = |ran| matches!(ran, Err(StatementError::LostFiles(_)));
-    let (connections, timeout) = (DatabaseConnection::default(), StatementTimeout(Duration::from_secs(5)));
-    let pool = Pool::<Embedded>::new(connections, Some(Arc::new(Gone)), timeout);
+    let connections = Connections::out_of_shared(DatabaseConnection::default());
+    let pool = Pool::<Embedded>::new(connections, Some(Arc::new(Gone)), StatementTimeout(Duration::from_secs(5)));
     let guard = pool.begin().await.expect("a connection");
     assert!(is_lost(guard.end("COMMIT").await.map(|()| 0)));
     assert!(is_lost(pool.run_checked(|| Some(statement("a")), &mut |_| ()).await));
@@ -290,7 +295,7 @@ fn a_connection_comes_back_while_its_runtime_ends() {
         let pool = pool::<Embedded>();
         let guard = pool.begin().now_or_never().expect("no wait").expect("a connection");
         guard.release();
-        ended.send(super::lock(&pool.cache).has_reaper).expect("the test waits");
+        ended.send(super::lock(&pool.shared.cache).has_reaper).expect("the test waits");
     });
     assert_eq!(has_ended.recv_timeout(Duration::from_secs(20)), Ok(false), "a task that never ran counts as running");
 }

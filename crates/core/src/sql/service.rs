@@ -13,10 +13,11 @@ use async_trait::async_trait;
 use sea_orm::DatabaseConnection;
 use tracing::Instrument;
 
+use super::connections::Connections;
 use super::database::Database;
 use super::dialect::Dialect;
 use super::driver::{Driver, in_runtime};
-use super::error::StatementError;
+use super::error::{StatementError, statement_error};
 use super::executor::Executor;
 use super::identity::DatabaseIdentity;
 use super::op::Sql;
@@ -114,10 +115,17 @@ impl<D: Dialect> SqlSessionService<D> {
     /// # Errors
     /// Those of [`connect`](Self::connect), and [`Invalid`](Error::Invalid) for a schema or a table prefix that is not
     /// a plain word.
-    pub async fn connect_with(options: ConnectOptions<D>) -> Result<Self> {
+    pub async fn connect_with(mut options: ConnectOptions<D>) -> Result<Self> {
         let service = options.service.clone();
         service.tables.check()?;
-        Self::on_pool(options.open().await?, service, false).await
+        if !D::Driver::CANCEL_SAFE {
+            // The pool is for others. The service opens its own connections when it needs them.
+            options.pool.min_connections(0);
+        }
+        let (pool, servers) = options.open_at().await?;
+        let connections = Connections::to_servers(pool, servers);
+        let is_lone = connections.limits().max_connections == 1;
+        Self::on(connections, service, is_lone).await
     }
 
     /// Opens a pool like yours: to the same database, with the same options and hooks, and up to as many connections
@@ -153,30 +161,41 @@ impl<D: Dialect> SqlSessionService<D> {
             return Err(Error::invalid("connection", format!("is not a pool of this driver for {:?}", D::BACKEND)));
         }
         let sibling = if options.shares_pool { None } else { D::Driver::sibling_pool(&connection) };
-        let is_sibling = sibling.is_some();
-        let pool = sibling.unwrap_or(connection);
-        let service = Self::on_pool(pool.clone(), options, is_sibling).await;
-        if service.is_err() && is_sibling {
+        let Some(sibling) = sibling else {
+            let is_lone = D::Driver::pool_limits(&connection).max_connections == 1;
+            return Self::on(Connections::out_of_shared(connection), options, is_lone).await;
+        };
+        let service = Self::on(Connections::out_of_sibling(sibling.clone()), options, false).await;
+        if service.is_err() {
             // Nobody will use it, and its connections may keep others from the database's file.
             let _: Result<_, StatementError> =
-                StatementTimeout::CLEANUP.limit(async { Ok(pool.close_by_ref().await?) }).await;
+                StatementTimeout::CLEANUP.limit(async { Ok(sibling.close_by_ref().await?) }).await;
         }
         service
     }
 
-    async fn on_pool(connection: DatabaseConnection, options: ServiceOptions, is_sibling: bool) -> Result<Self> {
+    /// `is_lone` says that no other connection of this process uses the database.
+    async fn on(connections: Connections<D>, options: ServiceOptions, is_lone: bool) -> Result<Self> {
         let ServiceOptions { tables, accepted_risks, max_state_bytes, max_session_bytes, adk_check, .. } = options;
         let timeout = StatementTimeout(options.statement_timeout.unwrap_or(D::Driver::STATEMENT_TIMEOUT));
         // Before the first connection, so that a file that is replaced meanwhile is noticed.
-        let files = D::Driver::files(&connection);
-        let is_lone = !is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;
-        let checked = check_schema::<D>(&connection, &tables, &accepted_risks, timeout, is_lone).await?;
+        let files = D::Driver::files(connections.driver_pool());
+        let database = Database::new(connections, files, timeout);
+        let checked = check_schema(&database, &tables, &accepted_risks, is_lone).await?;
         let max_state_bytes = max_state_bytes.unwrap_or(DEFAULT_MAX_STATE_BYTES);
         let deletes_own_rows = checked.has_own_tables && !D::ENFORCES_FOREIGN_KEYS;
         let fast_paths = !checked.risks.contains(&SchemaRisk::OtherServer);
-        let max_session_bytes = max_session_bytes.unwrap_or(DEFAULT_MAX_SESSION_BYTES);
-        let settings = Settings { fast_paths, max_state_bytes, max_session_bytes, adk_check, deletes_own_rows };
-        let database = Database::new(connection, files, timeout);
+        // The settings of a session may make it read-only as well.
+        let may_be_read_only = [SchemaRisk::ReadOnlyServer, SchemaRisk::SessionSettings];
+        let settings = Settings {
+            fast_paths,
+            max_state_bytes,
+            max_session_bytes: max_session_bytes.unwrap_or(DEFAULT_MAX_SESSION_BYTES),
+            adk_check,
+            deletes_own_rows,
+            failover_patience: options.failover_patience,
+            may_be_read_only: may_be_read_only.iter().any(|risk| checked.risks.contains(risk)),
+        };
         database.check_files()?;
         let identity = Arc::new(DatabaseIdentity::of(&database, &tables).await?);
         let service = Self::assemble(Arc::new(SystemClock), Arc::new(UuidV7), identity, database, tables, settings);
@@ -285,17 +304,20 @@ impl<D: Dialect> SqlSessionService<D> {
         DeleteOp { sql: self.sql.delete.clone(), request, is_next_step: false }
     }
 
+    /// The limit on a call.
     fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(self.context.database.statement_timeout().0)
+        let patience = self.context.settings.failover_patience.unwrap_or_default();
+        self.timeout.unwrap_or(self.context.database.statement_timeout().0.max(patience))
     }
 
     async fn submit<O: WriteOp<Context<D>>>(&self, op: O) -> Result<O::Outcome> {
+        self.context.check_writable(O::NAME).await?;
         self.writer.submit(op, self.timeout()).await
     }
 
     /// Repeats a read while another attempt may end differently, and ends it at the limit on a call.
     async fn read<T, F: Future<Output = Result<T>>>(&self, operation: &'static str, read: impl Fn() -> F) -> Result<T> {
-        let read = tokio::time::timeout(self.timeout(), retry(read)).await;
+        let read = tokio::time::timeout(self.timeout(), retry(self.context.settings.failover_patience, read)).await;
         read.unwrap_or_else(|_| {
             let message = format!("{operation} got no answer within the time limit of the call");
             Err(BackendError::new(BackendErrorKind::Unavailable, message).into())
@@ -387,9 +409,11 @@ impl<D: Dialect> SessionService for SqlSessionService<D> {
         traced::<D, _>("check_health", async {
             let Context { database, tables, .. } = &*self.context;
             let row = database.query_one_checked(version_query::<D>(tables));
-            let row: Result<_, StatementError> =
-                StatementTimeout(HEALTH_CHECK_TIMEOUT.min(self.timeout())).limit(row).await;
-            check_version::<D>(tables, row)
+            let within = HEALTH_CHECK_TIMEOUT.min(self.timeout());
+            let row: Result<_, StatementError> = StatementTimeout(within).limit(row).await;
+            check_version::<D>(tables, row)?;
+            let role = tokio::time::timeout(within, self.context.check_role("check_health")).await;
+            role.unwrap_or_else(|_| Err(statement_error::<D>("check_health", StatementError::Timeout)))
         })
         .await
     }

@@ -14,7 +14,8 @@ class BackendError(Exception):
     """The database, the connection to it, or a stored row is at fault.
 
     Attributes:
-        kind: `contention`, `unavailable`, `commit_unknown`, `corrupt`, `schema`, `too_large` or `unexpected`.
+        kind: `contention`, `unavailable`, `commit_unknown`, `corrupt`, `schema`, `too_large`,
+            `read_only` or `unexpected`.
         is_retryable: Whether repeating the identical call may succeed. Appends may always be repeated: an event is
             stored once under its id.
     """

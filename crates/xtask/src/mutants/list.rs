@@ -204,14 +204,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "retry after contention",
         file: "crates/core/src/sql/write/retry.rs",
-        from: "Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,",
-        to: "Some(BackendErrorKind::CommitUnknown) => RETRY_WITHIN,",
+        from: "            Some(BackendErrorKind::Contention) => (RETRY_WITHIN, false),\n",
+        to: "",
         case: "postgres_18::a_deadlock_with_others_is_survived",
     },
     Mutant {
         guard: "retry after a broken connection",
         file: "crates/core/src/sql/write/retry.rs",
-        from: "Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,",
+        from: "            Some(BackendErrorKind::Unavailable) => (RECONNECT_WITHIN.max(patience), !patience.is_zero()),\n",
         to: "",
         case: "mariadb::a_cut_append_is_stored_once_and_told",
     },
@@ -335,10 +335,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
-        guard: "the test of a returned connection has a timeout",
+        guard: "the test of a connection has a timeout",
         file: POOL,
-        from: "if !answers(connection.ping()).await.unwrap_or(false) {\n                    connection.close();\n                }",
-        to: "drop(connection);",
+        from: "StatementTimeout::CLEANUP.limit(async { Ok(self.connections.is_usable(connection).await?) }).await;",
+        to: "self.connections.is_usable(connection).await.map_err(StatementError::from);",
         case: "mariadb::a_connection_that_falls_silent_takes_no_place",
     },
     Mutant {
@@ -358,7 +358,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a connection is discarded when its statement is dropped",
         file: POOL,
-        from: "guard.cached.is_clean = D::Driver::CANCEL_SAFE;",
+        from: "self.cached.is_clean = D::Driver::CANCEL_SAFE;",
         to: "",
         case: "mariadb::a_dropped_call_takes_no_place",
     },
@@ -440,24 +440,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
     },
     Mutant {
-        guard: "a version check dropped while the pool tests its connection does not close it",
-        file: CHECK,
-        from: "in_task(async move { pool.query_one_raw(query).await });",
-        to: "async move { pool.query_one_raw(query).await };",
-        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
-    },
-    Mutant {
-        guard: "a column check dropped while the pool tests its connection does not close it",
-        file: CHECK,
-        from: "in_task(async move { columns(&pool, D::SCHEMA, &of).await });",
-        to: "async move { columns(&pool, D::SCHEMA, &of).await };",
-        case: "sqlite_file::a_database_in_memory_outlives_dropped_calls",
-    },
-    Mutant {
         guard: "a connection is closed when there is no runtime",
         file: POOL,
-        from: "            (Err(_), ..) | (Ok(_), false, false) => connection.close(),\n            (Ok(_), true, true) => {}",
-        to: "            (_, true, true) => {}\n            (Err(_), ..) | (Ok(_), false, false) => connection.close(),",
+        from: "            (Err(_), ..) | (Ok(_), false, false) => connection.close(),\n            (Ok(_), true, true) if is_shared => {}",
+        to: "            (_, true, true) if is_shared => {}\n            (Err(_), ..) | (Ok(_), false, false) => connection.close(),",
         case: "sqlite_file::a_service_may_outlive_its_runtime",
     },
     Mutant {
@@ -547,8 +533,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "close timeout",
         file: "crates/core/src/sql/database.rs",
-        from: "let closed = self.statement_timeout.limit(async",
-        to: "let closed = StatementTimeout(self.statement_timeout.0 * 1000).limit(async",
+        from: "let closed = self.statement_timeout.limit(closed)",
+        to: "let closed = StatementTimeout(self.statement_timeout.0 * 1000).limit(closed)",
         case: "mariadb::closing_does_not_wait_for_ever",
     },
     Mutant {
@@ -567,9 +553,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a file that others are opening is tried again, SQLite",
-        file: "crates/core/src/sql/options.rs",
-        from: "== BackendErrorKind::Contention => {",
-        to: "== BackendErrorKind::Contention && TRY_AGAIN_AFTER.is_zero() => {",
+        file: "crates/core/src/sql/servers.rs",
+        from: "_ if kind == BackendErrorKind::Contention || passes(kind) => within,",
+        to: "_ if passes(kind) => within,",
         case: "sqlite_file::a_new_file_is_opened_by_many_at_once",
     },
     Mutant {
@@ -925,15 +911,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a pool of several connections has the WAL-reset bug, SQLite",
         file: "crates/core/src/sql/service.rs",
-        from: "!is_sibling && D::Driver::pool_limits(&connection).max_connections == 1;",
-        to: "!is_sibling && D::Driver::pool_limits(&connection).max_connections >= 1;",
+        from: "let is_lone = D::Driver::pool_limits(&connection).max_connections == 1;",
+        to: "let is_lone = D::Driver::pool_limits(&connection).max_connections >= 1;",
         case: "sqlite_file::a_sqlite_with_the_wal_reset_bug",
     },
     Mutant {
         guard: "a connection beside that of the program is not the only one, SQLite",
         file: "crates/core/src/sql/service.rs",
-        from: "let is_lone = !is_sibling && ",
-        to: "let is_lone = (is_sibling || !is_sibling) && ",
+        from: "Connections::out_of_sibling(sibling.clone()), options, false)",
+        to: "Connections::out_of_sibling(sibling.clone()), options, true)",
         case: "sqlite_file::a_sqlite_with_the_wal_reset_bug",
     },
     Mutant {
@@ -1058,8 +1044,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "limit on a read",
         file: "crates/core/src/sql/service.rs",
-        from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
-        to: "Ok::<_, ()>(retry(read).await);",
+        from: "tokio::time::timeout(self.timeout(), retry(self.context.settings.failover_patience, read)).await;",
+        to: "Ok::<_, ()>(retry(self.context.settings.failover_patience, read).await);",
         case: "postgres_18::callers_of_a_server_that_hangs_hear_of_it_in_time",
     },
     Mutant {
@@ -1322,7 +1308,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a read waits for the least revision",
         file: SERVICE,
-        from: "tokio::time::timeout(self.timeout(), retry(read)).await;",
+        from: "tokio::time::timeout(self.timeout(), retry(self.context.settings.failover_patience, read)).await;",
         to: "tokio::time::timeout(self.timeout(), read()).await;",
         case: "sqlite_file::a_read_waits_for_the_revision",
     },
@@ -1402,5 +1388,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "let layout = of_all_columns(",
         to: "let layout = Layout::of(",
         case: "sqlite_file::a_file_that_computes_its_rows",
+    },
+    Mutant {
+        guard: "a server that is not wanted is passed over",
+        file: "crates/core/src/sql/servers.rs",
+        from: "is_none_or(|role| target.accepts(&role))",
+        to: "is_none_or(|role| target.accepts(&role) || !role.is_empty())",
+        case: "postgres_18::the_server_that_takes_writes_is_found",
+    },
+    Mutant {
+        guard: "a service on a standby says so at once",
+        file: "crates/core/src/sql/service.rs",
+        from: "        self.context.check_writable(O::NAME).await?;\n",
+        to: "",
+        case: "postgres_18::a_hot_standby_is_refused",
+    },
+    Mutant {
+        guard: "one writer needs one connection",
+        file: "crates/core/src/sql/connections.rs",
+        from: "Keep { idle: limits.idle_timeout, in_all: limits.max_lifetime }",
+        to: "Keep { idle: Some(KEEP_IDLE), in_all: Some(KEEP_IN_ALL) }",
+        case: "mariadb::one_writer_needs_one_connection",
     },
 ];

@@ -12,6 +12,8 @@ const ATTEMPT: &str = "crates/core/src/sql/write/attempt.rs";
 const PLACES: &str = "crates/core/src/sql/write/places.rs";
 const RETRY: &str = "crates/core/src/sql/write/retry.rs";
 const POOL: &str = "crates/core/src/sql/pool.rs";
+const CONNECTIONS: &str = "crates/core/src/sql/connections.rs";
+const SERVERS: &str = "crates/core/src/sql/servers.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -472,21 +474,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "retry after contention",
         file: RETRY,
-        from: "Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,",
-        to: "Some(BackendErrorKind::CommitUnknown) => RETRY_WITHIN,",
+        from: "            Some(BackendErrorKind::Contention) => (RETRY_WITHIN, false),\n",
+        to: "",
         case: "sql::write::tests::batch::contention_is_retried_and_stored_once",
     },
     Mutant {
         guard: "retry after a commit without an answer",
         file: RETRY,
-        from: "Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,",
-        to: "Some(BackendErrorKind::Contention) => RETRY_WITHIN,",
+        from: "            Some(BackendErrorKind::CommitUnknown) => (RETRY_WITHIN.max(patience), !patience.is_zero()),\n",
+        to: "",
         case: "sql::write::tests::doubt::a_batch_without_an_answer_leaves_in_doubt_what_it_has_written",
     },
     Mutant {
         guard: "retry after a broken connection",
         file: RETRY,
-        from: "            Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,\n",
+        from: "            Some(BackendErrorKind::Unavailable) => (RECONNECT_WITHIN.max(patience), !patience.is_zero()),\n",
         to: "",
         case: "sql::write::tests::retry::no_attempt_begins_later_than_two_seconds_after_the_first_when_the_server_is_gone",
     },
@@ -549,7 +551,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a dropped statement closes its connection",
         file: POOL,
-        from: "        guard.cached.is_clean = D::Driver::CANCEL_SAFE;\n",
+        from: "        self.cached.is_clean = D::Driver::CANCEL_SAFE;\n",
         to: "",
         case: "sql::pool::tests::a_connection_whose_statement_is_dropped_is_closed",
     },
@@ -570,8 +572,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "close where no runtime is",
         file: POOL,
-        from: "            (Err(_), ..) | (Ok(_), false, false) => connection.close(),\n            (Ok(_), true, true) => {}",
-        to: "            (_, true, true) => {}\n            (Err(_), ..) | (Ok(_), false, false) => connection.close(),",
+        from: "            (Err(_), ..) | (Ok(_), false, false) => connection.close(),\n            (Ok(_), true, true) if is_shared => {}",
+        to: "            (_, true, true) if is_shared => {}\n            (Err(_), ..) | (Ok(_), false, false) => connection.close(),",
         case: "sql::pool::tests::a_connection_is_closed_where_no_runtime_is",
     },
     Mutant {
@@ -590,23 +592,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         guard: "a pool of one keeps none",
-        file: POOL,
-        from: "pool.caches && cached.is_clean",
-        to: "cached.is_clean",
+        file: CONNECTIONS,
+        from: "Source::Shared if limits.max_connections == 1 =>",
+        to: "Source::Shared if limits.max_connections == 0 =>",
         case: "sql::pool::tests::the_only_connection_of_a_pool_is_not_kept",
     },
     Mutant {
         guard: "is_clean: no unfit connection is kept",
         file: POOL,
-        from: "pool.caches && cached.is_clean && cached",
-        to: "pool.caches && cached",
+        from: "if !cached.is_clean || is_over {",
+        to: "if is_over {",
         case: "sql::pool::tests::a_connection_with_a_failed_statement_is_closed",
     },
     Mutant {
         guard: "no connection is kept for long",
         file: POOL,
-        from: " && cached.acquired.elapsed() < KEEP_IN_ALL) {",
-        to: ") {",
+        from: "shared.keep.is_over(cached.acquired) || shared",
+        to: "shared",
         case: "sql::pool::tests::a_connection_is_kept_for_twenty_milliseconds_under_any_load",
     },
     Mutant {
@@ -626,22 +628,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "permits",
         file: POOL,
-        from: "permits: Semaphore::new(most)",
+        from: "permits: Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS))",
         to: "permits: Semaphore::new(Semaphore::MAX_PERMITS)",
         case: "sql::pool::tests::a_caller_who_waits_gets_the_connection_that_comes_back",
     },
     Mutant {
         guard: "limit on the wait for a connection",
         file: POOL,
-        from: "tokio::time::timeout(self.acquire_timeout, guard)",
-        to: "tokio::time::timeout(self.acquire_timeout * 10, guard)",
+        from: "tokio::time::timeout(shared.acquire_timeout, guard)",
+        to: "tokio::time::timeout(shared.acquire_timeout * 10, guard)",
         case: "sql::pool::tests::a_caller_waits_for_a_connection_for_as_long_as_the_pool_says",
     },
     Mutant {
         guard: "limit on a statement",
         file: POOL,
-        from: "let ran = self.statement_timeout.limit(guard.run(statement, on_row)).await;",
-        to: "let ran = guard.run(statement, on_row).await;",
+        from: "let ran = self.pool.statement_timeout.limit(self.run(statement, on_row)).await;",
+        to: "let ran = self.run(statement, on_row).await;",
         case: "sql::pool::tests::a_connection_whose_statement_times_out_is_closed",
     },
     Mutant {
@@ -654,21 +656,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "no lock is held while a runtime that ends drops the task that returns connections",
         file: POOL,
-        from: "        drop(cache);\n        if !has_reaper {",
-        to: "        if !has_reaper {",
+        from: "        drop(cache);\n        if let Some(idle)",
+        to: "        if let Some(idle)",
         case: "sql::pool::tests::a_connection_comes_back_while_its_runtime_ends",
     },
     Mutant {
         guard: "idle connections return",
         file: POOL,
-        from: "            tokio::spawn(reap(Reaper(pool.cache.clone())));\n",
+        from: "            tokio::spawn(reap(Reaper(Arc::downgrade(&shared.cache)), idle));\n",
         to: "",
         case: "sql::pool::tests::an_idle_connection_returns_after_two_milliseconds",
     },
     Mutant {
         guard: "only idle connections return",
         file: POOL,
-        from: "cached.idle_since.elapsed() >= KEEP_IDLE",
+        from: "cached.idle_since.elapsed() >= idle",
         to: "cached.idle_since.elapsed() >= Duration::ZERO",
         case: "sql::pool::tests::the_time_of_an_idle_connection_begins_with_its_last_use",
     },
@@ -682,8 +684,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "the last used first",
         file: POOL,
-        from: "lock(&self.cache).connections.pop();",
-        to: "{ let mut cache = lock(&self.cache); (!cache.connections.is_empty()).then(|| cache.connections.remove(0)) };",
+        from: "cache.connections.pop()?",
+        to: "(!cache.connections.is_empty()).then(|| cache.connections.remove(0))?",
         case: "sql::pool::tests::a_connection_in_good_order_is_reused_the_last_used_first",
     },
     Mutant {
@@ -1019,7 +1021,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a server that is behind is not waited for",
         file: RETRY,
-        from: "            _ if error.is_behind() => BEHIND_WITHIN,\n",
+        from: "            _ if error.is_behind() => (BEHIND_WITHIN, false),\n",
         to: "",
         case: "sql::write::tests::retry::a_write_to_a_server_that_is_behind_does_not_keep_others_from_its_session",
     },
@@ -1036,5 +1038,68 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "MAX_WRITTEN.min(WRITTEN.max(pickle.len().saturating_mul(GROWTH)))",
         to: "MAX_WRITTEN.max(WRITTEN.max(pickle.len().saturating_mul(GROWTH)))",
         case: "upgrade::pickle::tests::a_small_pickle_stands_for_no_large_document",
+    },
+    Mutant {
+        guard: "a connection that was idle for long is tested",
+        file: POOL,
+        from: "\n                || cached.idle_since.elapsed() >= TEST_IF_IDLE_FOR;",
+        to: ";",
+        case: "sql::pool::tests::own::a_connection_that_was_idle_for_a_second_is_tested_first",
+    },
+    Mutant {
+        guard: "after a broken connection the others are suspect",
+        file: POOL,
+        from: ".suspect_since = Some(Instant::now());",
+        to: ".suspect_since = None;",
+        case: "sql::pool::tests::own::after_a_broken_connection_the_others_are_tested_first",
+    },
+    Mutant {
+        guard: "closing waits for connections in use",
+        file: POOL,
+        from: "let all = self.shared.permits.acquire_many(self.shared.most).await.ok();",
+        to: "let all: Option<()> = None;",
+        case: "sql::pool::tests::own::closing_ends_all_connections_and_waits_for_those_in_use",
+    },
+    Mutant {
+        guard: "a service keeps its own connections",
+        file: CONNECTIONS,
+        from: "Keep { idle: limits.idle_timeout, in_all: limits.max_lifetime }",
+        to: "Keep { idle: Some(KEEP_IDLE), in_all: Some(KEEP_IN_ALL) }",
+        case: "sql::pool::tests::own::one_caller_needs_one_connection",
+    },
+    Mutant {
+        guard: "the reason that the driver's pool hides is asked for",
+        file: CONNECTIONS,
+        from: "    sleep(ASK_WHY_AFTER).await;\n",
+        to: "    pending::<()>().await;\n    sleep(ASK_WHY_AFTER).await;\n",
+        case: "sql::pool::tests::own::what_the_drivers_pool_hides_is_told",
+    },
+    Mutant {
+        guard: "a server that is away for a moment is waited for",
+        file: SERVERS,
+        from: "|kind| kind == BackendErrorKind::Unavailable",
+        to: "|_| false",
+        case: "sql::pool::tests::own::a_server_that_is_away_for_a_moment_is_waited_for",
+    },
+    Mutant {
+        guard: "a server with too many clients is not asked for long",
+        file: SERVERS,
+        from: "within.min(FULL_SERVER_PATIENCE)",
+        to: "within",
+        case: "sql::pool::tests::own::why_a_server_cannot_be_reached_is_told_and_not_that_time_is_up",
+    },
+    Mutant {
+        guard: "addresses are tried in turn",
+        file: SERVERS,
+        from: "(first + attempt) % self.options.len()",
+        to: "first % self.options.len()",
+        case: "sql::pool::tests::own::addresses_are_tried_in_turn_and_the_last_one_first",
+    },
+    Mutant {
+        guard: "a patient write waits for a failover",
+        file: RETRY,
+        from: "(is_patient || self.attempts < ATTEMPTS)",
+        to: "(self.attempts < ATTEMPTS)",
+        case: "sql::write::tests::retry::a_patient_write_waits_for_a_failover",
     },
 ];

@@ -1,6 +1,8 @@
 //! What the operations work with.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::sea_query::{Expr, ExprTrait, IntoIden, Query};
@@ -20,8 +22,9 @@ use crate::sql::statement::{
     session_key_values,
 };
 use crate::sql::tables::Tables;
+use crate::sql::target::{PRIMARY, STANDBY};
 use crate::sql::write::{Engine, Row, SharedChanges, SharedKey, SharedLocks, SharedStates};
-use crate::{BackendError, Error, ExpectedRevision, Json, Result, Revision, SessionKey, State};
+use crate::{BackendError, BackendErrorKind, Error, ExpectedRevision, Json, Result, Revision, SessionKey, State};
 
 /// How operations run.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +39,10 @@ pub(crate) struct Settings {
     pub(crate) adk_check: AdkCheck,
     /// Whether a delete names the rows of Seabed's own tables, rather than leave them to their foreign keys.
     pub(crate) deletes_own_rows: bool,
+    /// For how long operations wait for a server that is gone, if that is longer than usual.
+    pub(crate) failover_patience: Option<Duration>,
+    /// Whether the server may be one that accepts no writes: the user has accepted that risk.
+    pub(crate) may_be_read_only: bool,
 }
 
 /// The database, the statements that several operations share, and how operations run.
@@ -45,6 +52,8 @@ pub(crate) struct Context<D: Dialect> {
     pub(crate) settings: Settings,
     pub(super) shared_state: SharedStateSql<D>,
     session: SessionSql<D>,
+    /// Whether the server may accept no writes, so that it is asked first.
+    may_be_read_only: AtomicBool,
 }
 
 /// The statements on session rows that several operations share.
@@ -78,8 +87,33 @@ impl<D: Dialect> Context<D> {
             settings,
             shared_state: SharedStateSql::new(&tables, settings.max_state_bytes),
             session: SessionSql::new(&tables),
+            may_be_read_only: AtomicBool::new(settings.may_be_read_only),
             tables,
         }
+    }
+
+    /// Refuses a write where the server accepts none. Asks only a server that was accepted as such, until it has become
+    /// a primary.
+    pub(crate) async fn check_writable(&self, operation: &str) -> Result<()> {
+        if self.may_be_read_only.load(Ordering::Relaxed) {
+            self.check_role(operation).await?;
+            self.may_be_read_only.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Asks the server whether it accepts writes.
+    pub(crate) async fn check_role(&self, operation: &str) -> Result<()> {
+        let Some(query) = D::ROLE_QUERY else { return Ok(()) };
+        let row = self.database.autocommit().query_one(Statement::from_string(D::BACKEND, query)).await;
+        let row = row.map_err(|error| statement_error::<D>(operation, error))?;
+        let role = row.as_ref().and_then(|row| D::Driver::text(row, 0).ok().flatten()).unwrap_or(PRIMARY);
+        if role == PRIMARY {
+            return Ok(());
+        }
+        let what = if role == STANDBY { "a standby or a replica" } else { "a server in read-only mode" };
+        let message = format!("{operation} on {:?}: it is {what}, which accepts no writes", D::BACKEND);
+        Err(BackendError::new(BackendErrorKind::ReadOnly, message).into())
     }
 
     /// Reads the state of an app or a user; `None` where there is no row.
@@ -179,6 +213,10 @@ fn prefetch_sessions<D: Dialect>(tables: &Tables) -> Option<SqlText<D>> {
 impl<D: Dialect> Engine for Context<D> {
     /// A row of `sessions`, of the columns that an append reads.
     type Prefetched = QueryResult;
+
+    fn failover_patience(&self) -> Option<Duration> {
+        self.settings.failover_patience
+    }
 
     async fn prefetch(
         &self,

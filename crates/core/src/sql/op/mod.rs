@@ -82,6 +82,8 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
         max_session_bytes: usize::MAX,
         adk_check: AdkCheck::default(),
         deletes_own_rows: false,
+        failover_patience: None,
+        may_be_read_only: false,
     };
     let sql = Sql::<D>::new(tables, settings);
     let shared_state = shared_state::SharedStateSql::<D>::new(tables, settings.max_state_bytes);

@@ -4,19 +4,21 @@ use std::fmt;
 use std::time::Duration;
 
 use sea_orm::sea_query::{ExprTrait, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Statement};
+use sea_orm::{QueryResult, Statement};
 
-use super::columns::{UnsuitableColumn, columns, unsuitable_columns};
+use super::columns::{UnsuitableColumn, columns_query, read_columns, unsuitable_columns};
 use super::dialect::{Column, ColumnProblem, SchemaRisk};
 use super::layout::OtherLayout;
-use super::risks::{FoundRisk, risks};
+use super::risks::{FoundRisk, read_risks, risks_query};
 use crate::entity::adk_internal_metadata::{self, SCHEMA_VERSION, SCHEMA_VERSION_KEY};
+use crate::sql::database::Database;
 use crate::sql::dialect::Dialect;
-use crate::sql::driver::{Driver, PoolerProbe, in_task};
+use crate::sql::driver::{Driver, PoolerProbe};
 use crate::sql::error::{StatementError, classify, statement_error};
+use crate::sql::executor::Executor as _;
+use crate::sql::pool::ConnectionGuard;
 use crate::sql::statement::name;
 use crate::sql::tables::{Tables, own_table_names};
-use crate::sql::timeout::StatementTimeout;
 use crate::{BackendError, BackendErrorKind, Result};
 
 /// How long the check for a pooler waits for a second connection.
@@ -46,69 +48,73 @@ pub(crate) struct CheckedSchema {
 /// risks that the user has accepted, and those that a lone connection, the only one to the database, does not have.
 /// Returns what was found.
 pub(crate) async fn check_schema<D: Dialect>(
-    connection: &DatabaseConnection,
+    database: &Database<D>,
     tables: &Tables,
     accepted: &[SchemaRisk],
-    timeout: StatementTimeout,
     is_lone: bool,
 ) -> Result<CheckedSchema> {
-    let (pool, query) = (connection.clone(), version_query::<D>(tables));
-    let version = in_task(async move { pool.query_one_raw(query).await });
-    let version = check_version::<D>(tables, timeout.limit(async { Ok(version.await?) }).await);
+    let failed = |error: StatementError| statement_error::<D>("describing the tables", error);
+    let mut on = database.autocommit();
+    let version = check_version::<D>(tables, on.query_one(version_query::<D>(tables)).await);
     if version.as_ref().is_err_and(|error| error.backend_kind() != Some(BackendErrorKind::Schema)) {
         return version.map(|()| CheckedSchema::default());
     }
-    let failed = |error: StatementError| statement_error::<D>("describing the tables", error);
-    let (pool, of) = (connection.clone(), tables.clone());
-    let columns = in_task(async move { columns(&pool, D::SCHEMA, &of).await });
-    let columns = timeout.limit(async { Ok(columns.await?) }).await.map_err(failed)?;
+    let columns = on.query_all(Statement::from_string(D::BACKEND, columns_query(D::SCHEMA, tables))).await;
+    let columns = columns.and_then(|rows| Ok(read_columns(&rows, tables)?)).map_err(failed)?;
     // Tables of another program may have no version, or claim ours.
     check_layout(&columns)?;
     version?;
     check_columns::<D>(&columns, accepted)?;
-    let (pool, of) = (connection.clone(), tables.clone());
-    let found = in_task(async move { risks(&pool, D::SCHEMA, &of).await });
-    let mut found = timeout.limit(async { Ok(found.await?) }).await.map_err(failed)?;
+    let mut found = Vec::new();
+    if let Some((query, risks)) = risks_query(D::SCHEMA, tables) {
+        let rows = on.query_all(Statement::from_string(D::BACKEND, query)).await;
+        found = rows.and_then(|rows| Ok(read_risks(&rows, &risks, D::SCHEMA, tables)?)).map_err(failed)?;
+    }
     found.retain(|found| !(is_lone && found.risk == SchemaRisk::WalResetBug));
     check_risks(&found, accepted)?;
-    check_pooler::<D>(connection, timeout).await?;
+    check_pooler::<D>(database).await?;
     let has_own_tables = own_table_names().iter().all(|own| columns.iter().any(|column| column.table_name == *own));
     Ok(CheckedSchema { has_own_tables, risks: found.into_iter().map(|found| found.risk).collect() })
 }
 
 /// Refuses a pooler that mixes up the prepared statements of its clients, as far as two connections find it.
-async fn check_pooler<D: Dialect>(pool: &DatabaseConnection, timeout: StatementTimeout) -> Result<()> {
+async fn check_pooler<D: Dialect>(database: &Database<D>) -> Result<()> {
     let Some(PoolerProbe { query, advice }) = D::Driver::POOLER_PROBE else { return Ok(()) };
-    // The wait for a second connection is in it too, so a timeout is no reason to refuse the database.
-    let probes = timeout.limit(async { Ok::<_, StatementError>(probe_two_connections::<D>(pool, query).await) }).await;
-    let probes = probes.unwrap_or(Ok(None));
-    match probes.map_err(|error| statement_error::<D>("preparing statements", error))? {
-        Some([Some(first), Some(second)]) if first == second => {
+    match probe_two_connections(database, query).await {
+        Ok(Some([Some(first), Some(second)])) if first == second => {
             Err(BackendError::new(BackendErrorKind::Unexpected, advice).into())
         }
-        _ => Ok(()),
+        // A server that is slow to answer is no reason to refuse the database.
+        Ok(_) | Err(StatementError::Timeout) => Ok(()),
+        Err(error) => Err(statement_error::<D>("preparing statements", error)),
     }
 }
 
 /// The answers to `query` on two connections at once; `None` where no second one is free now, which does not keep a
-/// service from starting.
+/// service from starting. The second is not kept.
 async fn probe_two_connections<D: Dialect>(
-    pool: &DatabaseConnection,
+    database: &Database<D>,
     query: &str,
-) -> Result<Option<[Option<String>; 2]>, DbErr> {
-    if D::Driver::pool_limits(pool).max_connections < 2 {
+) -> Result<Option<[Option<String>; 2]>, StatementError> {
+    if database.max_connections() < 2 {
         return Ok(None);
     }
-    let first = D::Driver::acquire(pool).await?;
-    let second = tokio::time::timeout(SECOND_CONNECTION_WITHIN, D::Driver::acquire(pool)).await;
-    let Ok(Ok(second)) = second else { return Ok(None) };
-    let mut connections = [first, second];
-    let mut answers = [None, None];
-    for (connection, answer) in connections.iter_mut().zip(&mut answers) {
-        let mut read = |row: QueryResult| *answer = D::Driver::text(&row, 0).ok().flatten().map(str::to_owned);
-        connection.run(Statement::from_string(D::BACKEND, query), &mut read).await?;
-    }
+    let mut first = database.acquire().await?;
+    let second = tokio::time::timeout(SECOND_CONNECTION_WITHIN, database.acquire()).await;
+    let Ok(Ok(mut second)) = second else {
+        first.release();
+        return Ok(None);
+    };
+    let answers = [ask(&mut first, query).await?, ask(&mut second, query).await?];
+    first.release();
     Ok(Some(answers))
+}
+
+async fn ask<D: Dialect>(on: &mut ConnectionGuard<'_, D>, query: &str) -> Result<Option<String>, StatementError> {
+    let mut answer = None;
+    let mut read = |row: QueryResult| answer = D::Driver::text(&row, 0).ok().flatten().map(str::to_owned);
+    on.autocommit(Statement::from_string(D::BACKEND, query), &mut read).await?;
+    Ok(answer)
 }
 
 /// Refuses a database whose schema, by the answer to [`version_query`], is missing or not google-adk's v1.

@@ -5,7 +5,9 @@
 use std::fmt;
 
 use sea_orm::sea_query::{ColumnType, StringLen};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, Statement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, QueryResult, Statement,
+};
 
 use super::dialect::{Column, ColumnProblem, ColumnRole, SchemaDialect, SchemaRisk};
 use crate::entity::{adk_internal_metadata, app_states, events, seabed_labels, seabed_sessions, sessions, user_states};
@@ -116,6 +118,11 @@ pub async fn columns_of_tables(
     let names: Vec<String> = names.iter().map(|name| tables.name(name)).collect();
     let query = dialect.columns_query(tables.schema(), &names);
     let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), query)).await?;
+    read_columns(&rows, tables)
+}
+
+/// The answer to [`columns_query`].
+pub(crate) fn read_columns(rows: &[QueryResult], tables: &Tables) -> Result<Vec<Column>, DbErr> {
     let base_name = |mut column: Column| {
         column.table_name = column.table_name.strip_prefix(tables.prefix()).unwrap_or_default().to_owned();
         column

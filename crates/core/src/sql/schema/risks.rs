@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement};
 
 use super::dialect::{SchemaDialect, SchemaRisk};
 use crate::sql::tables::{Tables, table_names};
@@ -74,6 +74,16 @@ pub async fn risks(
 ) -> Result<Vec<FoundRisk>, DbErr> {
     let Some((query, risks)) = risks_query(dialect, tables) else { return Ok(Vec::new()) };
     let rows = connection.query_all_raw(Statement::from_string(dialect.backend(), query)).await?;
+    read_risks(&rows, &risks, dialect, tables)
+}
+
+/// The answer to [`risks_query`].
+pub(crate) fn read_risks(
+    rows: &[QueryResult],
+    risks: &[SchemaRisk],
+    dialect: &dyn SchemaDialect,
+    tables: &Tables,
+) -> Result<Vec<FoundRisk>, DbErr> {
     let mut found = Vec::new();
     for row in rows {
         let number = usize::try_from(row.try_get_by_index::<i32>(0)?).unwrap_or(usize::MAX);

@@ -87,7 +87,8 @@ impl<E: Engine> Writer<E> {
         let deadline = Instant::now() + within.min(LONGEST);
         let (write, outcome) = pending(op, deadline);
         let ticket = write.ticket().clone();
-        let accepted = timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write)))).await;
+        let accepted =
+            timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write, self.engine.failover_patience())))).await;
         let accepted = accepted.map_err(|_| too_late(O::NAME))??;
         if accepted.could_start {
             self.spawn(worker(self.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -157,6 +158,11 @@ pub(crate) type BeforeSending<'a> = &'a (dyn Fn() -> bool + Sync);
 pub(crate) trait Engine: Send + Sync + 'static {
     /// A target that a batch has read before its first write.
     type Prefetched: Send;
+
+    /// For how long writes wait for a server that is gone, if that is longer than usual.
+    fn failover_patience(&self) -> Option<Duration> {
+        None
+    }
 
     /// Reads targets at once, in a transaction that has locked the whole database. Returns none where rows are locked
     /// one by one.

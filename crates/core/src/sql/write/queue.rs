@@ -164,13 +164,17 @@ impl<E: Engine> Queue<E> {
         Self { policy, state: Arc::new(Mutex::new(state)), places: Places::new() }
     }
 
-    /// Accepts a write.
+    /// Accepts a write, which waits for a server that is gone as long as `patience` says.
     ///
     /// Dropping the future leaves the write out.
     ///
     /// # Errors
     /// When the queue is closed.
-    pub(super) async fn accept(&self, write: Box<dyn PendingWrite<E>>) -> Result<Accepted<E>> {
+    pub(super) async fn accept(
+        &self,
+        write: Box<dyn PendingWrite<E>>,
+        patience: Option<Duration>,
+    ) -> Result<Accepted<E>> {
         let rows = write.rows();
         let (place, _turn) = self.places.take(&rows[0]).await.map_err(|_| {
             let message = format!("{} on a service that was closed", write.name());
@@ -180,7 +184,7 @@ impl<E: Engine> Queue<E> {
         let could_start = state.running_batches < self.policy.max_concurrent_batches && !state.any_is_locked(&rows);
         let (number, bytes) = (state.accepted, write.bytes());
         state.accepted += 1;
-        let retries = Retries::new();
+        let retries = Retries::new(patience);
         state.waiting.push_back(Waiting { number, write, rows, bytes, place, retries, passed_over: 0 });
         drop(state);
         Ok(Accepted { number, state: self.state.clone(), could_start })

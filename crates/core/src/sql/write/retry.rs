@@ -27,12 +27,14 @@ pub(super) struct Retries {
     attempts: u32,
     wait: Duration,
     started: Instant,
+    /// For how long a server that is gone is waited for, if that is longer than usual.
+    patience: Option<Duration>,
 }
 
 impl Retries {
-    /// The first attempt begins now.
-    pub(super) fn new() -> Self {
-        Self { attempts: 1, wait: FIRST_WAIT, started: Instant::now() }
+    /// The first attempt begins now. With `patience`, a server that is gone is waited for as long as that.
+    pub(super) fn new(patience: Option<Duration>) -> Self {
+        Self { attempts: 1, wait: FIRST_WAIT, started: Instant::now(), patience }
     }
 
     /// The same attempts, as if the first began now: the wait behind other writes does not count.
@@ -52,14 +54,16 @@ impl Retries {
 
     /// Whether another attempt after `error` may end differently, and is not too late.
     pub(super) fn are_left(self, error: &Error) -> bool {
-        let within = match error.backend_kind() {
-            _ if error.is_behind() => BEHIND_WITHIN,
+        let patience = self.patience.unwrap_or_default();
+        let (within, is_patient) = match error.backend_kind() {
+            _ if error.is_behind() => (BEHIND_WITHIN, false),
+            Some(BackendErrorKind::Contention) => (RETRY_WITHIN, false),
             // Nothing was stored; or, when that is unknown, the next attempt finds what was.
-            Some(BackendErrorKind::Contention | BackendErrorKind::CommitUnknown) => RETRY_WITHIN,
-            Some(BackendErrorKind::Unavailable) => RECONNECT_WITHIN,
+            Some(BackendErrorKind::CommitUnknown) => (RETRY_WITHIN.max(patience), !patience.is_zero()),
+            Some(BackendErrorKind::Unavailable) => (RECONNECT_WITHIN.max(patience), !patience.is_zero()),
             _ => return false,
         };
-        self.attempts < ATTEMPTS && self.started.elapsed() < within
+        (is_patient || self.attempts < ATTEMPTS) && self.started.elapsed() < within
     }
 
     /// Counts an attempt that failed and that another one follows.
@@ -95,9 +99,12 @@ impl Retries {
     }
 }
 
-/// Repeats a read while it ends in contention or its connection breaks.
-pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(read: impl Fn() -> F) -> Result<T> {
-    let mut retries = Retries::new();
+/// Repeats a read while it ends in contention or its connection breaks; see [`Retries::new`].
+pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(
+    patience: Option<Duration>,
+    read: impl Fn() -> F,
+) -> Result<T> {
+    let mut retries = Retries::new(patience);
     loop {
         match read().await {
             Err(error) if retries.wait(&error).await => {}

@@ -65,6 +65,8 @@ pub(super) struct FakeDatabase {
     pub(super) resolve_fails: Option<BackendErrorKind>,
     /// How long a transaction takes.
     pub(super) duration: Duration,
+    /// For how long a server that is gone is waited for.
+    pub(super) patience: Option<Duration>,
     /// How long a transaction or a bulk statement waits for a connection.
     pub(super) wait_for_connection: Duration,
     /// How long a commit takes, and stores what it commits at its end.
@@ -123,6 +125,10 @@ impl FakeEngine {
 #[async_trait]
 impl Engine for FakeEngine {
     type Prefetched = ();
+
+    fn failover_patience(&self) -> Option<Duration> {
+        self.lock().patience
+    }
 
     async fn prefetch(&self, _: &mut dyn Executor, targets: Vec<Row>, _: &str) -> Result<HashMap<Row, ()>> {
         self.lock().prefetched.push(targets.clone());

@@ -49,6 +49,38 @@ async fn no_attempt_begins_later_than_two_seconds_after_the_first_when_the_serve
     assert_eq!(attempts(BackendErrorKind::Unavailable, Duration::from_millis(1010)).await, 2);
 }
 
+/// As long as it was told to, and until its caller gives up.
+#[tokio::test(start_paused = true)]
+async fn a_patient_write_waits_for_a_failover() {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    for policy in [ONE, SEVERAL, UNBATCHED] {
+        for kind in [BackendErrorKind::Unavailable, BackendErrorKind::CommitUnknown] {
+            let (writer, engine) = super::writer(policy);
+            engine.lock().patience = Some(PATIENCE);
+            engine.lock().failing.insert("1".to_owned(), kind);
+            let started = Instant::now();
+            assert_eq!(failure(submit(&writer, write::<Append>("1")).await).await, Some(kind));
+            assert!(started.elapsed() >= PATIENCE && started.elapsed() < PATIENCE * 2, "{:?}", started.elapsed());
+
+            let started = Instant::now();
+            let limited = writer.submit(write::<Append>("1"), Duration::from_secs(5)).await;
+            assert!(limited.is_err() && started.elapsed() <= Duration::from_secs(6), "{:?}", started.elapsed());
+        }
+        let (writer, engine) = super::writer(policy);
+        engine.lock().patience = Some(PATIENCE);
+        engine.lock().failing.insert("1".to_owned(), BackendErrorKind::Contention);
+        assert_eq!(failure(submit(&writer, write::<Append>("1")).await).await, Some(BackendErrorKind::Contention));
+        assert_eq!(engine.lock().attempts.len(), 10, "patience is for servers");
+        let (writer, engine) = super::writer(policy);
+        engine.lock().patience = Some(PATIENCE);
+        engine.lock().failing.insert("1".to_owned(), BackendErrorKind::Unavailable);
+        let caller = submit(&writer, write::<Append>("1")).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        engine.lock().failing.clear();
+        assert!(super::outcome(caller).await.is_ok());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_attempt_of_a_batch_counts_for_each_of_its_writes() {
     let (writer, engine) = writer(ONE);
@@ -68,7 +100,7 @@ async fn the_attempt_of_a_batch_counts_for_each_of_its_writes() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_double_up_to_a_quarter_of_a_second() {
-    let mut retries = Retries::new();
+    let mut retries = Retries::new(None);
     for longest in [2, 4, 8, 16, 32, 64, 128, 250, 250] {
         let begun = Instant::now();
         assert!(retries.wait(&error(BackendErrorKind::Contention)).await);
@@ -146,7 +178,7 @@ async fn retries_are_counted_for_the_caller() {
     let read = || async {
         if reads.fetch_add(1, Ordering::Relaxed) < 2 { Err(error(BackendErrorKind::Contention)) } else { Ok(()) }
     };
-    assert_eq!(recorded(retry(read)).await, 2);
+    assert_eq!(recorded(retry(None, read)).await, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,12 +191,12 @@ async fn a_read_is_repeated_while_it_meets_other_writers() {
             read => Ok(read),
         }
     };
-    assert_eq!(retry(read).await.ok(), Some(2));
+    assert_eq!(retry(None, read).await.ok(), Some(2));
     let read = || async { Err::<(), _>(error(BackendErrorKind::Unexpected)) };
-    assert!(retry(read).await.is_err());
+    assert!(retry(None, read).await.is_err());
     let begun = Instant::now();
     let read = || async { Err::<(), _>(error(BackendErrorKind::Contention)) };
-    assert!(retry(read).await.is_err());
+    assert!(retry(None, read).await.is_err());
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
