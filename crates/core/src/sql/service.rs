@@ -1,6 +1,7 @@
 //! A session service on a database: construction, and the traits, an operation a line.
 
 mod history;
+mod retention;
 mod transactional;
 
 use std::fmt;

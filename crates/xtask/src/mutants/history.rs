@@ -310,8 +310,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a rewind takes back only what it has read",
         file: "crates/core/src/service_ext.rs",
-        from: "self.append(&mut session, rewind.into_event()).await?;",
-        to: "self.append_latest(&mut session, rewind.into_event()).await?;",
+        from: "service.append(&mut session, rewind.into_event()).await?;",
+        to: "service.append_latest(&mut session, rewind.into_event()).await?;",
         case: "sqlite_file::a_rewind_takes_back_only_what_it_has_read",
     },
     Mutant {

@@ -14,6 +14,7 @@ pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod find;
+pub(crate) mod forget;
 pub(crate) mod fork;
 pub(crate) mod get;
 pub(crate) mod list;
@@ -106,6 +107,11 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     ];
     let standbys = D::AWAIT_STANDBYS.map(|statement| ("standbys".to_owned(), statement.to_owned()));
     let risks = risks_query(D::SCHEMA, tables).map(|(query, _)| ("schema.risks".to_owned(), query));
-    let built = [annotate::sample_texts::<D>(tables), find::sample_texts::<D>(tables), list::sample_texts::<D>(tables)];
+    let built = [
+        annotate::sample_texts::<D>(tables),
+        find::sample_texts::<D>(tables),
+        forget::sample_texts::<D>(tables),
+        list::sample_texts::<D>(tables),
+    ];
     kept.into_iter().flat_map(named).chain(built.concat()).chain(of_database).chain(standbys).chain(risks).collect()
 }
