@@ -9,9 +9,8 @@ use seabed_core::sql::SchemaRisk;
 use crate::own_tables;
 use crate::spec::{Database, SchemaSpec};
 
-/// The tables, and the privileges that a service needs on each. State rows stay when sessions are deleted. Events are
-/// never changed, but PostgreSQL locks a row only for an account that may update one of its columns. Seabed's own
-/// tables come last.
+/// The tables, and the privileges that a service needs on each. Events are never changed, but PostgreSQL locks
+/// a row only for an account that may update one of its columns. Seabed's own tables come last.
 fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 7] {
     let events_rights: &[&str] = match spec.database {
         Database::Postgres => &["SELECT", "INSERT", "DELETE", "UPDATE (id)"],
@@ -19,8 +18,8 @@ fn needed(spec: &SchemaSpec) -> [(&'static str, &'static [&'static str]); 7] {
     };
     [
         (adk_internal_metadata::Entity.table_name(), &["SELECT"]),
-        (app_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
-        (user_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE"]),
+        (app_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+        (user_states::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
         (sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),
         (events::Entity.table_name(), events_rights),
         (seabed_sessions::Entity.table_name(), &["SELECT", "INSERT", "UPDATE", "DELETE"]),

@@ -1,4 +1,4 @@
-//! Forks while their sources change, and what deleted sessions leave behind.
+//! Forks while their sources change, what deleted sessions leave behind, and forgetting beside a create.
 
 use std::time::Duration;
 
@@ -7,13 +7,16 @@ use seabed::history::ForkSession;
 use seabed::sea_orm::{ConnectionTrait as _, DatabaseTransaction};
 use seabed::{
     AppendEvent, CreateSession, DeleteSession, DynSessionService, Error, Event, ExpectedRevision, GetSession,
-    HistoryService as _, SessionId, SessionKey, SessionService as _, State,
+    HistoryService as _, RetentionService as _, SessionId, SessionKey, SessionScope, SessionService as _, State,
 };
 use tokio::task::JoinHandle;
 
 use crate::fixture::Fixture;
 
 crate::database_cases! {
+    Everywhere: [
+        a_state_that_a_session_needs_stays,
+    ],
     Servers: [
         a_fork_whose_source_is_deleted_stores_nothing,
     ],
@@ -134,5 +137,31 @@ async fn a_session_does_not_begin_like_a_deleted_one(fixture: &Fixture) -> anyho
     service.create_session(request).await?;
     let origin = service.get_origin(&key("s")?).await?;
     ensure!(origin.initial_state.is_none() && origin.parent.is_none(), "{origin:?}");
+    Ok(())
+}
+
+/// A session of the user becomes visible when the step already waits for the row of the user's state.
+async fn a_state_that_a_session_needs_stays(fixture: &Fixture) -> anyhow::Result<()> {
+    let service = fixture.migrated().await?;
+    let user = key("s")?.user();
+    let key = service.create_session(CreateSession::new(user.clone())).await?.key;
+    service.delete_session(DeleteSession::new(key)).await?;
+    let other = fixture.begin_write().await?;
+    other.execute_unprepared("UPDATE user_states SET state = '{\"k\": 1}'").await?;
+    insert_session(&other, "late").await?;
+    let forgetting = tokio::spawn({
+        let (service, scope) = (service.clone(), SessionScope::User(user.clone()));
+        async move { service.forget_some(&scope).await }
+    });
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    ensure!(!forgetting.is_finished(), "the step did not wait");
+    other.commit().await?;
+    let step = forgetting.await??;
+    ensure!(step.states == 0 && step.sessions == 0 && step.has_more, "{step:?}");
+    ensure!(service.get_user_state(&user).await?.len() == 1, "the state of a user with a session is gone");
+    let step = service.forget_some(&SessionScope::User(user.clone())).await?;
+    ensure!(step.sessions == 1, "{step:?}");
+    let step = service.forget_some(&SessionScope::User(user)).await?;
+    ensure!(step.states == 1, "{step:?}");
     Ok(())
 }

@@ -256,7 +256,7 @@ async fn a_cut_fork_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result
         let event = Event::new("user").with_id(id).with_state_delta(State::new().with("k", id));
         direct.append_event(append(&key, event)).await?;
     }
-    sweep(&proxy, async |number| {
+    sweep_with(&proxy, [once(Cut::BeforeReply)], async |number| {
         let fork = alice()?.session(SessionId::try_new(format!("fork-{number}"))?);
         let request = ForkSession::new(key.clone(), "a").with_session_id(fork.session_id.clone());
         let forked = service.fork_session(request.clone()).await?;
@@ -272,7 +272,7 @@ async fn a_cut_fork_is_stored_once_and_told(fixture: &Fixture) -> anyhow::Result
 
 async fn a_cut_redaction_is_carried_out_once(fixture: &Fixture) -> anyhow::Result<()> {
     let (proxy, service, direct, key) = behind_proxy(fixture).await?;
-    sweep(&proxy, async |number| {
+    sweep_with(&proxy, [once(Cut::BeforeReply)], async |number| {
         let id = format!("event-{number}");
         direct.append_event(append(&key, Event::new("user").with_id(&id).with_text("secret"))).await?;
         let redacted = service.redact_event(RedactEvent::new(key.clone(), &id)).await?;

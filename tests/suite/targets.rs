@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use seabed::{
     DirectoryService, HistoryService, MemorySessionService, MySqlSessionService, PostgresSessionService,
-    SqliteSessionService, StateService,
+    RetentionService, SqliteSessionService, StateService,
 };
 use seabed_conformance::{Opened, Services, Target};
 use seabed_tests::{Database, Family, Kind, Report, Servers, Unavailable};
@@ -45,9 +45,9 @@ impl Store {
 }
 
 /// The traits that the conformance suite tests.
-trait Tested: StateService + DirectoryService + HistoryService {}
+trait Tested: StateService + DirectoryService + HistoryService + RetentionService {}
 
-impl<S: StateService + DirectoryService + HistoryService> Tested for S {}
+impl<S: StateService + DirectoryService + HistoryService + RetentionService> Tested for S {}
 
 /// The stores of this process, each created on first use.
 #[derive(Default)]
@@ -116,7 +116,10 @@ impl Stores {
                 }
             }
         };
-        Ok(Services::with_state(service.clone()).and_directory(service.clone()).and_history(service))
+        Ok(Services::with_state(service.clone())
+            .and_directory(service.clone())
+            .and_history(service.clone())
+            .and_retention(service))
     }
 
     /// Creates a new database on `store`, without tables.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use seabed_core::{
     AppName, AppendEvent, Appended, CreateSession, DirectoryService, Event, ExpectedRevision, GetSession,
-    HistoryService, Revision, Session, SessionId, SessionKey, SessionService, State, StateService, UserKey,
+    HistoryService, RetentionService, Revision, Session, SessionId, SessionKey, SessionService, State, StateService,
+    UserKey,
 };
 use tokio::task::JoinSet;
 
@@ -19,6 +20,7 @@ pub(crate) struct Context {
     state: Option<Arc<dyn StateService>>,
     directory: Option<Arc<dyn DirectoryService>>,
     history: Option<Arc<dyn HistoryService>>,
+    retention: Option<Arc<dyn RetentionService>>,
     /// The name of this case's app.
     pub(crate) app: String,
 }
@@ -27,8 +29,8 @@ impl Context {
     #[allow(clippy::disallowed_methods, reason = "each case has an app of its own")]
     pub(crate) fn new(target: Target, services: Services) -> Self {
         let app = format!("app-{:016x}", fastrand::u64(..));
-        let Services { sessions: service, state, directory, history } = services;
-        Self { target, service, state, directory, history, app }
+        let Services { sessions: service, state, directory, history, retention } = services;
+        Self { target, service, state, directory, history, retention, app }
     }
 
     /// Another service on the same store.
@@ -67,6 +69,20 @@ impl Context {
     pub(crate) async fn another_history(&self) -> anyhow::Result<Arc<dyn HistoryService>> {
         match self.target.open().await? {
             Opened::Service(services) => services.history.context("the service implements no HistoryService"),
+            Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
+        }
+    }
+
+    /// The service as a [`RetentionService`]. Cases that call this need
+    /// [`Capability::Retention`](crate::cases::Capability).
+    pub(crate) fn retention(&self) -> anyhow::Result<&Arc<dyn RetentionService>> {
+        self.retention.as_ref().context("the service implements no RetentionService")
+    }
+
+    /// Another service on the same store, as a [`RetentionService`].
+    pub(crate) async fn another_retention(&self) -> anyhow::Result<Arc<dyn RetentionService>> {
+        match self.target.open().await? {
+            Opened::Service(services) => services.retention.context("the service implements no RetentionService"),
             Opened::Ignored(reason) => anyhow::bail!("the target went away: {reason}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use seabed_core::{DirectoryService, HistoryService, SessionService, StateService};
+use seabed_core::{DirectoryService, HistoryService, RetentionService, SessionService, StateService};
 
 /// The result of opening a target.
 pub enum Opened {
@@ -21,12 +21,13 @@ pub struct Services {
     pub(crate) state: Option<Arc<dyn StateService>>,
     pub(crate) directory: Option<Arc<dyn DirectoryService>>,
     pub(crate) history: Option<Arc<dyn HistoryService>>,
+    pub(crate) retention: Option<Arc<dyn RetentionService>>,
 }
 
 impl Services {
     /// A service of which only [`SessionService`] is tested. Cases of other traits are ignored.
     pub fn new(sessions: Arc<dyn SessionService>) -> Self {
-        Self { sessions, state: None, directory: None, history: None }
+        Self { sessions, state: None, directory: None, history: None, retention: None }
     }
 
     /// A service of which [`StateService`] is tested as well.
@@ -43,6 +44,12 @@ impl Services {
     /// Also tests [`HistoryService`], of the same service.
     pub fn and_history(mut self, history: Arc<dyn HistoryService>) -> Self {
         self.history = Some(history);
+        self
+    }
+
+    /// Also tests [`RetentionService`], of the same service.
+    pub fn and_retention(mut self, retention: Arc<dyn RetentionService>) -> Self {
+        self.retention = Some(retention);
         self
     }
 }

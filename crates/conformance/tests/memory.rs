@@ -12,7 +12,10 @@ fn main() -> std::process::ExitCode {
         async move {
             let service = Arc::new(service);
             Ok(Opened::Service(
-                Services::with_state(service.clone()).and_directory(service.clone()).and_history(service),
+                Services::with_state(service.clone())
+                    .and_directory(service.clone())
+                    .and_history(service.clone())
+                    .and_retention(service),
             ))
         }
     })])

@@ -9,9 +9,10 @@ use seabed_conformance::{Opened, Services, Target};
 use seabed_core::history::{ForkSession, Forked, Origin, RedactEvent, Redacted};
 use seabed_core::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, CreateSession, DeleteSession, DirectoryService,
-    Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, FoundSession, GetSession, HistoryService,
-    ListEvents, ListSessions, MemorySessionService, Page, Result, Session, SessionCursor, SessionFilter, SessionKey,
-    SessionScope, SessionService, SessionSummary, State, StateService, StateUpdated, UpdateState, UserKey,
+    Event, EventCursor, ExpectedRevision, FindCursor, FindSessions, Forgotten, FoundSession, GetSession,
+    HistoryService, ListEvents, ListSessions, MemorySessionService, Page, Result, RetentionService, Session,
+    SessionCursor, SessionFilter, SessionKey, SessionScope, SessionService, SessionSummary, State, StateService,
+    StateUpdated, UpdateState, UserKey,
 };
 
 /// Logs the writes and reads of sessions, and builds their requests anew out of their parts.
@@ -199,6 +200,14 @@ impl<S: HistoryService> HistoryService for Audited<S> {
     }
 }
 
+#[async_trait]
+impl<S: RetentionService> RetentionService for Audited<S> {
+    async fn forget_some(&self, scope: &SessionScope) -> Result<Forgotten> {
+        self.log(format!("forget some of {scope:?}"));
+        self.inner.forget_some(scope).await
+    }
+}
+
 fn main() -> ExitCode {
     let inner = Audited { inner: MemorySessionService::new(), log: Arc::default() };
     let service = inner.clone();
@@ -207,7 +216,10 @@ fn main() -> ExitCode {
         async move {
             let service = Arc::new(service);
             Ok(Opened::Service(
-                Services::with_state(service.clone()).and_directory(service.clone()).and_history(service),
+                Services::with_state(service.clone())
+                    .and_directory(service.clone())
+                    .and_history(service.clone())
+                    .and_retention(service),
             ))
         }
     })]);

@@ -29,6 +29,7 @@ mod memory;
 mod page;
 mod replay;
 mod request;
+mod retention;
 mod revision;
 mod service;
 mod service_ext;
@@ -54,6 +55,9 @@ pub use memory::MemorySessionService;
 pub use page::{EventCursor, Order, Page, SessionCursor};
 pub use request::{
     AppendEvent, Appended, CreateSession, DeleteSession, GetSession, ListEvents, ListSessions, NulPolicy, SessionScope,
+};
+pub use retention::{
+    ExpireSessions, Expired, ExpiryServiceExt, Forget, Forgotten, Receipt, RetentionService, RetentionServiceExt,
 };
 pub use revision::{ExpectedRevision, Revision};
 pub use service::SessionService;

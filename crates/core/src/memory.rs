@@ -1,6 +1,7 @@
 //! The reference model: the guarantees in their simplest form, without a database.
 
 mod history;
+mod retention;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -167,9 +167,9 @@
 //!
 //! # Guarantees
 //!
-//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`], [`HistoryService`]
-//! and [`TransactionalService`] state the guarantees of each operation. The crate `seabed-conformance` checks them on
-//! every backend, and on your own if you write one.
+//! The traits [`SessionService`], [`SessionServiceExt`], [`StateService`], [`DirectoryService`], [`HistoryService`],
+//! [`RetentionService`] and [`TransactionalService`] state the guarantees of each operation. The crate
+//! `seabed-conformance` checks them on every backend, and on your own if you write one.
 
 use std::sync::Arc;
 
@@ -181,8 +181,9 @@ pub use seabed_core::sql::{SchemaRisk, ServiceOptions, SqlSessionService, Tables
 pub use seabed_core::{
     AnnotateSession, Annotations, AppName, AppendEvent, Appended, BackendError, BackendErrorKind, Clock, CreateSession,
     DeleteSession, DirectoryService, DirectoryServiceExt, Error, Event, EventActions, EventCursor, ExpectedRevision,
-    FindCursor, FindSessions, FoundSession, GetOrCreated, GetSession, HistoryService, HistoryServiceExt, IdSource,
-    Json, ListEvents, ListSessions, MemorySessionService, NulPolicy, Order, Page, Result, Revision, Scope, Session,
+    ExpireSessions, Expired, ExpiryServiceExt, FindCursor, FindSessions, Forget, Forgotten, FoundSession, GetOrCreated,
+    GetSession, HistoryService, HistoryServiceExt, IdSource, Json, ListEvents, ListSessions, MemorySessionService,
+    NulPolicy, Order, Page, Receipt, Result, RetentionService, RetentionServiceExt, Revision, Scope, Session,
     SessionCursor, SessionFilter, SessionId, SessionKey, SessionScope, SessionService, SessionServiceExt,
     SessionSummary, State, StateService, StateTarget, StateUpdated, SystemClock, Timestamp, TransactionalService,
     UpdateState, UserId, UserKey, UuidV7,
@@ -209,10 +210,13 @@ use sea_orm::{DatabaseConnection, DatabaseConnectionType, DbBackend};
 pub type DynSessionService = Arc<dyn DatabaseSessionService>;
 
 /// Every trait that the session services on databases implement.
-pub trait DatabaseSessionService: StateService + DirectoryService + HistoryService + TransactionalService {}
+pub trait DatabaseSessionService:
+    StateService + DirectoryService + HistoryService + RetentionService + TransactionalService
+{
+}
 
 impl<S> DatabaseSessionService for S where
-    S: StateService + DirectoryService + HistoryService + TransactionalService + ?Sized
+    S: StateService + DirectoryService + HistoryService + RetentionService + TransactionalService + ?Sized
 {
 }
 

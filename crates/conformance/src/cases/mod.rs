@@ -3,6 +3,7 @@
 mod deletes;
 mod directory;
 mod events;
+mod expiry;
 mod finding;
 mod forks;
 mod handles;
@@ -13,6 +14,7 @@ mod races;
 mod reads;
 mod redactions;
 mod refusals;
+mod retention;
 mod revisions;
 mod state;
 mod state_updates;
@@ -59,6 +61,7 @@ pub(crate) enum Capability {
     State,
     Directory,
     History,
+    Retention,
 }
 
 impl Capability {
@@ -68,6 +71,7 @@ impl Capability {
             Self::State => services.state.is_some(),
             Self::Directory => services.directory.is_some(),
             Self::History => services.history.is_some(),
+            Self::Retention => services.retention.is_some(),
         }
     }
 }
@@ -107,6 +111,8 @@ pub fn cases() -> impl Iterator<Item = Case> {
         finding::CASES,
         forks::CASES,
         redactions::CASES,
+        retention::CASES,
+        expiry::CASES,
         handles::CASES,
         history::CASES,
         refusals::CASES,

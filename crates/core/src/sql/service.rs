@@ -3,6 +3,7 @@
 mod delete;
 mod directory;
 mod history;
+mod retention;
 mod transactional;
 
 use std::fmt;

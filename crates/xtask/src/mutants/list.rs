@@ -27,6 +27,9 @@ const CREATE: &str = "crates/core/src/sql/op/create.rs";
 const ANNOTATE: &str = "crates/core/src/sql/op/annotate.rs";
 const ORIGIN: &str = "crates/core/src/sql/op/origin.rs";
 const FORK: &str = "crates/core/src/sql/op/fork.rs";
+const FORGET: &str = "crates/core/src/sql/op/forget.rs";
+const RETENTION: &str = "crates/core/src/retention.rs";
+const EXPIRE: &str = "crates/core/src/retention/expire.rs";
 const REDACT: &str = "crates/core/src/sql/op/redact.rs";
 const DIRECTORY: &str = "crates/core/src/directory.rs";
 const FIND: &str = "crates/core/src/directory/find.rs";
@@ -1409,5 +1412,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "Keep { idle: limits.idle_timeout, in_all: limits.max_lifetime }",
         to: "Keep { idle: Some(KEEP_IDLE), in_all: Some(KEEP_IN_ALL) }",
         case: "mariadb::one_writer_needs_one_connection",
+    },
+    Mutant {
+        guard: "a state goes only without sessions",
+        file: FORGET,
+        from: "                return Ok(Applied::Unchanged(ForgottenState::Used));\n",
+        to: "",
+        case: "sqlite_file::a_state_that_a_session_needs_stays",
+    },
+    Mutant {
+        guard: "forgetting looks again",
+        file: RETENTION,
+        from: "let (mut failures, mut is_settled) = (0, false);",
+        to: "let (mut failures, mut is_settled) = (0, true);",
+        case: "sqlite_file::a_session_that_is_created_late_is_forgotten_too",
+    },
+    Mutant {
+        guard: "a session expires only at the revision at which it was found",
+        file: EXPIRE,
+        from: "DeleteSession::new(found.key.clone()).at_revision(found.revision);",
+        to: "DeleteSession::new(found.key.clone());",
+        case: "postgres_18::a_session_that_goes_on_does_not_expire",
+    },
+    Mutant {
+        guard: "a fork does not expire by the times of its events",
+        file: EXPIRE,
+        from: ".with_updated_until(time).with_created_until(time);",
+        to: ".with_updated_until(time);",
+        case: "sqlite_memory::only_sessions_that_were_not_used_for_long_expire",
     },
 ];

@@ -152,8 +152,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "a caller does not wait for a place for ever",
         file: BATCH,
-        from: "timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write)))).await;",
-        to: "timeout_at(deadline + LONGEST, self.wait_for(pin!(self.queue.accept(write)))).await;",
+        from: "timeout_at(deadline, self.wait_for(pin!(self.queue.accept(write, self.engine.failover_patience())))).await;",
+        to: "timeout_at(deadline + LONGEST, self.wait_for(pin!(self.queue.accept(write, self.engine.failover_patience())))).await;",
         case: "sql::write::tests::time::a_caller_waits_for_a_place_no_longer_than_its_limit",
     },
     Mutant {

@@ -14,6 +14,7 @@ pub(crate) mod context;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod find;
+pub(crate) mod forget;
 pub(crate) mod fork;
 pub(crate) mod get;
 pub(crate) mod list;
@@ -114,6 +115,7 @@ pub fn statements<D: Dialect>(tables: &Tables) -> Vec<(String, String)> {
     let built = [
         annotate::sample_texts::<D>(tables),
         find::sample_texts::<D>(tables),
+        forget::sample_texts::<D>(tables),
         list::sample_texts::<D>(tables),
         summarize::sample_texts::<D>(tables),
     ];

@@ -287,7 +287,7 @@ async fn a_caller_who_is_gone_does_not_interrupt_a_running_write() {
 /// for a place.
 fn accept(queue: &Queue<FakeEngine>, write: Write<Append>) -> Option<(bool, impl Future + use<>)> {
     let (write, outcome) = pending(write, Instant::now());
-    let accepted = queue.accept(write).now_or_never()?.expect("the queue is open");
+    let accepted = queue.accept(write, None).now_or_never()?.expect("the queue is open");
     let could_start = accepted.could_start;
     Some((could_start, async move {
         let _accepted = accepted;
@@ -306,11 +306,11 @@ fn a_write_too_many_waits_for_a_place_and_gets_the_first_that_is_free() {
     let callers: Vec<_> = (0..1024).map(|number| accept(&queue, of_app(number))).collect();
     assert!(callers.iter().all(Option::is_some));
     let (write, _outcome) = pending(of_app(1024), Instant::now());
-    let mut accepted = pin!(queue.accept(write));
+    let mut accepted = pin!(queue.accept(write, None));
     let mut context = Context::from_waker(Waker::noop());
     assert!(accepted.as_mut().poll(&mut context).is_pending());
     let (later, _outcome) = pending(of_app(1025), Instant::now());
-    let mut later = pin!(queue.accept(later));
+    let mut later = pin!(queue.accept(later, None));
     assert!(later.as_mut().poll(&mut context).is_pending());
     let first = next_batch(&queue);
     assert!(accepted.as_mut().poll(&mut context).is_pending());
