@@ -5,7 +5,7 @@ use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use sea_orm::{QueryResult, Statement};
 
 use super::context::Context;
-use super::list::{app_of, of_scope};
+use super::list::{all_of_scope, app_of};
 use crate::entity::{app_states, events, sessions, user_states};
 use crate::sql::decode::RowDecoder;
 use crate::sql::dialect::Dialect;
@@ -24,7 +24,7 @@ const DELETED_AT_ONCE: usize = 100;
 /// Selects sessions of an app or a user.
 fn select_sessions<D: Dialect>(tables: &Tables, scope: &SessionScope) -> SelectStatement {
     use sessions::Column;
-    let mut select = of_scope::<D>(tables, scope);
+    let mut select = all_of_scope::<D>(tables, scope);
     select.columns([Column::UserId, Column::Id].map(|column| (sessions::Entity, column))).limit(FOUND_AT_ONCE).take()
 }
 
@@ -55,7 +55,7 @@ fn select_count<D: Dialect>(tables: &Tables, key: &SessionKey) -> SelectStatemen
         .and_where(name::<D>(Column::UserId).eq(key.user_id.as_str()))
         .and_where(name::<D>(Column::SessionId).eq(key.session_id.as_str()))
         .take();
-    of_scope::<D>(tables, &SessionScope::User(key.user()))
+    all_of_scope::<D>(tables, &SessionScope::User(key.user()))
         .and_where(name::<D>((sessions::Entity, sessions::Column::Id)).eq(key.session_id.as_str()))
         .expr(Expr::SubQuery(None, Box::new(count.into())))
         .take()
@@ -144,7 +144,7 @@ fn state_statements<D: Dialect>(tables: &Tables, row: &SharedKey) -> StateStatem
         SessionScope::App(app_name) => Some(select_users::<D>(tables, app_name).reset_limit().limit(1).take()),
         SessionScope::User(_) => None,
     };
-    let session = of_scope::<D>(tables, &scope).expr(Expr::cust("1")).limit(1).take();
+    let session = all_of_scope::<D>(tables, &scope).expr(Expr::cust("1")).limit(1).take();
     let lock = one().from(table.clone()).and_where(is_row.clone()).lock_exclusive().take();
     let delete = Query::delete().from_table(table).and_where(is_row).take();
     StateStatements {

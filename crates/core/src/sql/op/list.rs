@@ -82,6 +82,12 @@ pub(super) fn app_of(scope: &SessionScope) -> &AppName {
 
 /// Selects from the sessions of an app or a user that are not being deleted; no columns yet.
 pub(super) fn of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> SelectStatement {
+    let create_time = (sessions::Entity, sessions::Column::CreateTime);
+    all_of_scope::<D>(tables, scope).and_where(is_not_being_deleted(create_time)).take()
+}
+
+/// Selects from the sessions of an app or a user, also from those of which a delete has left something.
+pub(super) fn all_of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> SelectStatement {
     use sessions::Column;
     let user_id = match scope {
         SessionScope::App(_) => None,
@@ -92,7 +98,6 @@ pub(super) fn of_scope<D: Dialect>(tables: &Tables, scope: &SessionScope) -> Sel
         .from(tables.aliased(sessions::Entity))
         .and_where(named(Column::AppName).eq(app_of(scope).as_str()))
         .and_where_option(user_id.map(|user_id| named(Column::UserId).eq(user_id.as_str())))
-        .and_where(is_not_being_deleted((sessions::Entity, Column::CreateTime)))
         .take()
 }
 
