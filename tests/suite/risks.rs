@@ -300,7 +300,7 @@ async fn connections_that_are_read_only_are_refused(fixture: &Fixture) -> anyhow
     ensure!(service.get_app_state(&AppName::try_new("app")?).await?.is_empty());
     let refused = session(&service).await.err().context("wrote")?;
     let kind = refused.downcast_ref::<seabed::Error>().and_then(seabed::Error::backend_kind);
-    ensure!(kind == Some(BackendErrorKind::Unavailable), "{refused:?}");
+    ensure!(kind == Some(BackendErrorKind::ReadOnly), "{refused:?}");
     let pool = seabed::open(&fixture.service_url).await?;
     expect_finding(&pool, "default_transaction_read_only").await?;
     pool.close().await?;
