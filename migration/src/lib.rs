@@ -147,7 +147,7 @@ enum NoVersion {
 pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Result<()> {
     let tables = tables.into();
     for _ in 1..ATTEMPTS {
-        let attempt = async || attempt_up(&tables, options, NoVersion::Wait).await;
+        let attempt = || attempt_up(&tables, options, NoVersion::Wait);
         match with_locks(spec::is_lock_timeout, attempt).await {
             Ok(Attempt::Done) => return Ok(()),
             Ok(Attempt::Unversioned) => {}
@@ -156,12 +156,15 @@ pub async fn up(tables: impl Into<SessionTables<'_>>, options: UpOptions) -> Res
         }
         tokio::time::sleep(PAUSE).await;
     }
-    let attempt = async || attempt_up(&tables, options, NoVersion::Store).await;
+    let attempt = || attempt_up(&tables, options, NoVersion::Store);
     with_locks(spec::is_lock_timeout, attempt).await.map(drop)
 }
 
 /// Repeats `work` while it gives up waiting for a lock.
-async fn with_locks<T>(is_lock_timeout: fn(&DbErr) -> bool, work: impl AsyncFn() -> Result<T>) -> Result<T> {
+async fn with_locks<T, F>(is_lock_timeout: fn(&DbErr) -> bool, work: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
     for _ in 1..LOCK_ATTEMPTS {
         match work().await {
             Err(error) if is_any(&error, is_lock_timeout) => tokio::time::sleep(LOCK_PAUSE).await,

@@ -226,7 +226,7 @@ async fn run_safe_repairs(tables: &SessionTables<'_>, findings: &[Finding]) -> R
         Repair::Unsafe(_) | Repair::Advice(_) => None,
     });
     let statements: Vec<String> = safe.flatten().collect();
-    let run = async || {
+    let run = || {
         let statements = statements.clone();
         lock::run_locked(tables, move |transaction, spec| {
             Box::pin(async move {
@@ -237,7 +237,6 @@ async fn run_safe_repairs(tables: &SessionTables<'_>, findings: &[Finding]) -> R
                 crate::execute(transaction, statements).await.map_err(migration_error)
             })
         })
-        .await
     };
     crate::with_locks(spec::is_lock_not_available, run).await
 }

@@ -92,7 +92,9 @@ async fn clusters() -> anyhow::Result<bool> {
     }
     println!("| cluster | kills | writes acknowledged | lost or wrong | {} |", Outages::COLUMNS.join(" | "));
     println!("|---|--:|--:|--:|--:|--:|--:|");
-    rows.iter().for_each(|row| println!("{row}"));
+    for row in &rows {
+        println!("{row}");
+    }
     Ok(is_sound)
 }
 

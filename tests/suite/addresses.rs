@@ -115,7 +115,7 @@ async fn a_patient_service_waits_for_its_server(fixture: &Fixture) -> anyhow::Re
         let port = proxy.port();
         let options: ConnectOptions<D> = url.parse()?;
         let options = options.with_acquire_timeout(Duration::from_millis(200));
-        let patient = options.clone().with_failover_patience(Duration::from_secs(60));
+        let patient = options.clone().with_failover_patience(Duration::from_mins(1));
         let [hasty, patient] =
             [SqlSessionService::connect_with(options).await?, SqlSessionService::connect_with(patient).await?];
         let created = patient.create_session(CreateSession::new(seabed::UserKey::try_new("app", "alice")?)).await?;

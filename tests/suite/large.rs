@@ -179,9 +179,9 @@ async fn a_large_session_goes_and_comes_back_with_its_transaction(fixture: &Fixt
             service.delete_session_in(&transaction, DeleteSession::new(key.clone())).await?;
             ensure!(service.get_session_in(&transaction, GetSession::new(key.clone())).await?.is_none());
             if commits {
-                transaction.commit().await?
+                transaction.commit().await?;
             } else {
-                transaction.rollback().await?
+                transaction.rollback().await?;
             }
             let (sessions, events) = (count(fixture, "sessions").await?, count(fixture, "events").await?);
             ensure!((sessions, events) == if commits { (0, 0) } else { (1, 1200) }, "{sessions} and {events}");

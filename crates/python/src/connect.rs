@@ -6,6 +6,7 @@ use std::process;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use pyo3::FromPyObject;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -152,7 +153,7 @@ impl Connector {
 
     /// The service on these connections, connected by the first caller.
     pub(crate) async fn service(&self, opened: &Opened) -> Result<DynSessionService> {
-        opened.service.get_or_try_init(|| self.connect()).await.cloned()
+        opened.service.get_or_try_init(|| self.connect().boxed()).await.cloned()
     }
 
     async fn connect(&self) -> Result<DynSessionService> {

@@ -204,7 +204,7 @@ mod tests {
             update_time: DateTime::default(),
         });
         let events = events.iter().map(event).collect();
-        let parts = vec![Part { events, is_last, annotations, ..Part::new(session) }];
+        let parts = vec![Part { annotations, events, is_last, ..Part::new(session) }];
         Batch { app_states: vec![app_state], parts, ..Batch::default() }
     }
 

@@ -59,7 +59,7 @@ impl Setup {
 
 /// The servers of a cluster. Each is named by its port.
 #[async_trait]
-trait Servers: Send {
+trait Servers: Send + Sync {
     /// Starts HAProxy in front of them.
     fn front(&self) -> anyhow::Result<HaProxy>;
 

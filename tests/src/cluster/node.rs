@@ -49,7 +49,7 @@ pub(super) struct Rules {
 }
 
 pub(super) struct Nodes {
-    pub(super) nodes: Vec<Node>,
+    pub(super) all: Vec<Node>,
     pub(super) rules: Rules,
     /// The place of the one that was killed.
     killed: usize,
@@ -57,7 +57,7 @@ pub(super) struct Nodes {
 
 impl Nodes {
     pub(super) fn new(nodes: Vec<Node>, rules: Rules) -> Self {
-        Self { nodes, rules, killed: 0 }
+        Self { all: nodes, rules, killed: 0 }
     }
 
     /// Brings a node that runs into the cluster.
@@ -80,7 +80,7 @@ impl Nodes {
 impl Servers for Nodes {
     fn front(&self) -> anyhow::Result<HaProxy> {
         let documented = ["10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"];
-        let ports: Vec<_> = documented.into_iter().zip(self.nodes.iter().map(|node| node.port)).collect();
+        let ports: Vec<_> = documented.into_iter().zip(self.all.iter().map(|node| node.port)).collect();
         HaProxy::start(self.rules.haproxy, &ports)
     }
 
@@ -89,23 +89,23 @@ impl Servers for Nodes {
     }
 
     async fn kill(&mut self, port: u16) -> anyhow::Result<()> {
-        self.killed = self.nodes.iter().position(|node| node.port == port).context("no such node")?;
-        container::kill(&self.nodes[self.killed].container).await?;
+        self.killed = self.all.iter().position(|node| node.port == port).context("no such node")?;
+        container::kill(&self.all[self.killed].container).await?;
         until_refused(port).await;
-        let others: Vec<String> = self.nodes.iter().filter(|node| node.port != port).map(Node::url).collect();
+        let others: Vec<String> = self.all.iter().filter(|node| node.port != port).map(Node::url).collect();
         let (query, answer) = self.rules.takes_over;
         until(&others, query, answer).await
     }
 
     async fn heal(&mut self) -> anyhow::Result<()> {
-        let node = &self.nodes[self.killed];
+        let node = &self.all[self.killed];
         container::restart(&node.container).await?;
         wait_until_ready(&node.url()).await?;
         Self::join(node, &self.rules).await
     }
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
-        for node in self.nodes {
+        for node in self.all {
             node.stop().await?;
         }
         Ok(())

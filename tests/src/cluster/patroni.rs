@@ -16,7 +16,7 @@ use crate::server::{ADMIN_PASSWORD, wait_until_ready};
 
 pub(super) struct Patroni {
     etcd: Program,
-    nodes: [Node; 2],
+    all: [Node; 2],
     /// The place of the one that was killed.
     killed: usize,
 }
@@ -35,7 +35,7 @@ impl Patroni {
         // It makes the database, which the second copies.
         wait_until_ready(&admin_url(first.port)).await?;
         let second = Node::start("two", client)?;
-        let mut cluster = Self { etcd, nodes: [first, second], killed: 1 };
+        let mut cluster = Self { etcd, all: [first, second], killed: 1 };
         cluster.wait_for_standby().await?;
         Ok(cluster)
     }
@@ -43,7 +43,7 @@ impl Patroni {
     /// Waits until Patroni would promote the node that was killed.
     async fn wait_for_standby(&mut self) -> anyhow::Result<()> {
         let started = std::time::Instant::now();
-        while !is_synchronous(self.nodes[self.killed].api).await.unwrap_or(false) {
+        while !is_synchronous(self.all[self.killed].api).await.unwrap_or(false) {
             ensure!(started.elapsed() < std::time::Duration::from_mins(3), "the node is no synchronous standby");
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
@@ -117,7 +117,7 @@ async fn is_synchronous(port: u16) -> anyhow::Result<bool> {
 impl Servers for Patroni {
     fn front(&self) -> anyhow::Result<HaProxy> {
         let configuration = include_str!("../../../docs/clusters/haproxy-patroni.cfg");
-        let [one, two] = &self.nodes;
+        let [one, two] = &self.all;
         let apis = [("10.0.0.1:5432 check port", one.api), ("10.0.0.2:5432 check port", two.api)];
         let configuration = apis.iter().fold(configuration.to_owned(), |configuration, (server, api)| {
             configuration.replace(&format!("{server} 8008"), &format!("{server} {api}"))
@@ -130,19 +130,19 @@ impl Servers for Patroni {
     }
 
     async fn kill(&mut self, port: u16) -> anyhow::Result<()> {
-        self.killed = self.nodes.iter().position(|node| node.port == port).context("no such node")?;
-        self.nodes[self.killed].program.order("kill").await?;
-        let other = admin_url(self.nodes[1 - self.killed].port);
+        self.killed = self.all.iter().position(|node| node.port == port).context("no such node")?;
+        self.all[self.killed].program.order("kill").await?;
+        let other = admin_url(self.all[1 - self.killed].port);
         until(&[other], "SELECT CAST(pg_is_in_recovery() AS TEXT) AS text", "false").await
     }
 
     async fn heal(&mut self) -> anyhow::Result<()> {
-        self.nodes[self.killed].program.order("start").await?;
+        self.all[self.killed].program.order("start").await?;
         self.wait_for_standby().await
     }
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
-        for node in self.nodes {
+        for node in self.all {
             node.program.stop().await?;
         }
         self.etcd.stop().await

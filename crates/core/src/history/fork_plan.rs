@@ -200,7 +200,9 @@ mod tests {
             let events = history(&mut rng);
             let initial = State::new().with("a", "initial").with("d", "initial");
             let mut now = initial.clone();
-            events.iter().for_each(|event| now.merge(event.actions.state_delta.clone()));
+            for event in &events {
+                now.merge(event.actions.state_delta.clone());
+            }
             let at = rng.choice(&events).unwrap();
             let is_rewind = at.actions.extra.contains_key("rewind_before_invocation_id");
             let is_live = live_events(&events).iter().any(|event| event.id == at.id);

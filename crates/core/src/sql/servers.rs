@@ -44,8 +44,8 @@ impl<D: Dialect> Servers<D> {
         target: TargetServer,
         settings: String,
     ) -> Self {
-        let mut options = vec![first.clone()];
-        options.extend(others.iter().map(|address| D::Driver::at(first.clone(), address)));
+        let others: Vec<_> = others.iter().map(|address| D::Driver::at(first.clone(), address)).collect();
+        let options = [vec![first], others].concat();
         Self { options, target, settings, current: AtomicUsize::new(0) }
     }
 

@@ -47,7 +47,7 @@ impl Shared {
 
 /// The numbers of the writes that change a row which exists and is not free.
 fn blocked(tables: &Tables) -> SelectStatement {
-    let is_blocked = app_state(tables).is_blocked("free_app").or(user_state(tables).is_blocked("free_user"));
+    let is_blocked = app_state(tables).blocked("free_app").or(user_state(tables).blocked("free_user"));
     Query::select().expr(of(GIVEN, NUMBER)).from(GIVEN).and_where(is_blocked).take()
 }
 
@@ -81,7 +81,7 @@ impl<E: EntityTrait, C: IntoIden + Copy, const N: usize> SharedState<'_, E, C, N
             .take()
     }
 
-    fn is_blocked(self, free: &'static str) -> Expr {
+    fn blocked(self, free: &'static str) -> Expr {
         let is_free = of(GIVEN, NUMBER).in_subquery(Query::select().column(NUMBER).from(free).take());
         self.changes().and(is_free.not()).and(Expr::exists(self.of_write()))
     }

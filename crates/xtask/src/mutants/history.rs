@@ -1,18 +1,38 @@
-//! The rules of `history`: rewinds, compactions, and the state as of an event. Most have a unit test of seabed-core
-//! (`history::`).
+//! The rules of `history`: rewinds, compactions, forks, and the state as of an event; and those of retention.
 
-use super::list::Mutant;
+use super::Mutant;
 
-const REWINDS: &str = "crates/core/src/history/rewinds.rs";
-const VIEW: &str = "crates/core/src/history/view.rs";
-const CONTEXT: &str = "crates/core/src/history/context.rs";
-const COMPACTION: &str = "crates/core/src/history/compaction.rs";
 const CALLS: &str = "crates/core/src/history/calls.rs";
-const STATE: &str = "crates/core/src/history/state.rs";
+const COMPACTION: &str = "crates/core/src/history/compaction.rs";
+const CONTEXT: &str = "crates/core/src/history/context.rs";
 const FORK_PLAN: &str = "crates/core/src/history/fork_plan.rs";
 const REDACT: &str = "crates/core/src/history/redact.rs";
+const REWINDS: &str = "crates/core/src/history/rewinds.rs";
+const STATE: &str = "crates/core/src/history/state.rs";
+const VIEW: &str = "crates/core/src/history/view.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        guard: "forgetting looks again",
+        file: "crates/core/src/retention.rs",
+        from: "let (mut failures, mut is_settled) = (0, false);",
+        to: "let (mut failures, mut is_settled) = (0, true);",
+        case: "sqlite_file::a_session_that_is_created_late_is_forgotten_too",
+    },
+    Mutant {
+        guard: "a session expires only at the revision at which it was found",
+        file: "crates/core/src/retention/expire.rs",
+        from: "DeleteSession::new(found.key.clone()).at_revision(found.revision);",
+        to: "DeleteSession::new(found.key.clone());",
+        case: "postgres_18::a_session_that_goes_on_does_not_expire",
+    },
+    Mutant {
+        guard: "a fork does not expire by the times of its events",
+        file: "crates/core/src/retention/expire.rs",
+        from: ".with_updated_until(time).with_created_until(time);",
+        to: ".with_updated_until(time);",
+        case: "sqlite_memory::only_sessions_that_were_not_used_for_long_expire",
+    },
     Mutant {
         guard: "a rewind goes back to the first event of its invocation",
         file: REWINDS,
@@ -306,20 +326,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "self.events_since.is_some() || has_none_of_its_events",
         to: "self.events_since.is_some()",
         case: "history::tests::a_session_that_was_read_in_part_has_no_history",
-    },
-    Mutant {
-        guard: "a rewind takes back only what it has read",
-        file: "crates/core/src/service_ext.rs",
-        from: "service.append(&mut session, rewind.into_event()).await?;",
-        to: "service.append_latest(&mut session, rewind.into_event()).await?;",
-        case: "sqlite_file::a_rewind_takes_back_only_what_it_has_read",
-    },
-    Mutant {
-        guard: "the id of an invocation is checked before a rewind reads",
-        file: "crates/core/src/service_ext.rs",
-        from: "        request.check()?;\n",
-        to: "",
-        case: "sqlite_file::a_rewind_that_cannot_be_is_refused_and_writes_nothing",
     },
     Mutant {
         guard: "an event that a rewind has taken back is not forked",

@@ -1,9 +1,15 @@
 //! `cargo xtask mutants`: takes the guards away, one at a time, and shows the case that fails then.
 
+mod adk_rust;
+mod backends;
+mod batch;
+mod connections;
+mod core;
 mod history;
-mod list;
+mod migration;
+mod operations;
 mod python;
-mod units;
+mod queue;
 
 use std::path::Path;
 use std::process::Command;
@@ -12,14 +18,36 @@ use anyhow::{Context as _, ensure};
 
 use crate::cargo::{TIMED_OUT, cargo, cargo_within};
 use crate::servers;
-use list::Mutant;
 
 /// How long a mutant may take to build and run, in seconds. A case may wait forever without its guard.
 const LIMIT: u32 = 400;
 
-/// All guards: first those whose cases are quick.
+/// A guard, the change that takes it away, and a case that needs it.
+struct Mutant {
+    guard: &'static str,
+    file: &'static str,
+    /// Replaced by [`to`](Self::to); must be in the file exactly once.
+    from: &'static str,
+    to: &'static str,
+    /// What the names of the cases to run hold.
+    case: &'static str,
+}
+
+/// All guards, by the code that they are in.
 fn mutants() -> impl Iterator<Item = &'static Mutant> {
-    units::MUTANTS.iter().chain(history::MUTANTS).chain(list::MUTANTS).chain(python::MUTANTS)
+    let lists = [
+        queue::MUTANTS,
+        batch::MUTANTS,
+        connections::MUTANTS,
+        operations::MUTANTS,
+        backends::MUTANTS,
+        core::MUTANTS,
+        history::MUTANTS,
+        migration::MUTANTS,
+        adk_rust::MUTANTS,
+        python::MUTANTS,
+    ];
+    lists.into_iter().flatten()
 }
 
 /// Whether each mutant still applies: the text that it replaces must be in its file exactly once. Prints those that do

@@ -1,6 +1,6 @@
 //! The guards of the Python package, which its own tests hold: one case of the suite runs them all.
 
-use super::list::Mutant;
+use super::Mutant;
 
 const CALLS: &str = "crates/python/python/seabed_adk/_calls.py";
 const CONNECT: &str = "crates/python/src/connect.rs";

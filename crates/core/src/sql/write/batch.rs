@@ -276,7 +276,8 @@ impl<E: Engine> Writer<E> {
 
     /// Keeps the shared rows that a write changes out of the batches of others; false if there are too many such rows.
     fn keep_shared_rows_apart(&self, running: &RunningWrite<E>) -> bool {
-        running.shared_rows().fold(true, |are_apart, row| self.queue.keep_apart(row.clone()) && are_apart)
+        let are_apart: Vec<bool> = running.shared_rows().map(|row| self.queue.keep_apart(row.clone())).collect();
+        !are_apart.contains(&false)
     }
 
     /// Attempts writes in one statement if their operation has one, else in one transaction. An error says whether it

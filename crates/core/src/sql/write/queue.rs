@@ -310,7 +310,9 @@ impl<E> RowLocks<E> {
     /// Releases all rows in a state that is locked already, and returns them.
     fn release_all_in(&mut self, state: &mut QueueState<E>) -> Vec<Row> {
         let rows = std::mem::take(&mut self.rows);
-        rows.iter().for_each(|row| state.unlock(row));
+        for row in &rows {
+            state.unlock(row);
+        }
         rows
     }
 }

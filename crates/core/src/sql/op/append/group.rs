@@ -250,13 +250,13 @@ impl LockedSession {
         match self.rest {
             Some(Rest::LeftOut) => Some(Ok(Applied::Locked)),
             Some(Rest::OneByOne) => None,
-            None => match self.move_on::<D>(new, max_state_bytes).transpose() {
-                Some(moved) => Some(moved.map(|revision| Applied::Written(Appended::Stored(revision)))),
-                None => {
+            None => {
+                let moved = self.move_on::<D>(new, max_state_bytes).transpose();
+                if moved.is_none() {
                     self.rest = Some(Rest::OneByOne);
-                    None
                 }
-            },
+                moved.map(|moved| moved.map(|revision| Applied::Written(Appended::Stored(revision))))
+            }
         }
     }
 
