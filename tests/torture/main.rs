@@ -10,8 +10,8 @@ use clap::Parser;
 use seabed_tests::torture::{Plan, Target, run, work_if_told};
 
 /// Makes random calls from several processes while servers, workers and connections are killed, and checks that nothing
-/// was lost, doubled, reordered or torn. Exit status 0 if so. A server that a URL in the environment names is killed only
-/// by `--kill-command`.
+/// was lost, doubled, reordered or torn. Exit status 0 if so. A server that a URL in the environment names is killed
+/// only by `--kill-command`.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask torture")]
 struct Options {

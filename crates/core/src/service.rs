@@ -139,8 +139,8 @@ pub trait SessionService: Send + Sync {
     ///
     /// # Atomicity
     /// The session and its events disappear together. A database deletes a large session in steps: after the first one
-    /// nobody finds the session, and its id is free after the last. A delete at a revision deletes exactly what was read: no event
-    /// that came since, and no session that was created anew under the same id.
+    /// nobody finds the session, and its id is free after the last. A delete at a revision deletes exactly what was
+    /// read: no event that came since, and no session that was created anew under the same id.
     ///
     /// # Ordering
     /// An append acknowledged before the call is deleted with the session. An append that comes after it fails with

@@ -249,8 +249,8 @@ pub async fn connect(url: &str) -> Result<DynSessionService> {
     Err(unknown_scheme(url))
 }
 
-/// Opens a pool for the database that [`connect`] connects to, without checking the schema: for [`migrate`], and for the
-/// rest of your program. Of several servers, it stays with the one that it finds first.
+/// Opens a pool for the database that [`connect`] connects to, without checking the schema: for [`migrate`], and for
+/// the rest of your program. Of several servers, it stays with the one that it finds first.
 ///
 /// # Errors
 /// Those of [`connect`], except for the schema.

@@ -21,8 +21,8 @@ use crate::own_tables::{self, Titles};
 use crate::rows::{after, json_text};
 use crate::spec::{Database, SchemaSpec};
 
-/// How large a JSON text of a SQLite file may be. Servers have a limit of their own, which is about as large; a file may
-/// come from anybody, and compute what looks like its rows.
+/// How large a JSON text of a SQLite file may be. Servers have a limit of their own, which is about as large; a file
+/// may come from anybody, and compute what looks like its rows.
 const MAX_JSON: i64 = 64 << 20;
 /// How many session rows one query reads.
 const SESSIONS_AHEAD: u64 = 20;

@@ -1,9 +1,9 @@
 //! Connections that are reused without a trip through the driver's pool, and the state in which they are given back.
 //!
 //! The driver's pool tests each connection that comes back, which costs a round trip, and hands out the connection that
-//! was idle for longest, whose caches are the coldest. So a service keeps its connections itself, and the next statement
-//! or transaction takes the one that was used last: a caller who makes one call after the other needs one. Out of a pool
-//! that it shares with others, it keeps them for a moment only.
+//! was idle for longest, whose caches are the coldest. So a service keeps its connections itself, and the next
+//! statement or transaction takes the one that was used last: a caller who makes one call after the other needs one.
+//! Out of a pool that it shares with others, it keeps them for a moment only.
 
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -24,7 +24,8 @@ const MAX_VALUES: usize = 1 << 20;
 const MAX_DEPTH: usize = 120;
 /// Bytes that may be written, whatever the pickle: references let a small one stand for an endless document.
 const MAX_WRITTEN: usize = 64 << 20;
-/// Bytes that any pickle may stand for: as many as a state may have. A larger pickle may stand for so many times its own.
+/// Bytes that any pickle may stand for: as many as a state may have. A larger pickle may stand for so many times its
+/// own.
 const WRITTEN: usize = 4 << 20;
 const GROWTH: usize = 16;
 /// What a value costs beyond its text, in bytes: about as much time as so much text would take.

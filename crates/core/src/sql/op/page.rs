@@ -14,8 +14,8 @@ use crate::sql::write::SharedKey;
 use crate::state::ScopedState;
 use crate::{AppName, Error, Result, SessionKey, State, UserId, UserKey};
 
-/// How much memory the rows of a page take, at most by one row more. Callers ask for up to 1,000 rows, of which each may
-/// have megabytes.
+/// How much memory the rows of a page take, at most by one row more. Callers ask for up to 1,000 rows, of which each
+/// may have megabytes.
 const PAGE_BYTES: usize = 16 << 20;
 
 /// A row of a page, and the position after it.

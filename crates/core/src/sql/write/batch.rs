@@ -326,8 +326,8 @@ async fn contain_panic(work: impl Future<Output = ()>) {
 }
 
 /// Handles the failure of a batch, or of a part of one. Each write is then retried by itself, except when it was alone
-/// in its transaction and would fail the same way again, or when the server is gone. Each has retries of its own: it may
-/// have shared its batch with writes that have failed before.
+/// in its transaction and would fail the same way again, or when the server is gone. Each has retries of its own: it
+/// may have shared its batch with writes that have failed before.
 fn on_batch_error<E: Engine>(batch: &mut [RunningWrite<E>], error: Error, is_bulk: bool) {
     let (is_unknown, is_lone) = (error.backend_kind() == Some(BackendErrorKind::CommitUnknown), batch.len() == 1);
     // A lone write in a bulk statement is not final: the portable algorithm names the row at fault.
