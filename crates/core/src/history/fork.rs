@@ -130,7 +130,8 @@ impl NewFork {
     /// Validates `request`. The new session is created now by `clock`, under an id from `ids` if the request has none.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) for an id that no event can have, and for an id of `ids` that is no [`SessionId`].
+    /// [`Invalid`](crate::Error::Invalid) for an id that no event can have, and for an id of `ids` that is no
+    /// [`SessionId`].
     pub fn try_prepare(request: &ForkSession, clock: &dyn Clock, ids: &dyn IdSource) -> Result<Self> {
         check_id("event_id", &request.event_id)?;
         let session_id = match &request.session_id {

@@ -119,8 +119,9 @@ impl<D: Dialect> Database<D> {
         let mut transaction = self.pool.begin().await.map_err(failed)?;
         let ran = self.statement_timeout.limit(async { Ok(body.run(&mut transaction).await) });
         let ran = ran.await.map_err(failed).flatten();
+        // A file that is lost explains whatever else failed.
         let checked = self.pool.check_open_files().map_err(failed);
-        match ran.and_then(|commits| checked.map(|()| commits)) {
+        match checked.and(ran) {
             Ok(true) => {
                 let committed = self.statement_timeout.limit(transaction.end("COMMIT")).await;
                 committed.map_err(|error| commit_error::<D>(operation, error))

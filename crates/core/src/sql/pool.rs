@@ -209,7 +209,9 @@ impl<D: Dialect> Pool<D> {
             guard.release();
             return Ok(0);
         };
-        let ran = guard.autocommit(statement, on_row).await.and_then(|changed| check(self).map(|()| changed));
+        let ran = guard.autocommit(statement, on_row).await;
+        // A file that is lost explains whatever else failed.
+        let ran = check(self).and(ran);
         guard.release();
         ran
     }
