@@ -196,6 +196,8 @@ impl Account {
             .stdout(log.try_clone()?)
             .stderr(log)
             .current_dir(folder.path())
+            // Ctrl-C is for this program: the supervisor cleans up when its input ends.
+            .process_group(0)
             .spawn()?;
         Ok(Program { supervisor, data: Some(folder) })
     }

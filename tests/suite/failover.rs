@@ -204,7 +204,7 @@ async fn a_read_waits_for_the_revision_that_it_asks_for(fixture: &Fixture) -> an
             })
         };
         let replicate = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             service.append_event(AppendEvent::new(key.clone(), event, ExpectedRevision::Any)).await
         };
         let (read, replicated) = tokio::join!(read, replicate);

@@ -38,6 +38,8 @@ use worker::{Orders, Store};
 
 /// The shortest pause between two faults.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// For how long no write may be acknowledged after a kill of the server.
+const LONGEST_SILENCE: Duration = Duration::from_mins(2);
 
 /// The parameters of a run.
 #[derive(Debug, Clone)]
@@ -189,13 +191,20 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let mut faults: BTreeMap<&'static str, usize> = BTreeMap::new();
     // The number of writes that killed workers had made.
     let mut before = 0;
+    // How many writes there were when the server was killed last, and since when there are no more.
+    let (mut at_kill, mut silent_since) = (0, None);
     let mut told = started;
     loop {
         let killed = |faults: &BTreeMap<_, usize>, what| faults.get(what).copied().unwrap_or_default() >= plan.kills;
-        let done = before + workers.iter().map(|worker| worker.done.load(Ordering::Relaxed)).sum::<u64>();
+        let done = before + writes(&workers);
         let enough_kills = plan.pause.is_none()
             || killed(&faults, faults::WORKER_KILLED) && (!place.can_kill() || killed(&faults, faults::SERVER_KILLED));
-        if started.elapsed() >= plan.length && done >= plan.writes && enough_kills {
+        if done > at_kill {
+            silent_since = None;
+        }
+        let is_silent = silent_since.is_some_and(|since: Instant| since.elapsed() > LONGEST_SILENCE);
+        ensure!(!is_silent, "no write is acknowledged any more since the server was killed");
+        if started.elapsed() >= plan.length && done >= plan.writes && enough_kills && silent_since.is_none() {
             break;
         }
         if told.elapsed() >= Duration::from_mins(1) {
@@ -209,6 +218,9 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         tokio::time::sleep(SHORTEST_PAUSE + pause.saturating_sub(SHORTEST_PAUSE).mul_f64(random.f64())).await;
         let fault = faults::inject(place, &mut random).await?;
         *faults.entry(fault).or_default() += 1;
+        if fault == faults::SERVER_KILLED {
+            (at_kill, silent_since) = (before + writes(&workers), Some(Instant::now()));
+        }
         if fault == faults::WORKER_KILLED {
             let worker = random.choice(&mut workers).context("no workers")?;
             worker.process.kill().await?;
@@ -232,6 +244,11 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let outages = Outages::find(&place.kills, history.acknowledged);
     let (version, calls) = (place.version.clone(), history.calls);
     Ok(Outcome { version, counts, calls, faults, outages, objections, took, kept })
+}
+
+/// How many writes the workers have made.
+fn writes(workers: &[Worker]) -> u64 {
+    workers.iter().map(|worker| worker.done.load(Ordering::Relaxed)).sum()
 }
 
 fn journal_path(folder: &Path, process: usize, generation: usize) -> PathBuf {

@@ -110,6 +110,8 @@ impl Home {
 impl Place {
     pub(crate) async fn make(plan: &Plan) -> anyhow::Result<Self> {
         let home = Home::make(plan.target).await?;
+        let has_kill_command = plan.kill_command.is_some();
+        ensure!(!has_kill_command || matches!(home, Home::Server(_)), "only a server is killed by a command");
         let (admin_url, version) = (home.admin_url()?, home.version().await?);
         let url = home.database().map_or_else(|| Ok(admin_url.clone()), Database::service_url)?;
         let (proxy, service_url) = match &home {
