@@ -191,20 +191,15 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let mut faults: BTreeMap<&'static str, usize> = BTreeMap::new();
     // The number of writes that killed workers had made.
     let mut before = 0;
-    // How many writes there were when the server was killed last, and since when there are no more.
-    let (mut at_kill, mut silent_since) = (0, None);
+    let mut silence = None;
     let mut told = started;
     loop {
         let killed = |faults: &BTreeMap<_, usize>, what| faults.get(what).copied().unwrap_or_default() >= plan.kills;
         let done = before + writes(&workers);
         let enough_kills = plan.pause.is_none()
             || killed(&faults, faults::WORKER_KILLED) && (!place.can_kill() || killed(&faults, faults::SERVER_KILLED));
-        if done > at_kill {
-            silent_since = None;
-        }
-        let is_silent = silent_since.is_some_and(|since: Instant| since.elapsed() > LONGEST_SILENCE);
-        ensure!(!is_silent, "no write is acknowledged any more since the server was killed");
-        if started.elapsed() >= plan.length && done >= plan.writes && enough_kills && silent_since.is_none() {
+        silence = end_silence(silence, done)?;
+        if started.elapsed() >= plan.length && done >= plan.writes && enough_kills && silence.is_none() {
             break;
         }
         if told.elapsed() >= Duration::from_mins(1) {
@@ -219,7 +214,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         let fault = faults::inject(place, &mut random).await?;
         *faults.entry(fault).or_default() += 1;
         if fault == faults::SERVER_KILLED {
-            (at_kill, silent_since) = (before + writes(&workers), Some(Instant::now()));
+            silence = Some((before + writes(&workers), Instant::now()));
         }
         if fault == faults::WORKER_KILLED {
             let worker = random.choice(&mut workers).context("no workers")?;
@@ -244,6 +239,14 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
     let outages = Outages::find(&place.kills, history.acknowledged);
     let (version, calls) = (place.version.clone(), history.calls);
     Ok(Outcome { version, counts, calls, faults, outages, objections, took, kept })
+}
+
+/// How many writes there were when the server was killed last, and when that was, if there were no more since.
+fn end_silence(silence: Option<(u64, Instant)>, writes: u64) -> anyhow::Result<Option<(u64, Instant)>> {
+    let silence = silence.filter(|(at_kill, _)| writes <= *at_kill);
+    let is_long = silence.is_some_and(|(_, since)| since.elapsed() > LONGEST_SILENCE);
+    ensure!(!is_long, "no write is acknowledged any more since the server was killed");
+    Ok(silence)
 }
 
 /// How many writes the workers have made.
