@@ -154,6 +154,17 @@ impl Worker {
         Ok(Self { orders, process, input, done })
     }
 
+    /// Kills it, starts another in its place, and returns how many writes it had made.
+    async fn replace(&mut self, folder: &Path) -> anyhow::Result<u64> {
+        self.process.kill().await?;
+        let done = self.done.load(Ordering::Relaxed);
+        let mut orders = self.orders.clone();
+        orders.generation += 1;
+        orders.journal = journal_path(folder, orders.process, orders.generation);
+        *self = Self::start(orders)?;
+        Ok(done)
+    }
+
     async fn finish(mut self) -> anyhow::Result<()> {
         drop(self.input.take());
         let ended = tokio::time::timeout(Duration::from_mins(2), self.process.wait()).await;
@@ -218,12 +229,7 @@ async fn run_at(plan: &Plan, place: &mut Place) -> anyhow::Result<Outcome> {
         }
         if fault == faults::WORKER_KILLED {
             let worker = random.choice(&mut workers).context("no workers")?;
-            worker.process.kill().await?;
-            before += worker.done.load(Ordering::Relaxed);
-            let mut orders = worker.orders.clone();
-            orders.generation += 1;
-            orders.journal = journal_path(folder.path(), orders.process, orders.generation);
-            *worker = Worker::start(orders)?;
+            before += worker.replace(folder.path()).await?;
         }
     }
     for worker in workers {
