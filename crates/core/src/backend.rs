@@ -1,7 +1,8 @@
 //! The rules that every backend shares, for a session service on a store of your own.
 //!
 //! A backend implements [`SessionService`](crate::SessionService), and [`StateService`](crate::StateService),
-//! [`DirectoryService`](crate::DirectoryService) and [`HistoryService`](crate::HistoryService) if it can.
+//! [`DirectoryService`](crate::DirectoryService), [`HistoryService`](crate::HistoryService) and
+//! [`RetentionService`](crate::RetentionService) if it can.
 //! What a request stores, and whether a stored session accepts it, does not depend on the store and is decided here,
 //! also for [`MemorySessionService`](crate::MemorySessionService) and the services on databases.
 //!

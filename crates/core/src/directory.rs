@@ -254,8 +254,8 @@ pub trait DirectoryService: SessionService {
     async fn count_sessions(&self, scope: &SessionScope, filter: &SessionFilter) -> Result<u64>;
 
     /// Reads what a list of conversations shows of a session: its title, what was said last, and how many events it
-    /// has. Reads at most [`SessionSummary::RECENT_EVENTS`] events, and counts the others in an index. Returns `None` if
-    /// the session does not exist.
+    /// has. Reads at most [`SessionSummary::RECENT_EVENTS`] of its events, and counts all of them in an index. Returns
+    /// `None` if the session does not exist.
     ///
     /// # Atomicity
     /// One snapshot.

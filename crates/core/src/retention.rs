@@ -14,7 +14,8 @@ pub use expire::{ExpireSessions, Expired, ExpiryServiceExt};
 
 /// How often in a row a step may fail for a reason that may pass.
 const MAX_FAILURES: u32 = 5;
-/// How long to look again after the last step: longer than a create takes that had begun before it.
+/// How long to wait before the last look: longer than the deadline of a create that commits by itself. A create in a
+/// longer transaction may still come later.
 const SETTLE: Duration = Duration::from_millis(700);
 
 /// A request to [`forget`](RetentionServiceExt::forget).
@@ -101,7 +102,8 @@ pub struct Receipt {
     pub states: u64,
     /// When it began, by the clock of this process.
     pub begin_time: Timestamp,
-    /// When it ended, by the clock of this process. After this, nothing was left.
+    /// When the last look ended, by the clock of this process; during the call, when the last step did. A session that
+    /// an open transaction has created may still appear: stop writers first, or call again.
     pub end_time: Timestamp,
 }
 
@@ -162,15 +164,20 @@ pub trait RetentionServiceExt: RetentionService {
     /// Deletes all that is stored of a user or an app, in steps with pauses, and calls `on_progress` after each step.
     ///
     /// An agent that goes on meanwhile gets [`NotFound`](crate::Error::NotFound) for a session that is gone. What it
-    /// creates is deleted as well: the call ends when nothing is left, and still nothing a moment later. So stop those
-    /// who create sessions first. If the call ends early, for whatever reason, the next one goes on with the rest.
+    /// creates is deleted too, so the call may not end while others keep creating sessions: stop them first. If the call
+    /// ends early, call it again: it continues with the rest, and its receipt counts only that. Forgetting a user leaves
+    /// the state of the app, also the `app:` keys that the user's sessions set.
     ///
-    /// The database may keep deleted rows in its files and logs until it reuses their space: `VACUUM` on PostgreSQL and
-    /// SQLite, `OPTIMIZE TABLE` on MySQL and MariaDB.
+    /// It finds what belongs to a session. On SQLite, a program without foreign keys may have deleted sessions and left
+    /// their events, titles and labels: those stay.
+    ///
+    /// The database may keep deleted rows in its files until it rewrites them (`VACUUM FULL` on PostgreSQL, `VACUUM` on
+    /// SQLite, `OPTIMIZE TABLE` on MySQL and MariaDB), and in logs, replicas and backups for as long as these are kept.
     ///
     /// # Errors
     /// Those of [`forget_some`](RetentionService::forget_some); a step that fails for a reason that may pass is repeated
-    /// a few times.
+    /// a few times. What was deleted before stays deleted; `on_progress` has the counts so far. An account needs the
+    /// right to delete states (`seabed-migrate grants`): without it, the sessions go, and then the call fails.
     ///
     /// # Cancel safety
     /// Deletes a part, or all of it.

@@ -110,7 +110,8 @@
 //!
 //! # In your own transaction
 //!
-//! [`TransactionalService`] has a variant of each operation, with the suffix `_in`. It runs in a transaction that you
+//! [`TransactionalService`] has a variant, with the suffix `_in`, of each operation of [`SessionService`],
+//! [`StateService`] and [`DirectoryService`]. It runs in a transaction that you
 //! began on the service's database, and commits together with your own writes, or not at all. The service neither
 //! commits nor retries.
 //!

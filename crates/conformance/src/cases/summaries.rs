@@ -45,10 +45,10 @@ async fn the_last_text_is_found_behind_events_without_one(context: Context) -> a
         json!({"role": "model", "parts": [{"function_call": {"name": "f", "args": {"text": "written"}}}]}),
         json!({"role": "model", "parts": [{"text": ""}]}),
     ];
-    for content in silent {
+    for content in [silent.clone(), silent].concat() {
         context.append(&key, Event::new("agent").with_content(content)).await?;
     }
-    for _ in 0..SessionSummary::RECENT_EVENTS - 4 {
+    for _ in 0..SessionSummary::RECENT_EVENTS - 7 {
         context.append(&key, Event::new("agent")).await?;
     }
     let last_text = async || {

@@ -13,7 +13,7 @@ pub struct SessionSummary {
     /// Its title.
     pub title: Option<String>,
     /// What was said last: the text of the newest event that has one, among the last
-    /// [`RECENT_EVENTS`](Self::RECENT_EVENTS).
+    /// [`RECENT_EVENTS`](Self::RECENT_EVENTS), also of an event that a rewind has taken back.
     pub last_text: Option<String>,
     /// The number of its events.
     pub events: u64,

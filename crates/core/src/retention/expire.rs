@@ -1,4 +1,4 @@
-//! Expiring sessions that nobody has used for long.
+//! Expiring sessions that nobody has updated for long.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl ExpireSessions {
         Self { scope, filter, limit: 1000, pause: Duration::from_millis(20), is_dry_run: false }
     }
 
-    /// Only those of them that also match `filter`.
+    /// Only those of them that also match `filter`, which replaces an earlier one; the two limits on time never get later.
     pub fn with_filter(mut self, filter: SessionFilter) -> Self {
         let earlier = |ours: Option<Timestamp>, other: Option<Timestamp>| ours.into_iter().chain(other).min();
         let updated_until = earlier(self.filter.updated_until, filter.updated_until);
@@ -62,11 +62,12 @@ impl ExpireSessions {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Expired {
-    /// The sessions that were deleted, or in a dry run would have been, in the order of their last updates.
+    /// The sessions that were deleted, or in a dry run would have been, in the order of their last updates. One that
+    /// somebody else deleted at the same moment is among them.
     pub sessions: Vec<SessionKey>,
     /// How many sessions stay because they went on in the meantime.
     pub changed: u64,
-    /// How many sessions stay because their title or labels cannot be read.
+    /// How many sessions stay because they cannot be decoded.
     pub unreadable: u64,
     /// Whether the limit was reached, and there may be more.
     pub has_more: bool,
@@ -76,7 +77,8 @@ pub struct Expired {
 #[async_trait]
 pub trait ExpiryServiceExt: DirectoryService {
     /// Deletes whole sessions that were not updated for long. Try it with
-    /// [`with_dry_run`](ExpireSessions::with_dry_run) first. Finding them reads all sessions of the scope.
+    /// [`with_dry_run`](ExpireSessions::with_dry_run) first. Finding each 100 of them reads all
+    /// sessions of the scope.
     ///
     /// # Atomicity
     /// Each session is deleted by itself, and only at the revision at which it was found: one that goes on stays.
@@ -89,7 +91,9 @@ pub trait ExpiryServiceExt: DirectoryService {
     /// stays deleted.
     ///
     /// # Cancel safety
-    /// Deletes some of the sessions, or all of them.
+    /// Deletes some of the sessions, or all of them. A session with more than 1,000 events may stay half deleted if the
+    /// process ends: no listing shows it, and its events stay until `delete_session` is called with its key, or its
+    /// user is forgotten.
     async fn expire_sessions(&self, request: ExpireSessions) -> Result<Expired> {
         let ExpireSessions { scope, filter, limit, pause, is_dry_run } = request;
         let mut find = FindSessions::new(scope).with_filter(filter).with_order(Order::Ascending).with_limit(PAGE);

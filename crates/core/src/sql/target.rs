@@ -27,8 +27,8 @@ impl<O> UrlOptions<O> {
     }
 }
 
-/// Which server is wanted: the values of libpq's `target_session_attrs`. MySQL and MariaDB do not tell a standby from a
-/// server that is read-only, so there two of the words mean the same as two others.
+/// Which server is wanted: the values of libpq's `target_session_attrs`. MySQL and MariaDB cannot tell a standby from a
+/// read-only server: there `primary` means `read-write`, and `standby` means `read-only`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TargetServer {
     /// `any`: the first that answers. The default for one address.

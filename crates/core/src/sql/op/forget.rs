@@ -17,7 +17,8 @@ use crate::sql::write::{Applied, Attempt, LockMode, Row, SharedKey, WriteOp};
 use crate::{AppName, Result, SessionId, SessionKey, SessionScope, UserId, UserKey};
 
 const OPERATION: &str = "forget_some";
-/// How many sessions or states a step finds. It deletes some of them, so that programs that share the work meet seldom.
+/// How many sessions or states a step finds. It deletes some of them, so that programs that share the work
+/// seldom pick the same ones.
 const FOUND_AT_ONCE: u64 = 400;
 const DELETED_AT_ONCE: usize = 100;
 
@@ -211,6 +212,8 @@ impl<D: Dialect> WriteOp<Context<D>> for ForgetStateOp {
         let failed = |error| statement_error::<D>(OPERATION, error);
         let StateStatements { lock, users, delete } = state_statements::<D>(&context.tables, &self.row);
         if attempt.on.query_one(lock).await.map_err(failed)?.is_none() {
+            // A delete may still be on its way to the standby servers, and who forgets relies on the answer.
+            context.await_standbys(attempt.on, OPERATION).await?;
             return Ok(Applied::Unchanged(ForgottenState::Absent));
         }
         for used in users {

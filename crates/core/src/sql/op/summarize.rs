@@ -1,4 +1,4 @@
-//! `summarize_session`: one statement, which reads the last events only, and counts the others by an index.
+//! `summarize_session`: one statement, which reads only the last events, and counts all of them in an index.
 
 use sea_orm::QueryResult;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement};
@@ -21,9 +21,6 @@ const EVENTS: usize = 3;
 const EVENT_ID: usize = 4;
 const EVENT_DATA: usize = 5;
 
-/// How many events that mention a text are read. Not each of them has one: the word also stands in arguments of tools.
-const READ: u64 = 4;
-
 const OPERATION: &str = "summarize_session";
 
 fn of_session<D: Dialect>(select: &mut SelectStatement, key: &SessionKey) {
@@ -34,12 +31,10 @@ fn of_session<D: Dialect>(select: &mut SelectStatement, key: &SessionKey) {
         .and_where(name::<D>(Column::SessionId).eq(key.session_id.as_str()));
 }
 
-/// The last events that mention a text, newest first, as a table.
+/// Those of the last events that mention a text, as a table. Not each of them has one: the word also stands in
+/// arguments of tools.
 fn spoken<D: Dialect>(tables: &Tables, key: &SessionKey) -> SelectStatement {
     use events::Column;
-    let newest_first = |select: &mut SelectStatement, limit: u64| {
-        select.order_by(Column::Timestamp, Order::Desc).order_by(Column::Id, Order::Desc).limit(limit);
-    };
     let columns = [Column::Id, Column::Timestamp];
     let mut recent = Query::select();
     recent
@@ -47,16 +42,17 @@ fn spoken<D: Dialect>(tables: &Tables, key: &SessionKey) -> SelectStatement {
         .expr_as(D::SCHEMA.read_json(Expr::col(Column::EventData)), Column::EventData)
         .from(tables.table(events::Entity));
     of_session::<D>(&mut recent, key);
-    newest_first(&mut recent, u64::from(SessionSummary::RECENT_EVENTS));
+    recent
+        .order_by(Column::Timestamp, Order::Desc)
+        .order_by(Column::Id, Order::Desc)
+        .limit(u64::from(SessionSummary::RECENT_EVENTS));
     let text = Func::cust(D::SCHEMA.position_function()).arg(Expr::col(Column::EventData)).arg("\"text\"");
-    let mut spoken = Query::select();
-    spoken
+    Query::select()
         .columns(columns)
         .column(Column::EventData)
         .from_subquery(recent, Alias::new("recent"))
-        .and_where(Expr::from(text).gt(0));
-    newest_first(&mut spoken, READ);
-    spoken
+        .and_where(Expr::from(text).gt(0))
+        .take()
 }
 
 fn select_summary<D: Dialect>(tables: &Tables, key: &SessionKey) -> SelectStatement {

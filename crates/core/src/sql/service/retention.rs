@@ -27,7 +27,7 @@ impl<D: Dialect> RetentionService for SqlSessionService<D> {
             }
             let find = async || forget::find_states::<D>(tables, &mut database.autocommit(), scope).await;
             let states = some_of(self.read(OPERATION, find).await?);
-            Forgotten::sum(self.forget_states(states).await)
+            Forgotten::sum(self.forget_states(states, matches!(scope, SessionScope::App(_))).await)
         })
         .await
     }
@@ -48,11 +48,14 @@ impl<D: Dialect> SqlSessionService<D> {
         stream::iter(sessions).map(delete).buffer_unordered(FORGET_AT_ONCE).collect().await
     }
 
-    async fn forget_states(&self, states: Vec<SharedKey>) -> Vec<Result<Forgotten>> {
+    async fn forget_states(&self, states: Vec<SharedKey>, is_app: bool) -> Vec<Result<Forgotten>> {
         let delete = |row| async move {
+            let of_many = is_app && matches!(row, SharedKey::User(_));
             let state = self.submit(ForgetStateOp { row }).await?;
             let states = u64::from(state == ForgottenState::Deleted);
-            Ok(Forgotten { states, has_more: state != ForgottenState::Absent, ..Forgotten::default() })
+            // Somebody else who was faster with this user may have left others.
+            let has_more = of_many || state != ForgottenState::Absent;
+            Ok(Forgotten { states, has_more, ..Forgotten::default() })
         };
         stream::iter(states).map(delete).buffer_unordered(FORGET_AT_ONCE).collect().await
     }
