@@ -10,8 +10,8 @@ use sea_orm::{
     AccessMode, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel, QueryResult,
     StreamTrait, TransactionOptions, TransactionTrait,
 };
-use seabed_core::State;
 use seabed_core::entity::{app_states, seabed_sessions, sessions, user_states};
+use seabed_core::{State, sql};
 
 use super::record::{Name, Record, Refused, SessionId};
 use super::shape::Shape;
@@ -210,6 +210,9 @@ impl<S: Shape> Reader<S> {
         let mut events = 0;
         loop {
             let mut select = self.select_states("sessions", &columns);
+            if self.shape.has_annotations() {
+                select.and_where(sql::is_not_being_deleted("create_time"));
+            }
             if let Some(last) = &last {
                 select.cond_where(after(&key_columns, last));
             }

@@ -11,6 +11,9 @@ use crate::{
 
 /// How many sessions are found at once.
 const PAGE: u32 = 100;
+/// How often a delete is tried.
+const TRIES: u32 = 5;
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 /// A request to [`expire_sessions`](ExpiryServiceExt::expire_sessions).
 #[derive(Debug, Clone)]
@@ -110,7 +113,7 @@ pub trait ExpiryServiceExt: DirectoryService {
                     return Ok(expired);
                 }
                 let delete = DeleteSession::new(found.key.clone()).at_revision(found.revision);
-                match if is_dry_run { Ok(()) } else { self.delete_session(delete).await } {
+                match if is_dry_run { Ok(()) } else { delete_patiently(self, delete).await } {
                     Ok(()) => expired.sessions.push(found.key),
                     Err(Error::RevisionConflict { .. }) => expired.changed += 1,
                     Err(error) => return Err(error),
@@ -121,6 +124,18 @@ pub trait ExpiryServiceExt: DirectoryService {
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// Repeats a delete that may succeed then. A large session that is partly deleted is found by nobody, and its key would
+/// be forgotten.
+async fn delete_patiently<S: DirectoryService + ?Sized>(service: &S, delete: DeleteSession) -> Result<()> {
+    for _ in 1..TRIES {
+        match service.delete_session(delete.clone()).await {
+            Err(error) if error.is_retryable() => tokio::time::sleep(BETWEEN_TRIES).await,
+            deleted => return deleted,
+        }
+    }
+    service.delete_session(delete).await
 }
 
 impl<S: DirectoryService + ?Sized> ExpiryServiceExt for S {}

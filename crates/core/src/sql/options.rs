@@ -91,7 +91,9 @@ impl ServiceOptions {
     /// Sets the limit on a call, as long as the statement timeout by default. All that a caller waits for counts: its
     /// turn, a connection, locks, attempts that fail. A call that exceeds the limit ends less than a second later: in
     /// [`Unavailable`](BackendErrorKind::Unavailable) if nothing of it is stored, or will be, and otherwise in
-    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Operations in a transaction of your own have no such limit.
+    /// [`CommitUnknown`](BackendErrorKind::CommitUnknown). Operations in a transaction of your own have no such limit. A
+    /// delete of a session with more than 1,000 events has the limit for each 1,000 of them, unless you set one: then that
+    /// is for all of it.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self

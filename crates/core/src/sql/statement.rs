@@ -44,8 +44,8 @@ impl<D: Dialect> SqlText<D> {
     }
 }
 
-/// A state of more bytes is read and written by itself, and not in a statement about many rows: nobody knows how large
-/// all of them are.
+/// A session's state of more bytes is read and written by itself, and not in a statement about many rows: nobody knows
+/// how large all of them are. That of an app or a user is written by itself.
 pub(crate) const MAX_GROUPED_STATE: usize = 64 << 10;
 
 /// What an update by key writes to a row.

@@ -25,8 +25,8 @@ pub(super) enum Shared {
 impl Shared {
     /// The writes, as the part `input`.
     ///
-    /// Shared rows are locked before sessions here. Nobody waits for that: a statement that waits for none of its locks
-    /// is no part of a deadlock.
+    /// Shared rows are locked before sessions here, but the statement waits for no row that is there. Only an insert may
+    /// wait, for somebody who inserts the same row; the database ends such a circle, and a write of ours is tried again.
     pub(super) fn input(self, tables: &Tables, input: SelectStatement) -> WithClause {
         let mut clause = WithClause::new();
         match self {

@@ -508,7 +508,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes that have waited for a shared row wait for it together again",
         file: BATCH,
-        from: "running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;",
+        from: "running.goes_back = are_apart && shared == LockMode::Wait;",
         to: "let _ = (are_apart, shared);",
         case: "sql::write::tests::shared::the_writers_of_an_app_that_others_hold_wait_together",
     },
@@ -533,5 +533,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         from: "(is_patient || self.attempts < ATTEMPTS)",
         to: "(self.attempts < ATTEMPTS)",
         case: "sql::write::tests::retry::a_patient_write_waits_for_a_failover",
+    },
+    Mutant {
+        guard: "a write that was blocked goes back once",
+        file: PENDING,
+        from: "std::mem::take(&mut self.is_blocked)",
+        to: "self.is_blocked",
+        case: "sql::write::tests::shared::a_write_behind_one_that_waits_for_an_app_does_not_go_back_for_ever",
     },
 ];

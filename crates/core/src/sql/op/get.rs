@@ -118,10 +118,14 @@ impl<D: Dialect> GetSql<D> {
 /// The error of a session whose events are more than the service reads at once.
 fn too_large(key: &SessionKey) -> Error {
     let message = format!(
-        "the events of {key} take more memory than get_session may use; read them by list_events, page by page, or only \
-         some of them (with_num_recent_events, with_after_timestamp), or raise the limit (with_max_session_bytes)"
+        "the events of {key} take more memory than get_session may use; read them by list_events, in small pages, or only some \
+         of them (with_num_recent_events, with_after_timestamp), or raise the limit (with_max_session_bytes)"
     );
     BackendError::new(BackendErrorKind::TooLarge, message).into()
+}
+
+fn is_too_large(error: &Error) -> bool {
+    error.backend_kind() == Some(BackendErrorKind::TooLarge)
 }
 
 /// The rows of one table in the shape they share: id, two times, and JSON text.
@@ -170,8 +174,9 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
     }
 
     fn add(&mut self, row: &QueryResult) {
-        if self.error.is_none()
+        if self.error.as_ref().is_none_or(is_too_large)
             && let Err(error) = self.read(row)
+            && self.error.is_none()
         {
             // Nobody gets the events.
             self.events = Vec::new();
@@ -204,7 +209,8 @@ impl<'a, D: Dialect> SessionAssembly<'a, D> {
     }
 
     fn into_session(mut self, request: &GetSession) -> Result<Option<Session>> {
-        if let Some(error) = self.error {
+        // What is left of a session that is being deleted may be too much, too.
+        if let Some(error) = self.error.filter(|error| self.session.is_some() || !is_too_large(error)) {
             return Err(error);
         }
         request.check_min_revision(self.session.as_ref().map(|(_, revision)| *revision))?;

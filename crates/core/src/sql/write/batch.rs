@@ -208,7 +208,7 @@ impl<E: Engine> Writer<E> {
                         // Others may have read from the same server as this one.
                         Some(error) if error.is_behind() => {}
                         Some(error) if error.is_retryable() => given_up = Some((target, error)),
-                        Some(_) => _ = self.queue.keep_apart(target),
+                        Some(_) => self.keep_target_apart(target),
                         None => {}
                     }
                 }
@@ -239,7 +239,7 @@ impl<E: Engine> Writer<E> {
                 if let [culprit] = &*part
                     && may_be_one
                 {
-                    let _has_room = self.queue.keep_apart(culprit.target.clone());
+                    self.keep_target_apart(culprit.target.clone());
                     culprits += 1;
                 }
                 let is_conflict = error.backend_kind() == Some(BackendErrorKind::Contention);
@@ -249,7 +249,7 @@ impl<E: Engine> Writer<E> {
                 }
             }
             for mut running in part {
-                if running.write.is_blocked() {
+                if running.write.take_blocked() {
                     running.goes_back = self.keep_shared_rows_apart(&running);
                 }
                 if running.write.is_settled() {
@@ -262,12 +262,24 @@ impl<E: Engine> Writer<E> {
         left
     }
 
+    /// Keeps the next writes to a session out of the batches of others, after one that failed. The target may also be a
+    /// shared row, which many writes change that have nothing to do with that one.
+    fn keep_target_apart(&self, target: Row) {
+        if matches!(target, Row::Session(_)) {
+            self.queue.keep_apart(target);
+        }
+    }
+
     /// Keeps the shared rows of a part out of the batches of others. If the part has waited for them, it goes back into
     /// the queue, to wait again in one transaction.
     async fn after_conflict(&self, part: &mut [RunningWrite<E>], shared: LockMode) {
+        // There is one batch at a time, and whoever else writes holds the whole database.
+        if self.lock == LockMode::Wait {
+            return;
+        }
         for running in &mut *part {
             let are_apart = self.keep_shared_rows_apart(running);
-            running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;
+            running.goes_back = are_apart && shared == LockMode::Wait;
         }
         if let Some(again) = part.iter_mut().find(|running| running.goes_back && !running.write.is_settled()) {
             again.retries.pause().await;

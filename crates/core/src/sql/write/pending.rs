@@ -79,8 +79,8 @@ pub(super) trait PendingWrite<E: Engine>: Any + Send {
     fn is_left_out(&self) -> bool;
 
     /// Whether the last attempt left the write out because of a shared row that another connection has locked, or an
-    /// earlier write to its target.
-    fn is_blocked(&self) -> bool;
+    /// earlier write to its target. True once for each such attempt: what is not attempted again must not go back again.
+    fn take_blocked(&mut self) -> bool;
 
     /// Leaves the write out of the current attempt because of such a row.
     fn block(&mut self);
@@ -324,8 +324,8 @@ impl<E: Engine, O: WriteOp<E>> PendingWrite<E> for Pending<E, O> {
         matches!(self.attempt, Some(Ok(Applied::Locked | Applied::SharedLocked)))
     }
 
-    fn is_blocked(&self) -> bool {
-        self.is_blocked
+    fn take_blocked(&mut self) -> bool {
+        std::mem::take(&mut self.is_blocked)
     }
 
     fn block(&mut self) {

@@ -65,7 +65,8 @@ impl Places {
             None
         };
         let mut shares = Vec::new();
-        if self.are_scarce() {
+        // Only who has the turn waits for shares: nobody who asks later goes first.
+        if turn.is_some() && self.are_scarce() {
             let app = target.app();
             if app != *target {
                 shares.push(take_share(&self.shares, target.clone(), OF_TARGET).await?);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ops::{Append, Bulk, Gate, Kind, app, session, write};
+use super::ops::{Append, Bulk, Gate, Kind, Update, app, session, write};
 use super::{HOMOGENEOUS, ONE, SEVERAL, failure, outcome, run, submit, writer};
 use crate::BackendErrorKind;
 use crate::sql::write::{QueuePolicy, Row};
@@ -70,6 +70,28 @@ async fn a_batch_does_not_wait_for_an_app_that_others_hold() {
     check::<Append>(SEVERAL).await;
     check::<Append>(QueuePolicy { max_concurrent_batches: 2, ..SEVERAL }).await;
     check::<Bulk>(HOMOGENEOUS).await;
+}
+
+/// An operation that waits for its target is not attempted in a batch. It went back only because of the write before
+/// it.
+#[tokio::test(start_paused = true)]
+async fn a_write_behind_one_that_waits_for_an_app_does_not_go_back_for_ever() {
+    let (writer, engine) = writer(SEVERAL);
+    let gate = Gate::closed();
+    let mut callers = Vec::new();
+    for number in 0..SEVERAL.max_concurrent_batches {
+        callers.push(submit(&writer, write::<Append>(&format!("busy {number}")).behind(&gate)).await);
+    }
+    engine.lock().locked.insert(Row::Shared(app("held")));
+    let held = submit(&writer, write::<Append>("held").sharing("held")).await;
+    let behind = submit(&writer, write::<Update>("behind").to("held")).await;
+    gate.open();
+    for caller in callers {
+        assert!(outcome(caller).await.is_ok());
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    engine.lock().locked.clear();
+    assert!(outcome(held).await.is_ok() && outcome(behind).await.is_ok());
 }
 
 /// They take one connection, and go on waiting when the database ends a wait.
