@@ -103,7 +103,9 @@ impl Index {
     }
 
     fn get_session(&self, request: &GetSession) -> Result<Option<Session>> {
-        let Some(stored) = self.sessions.get(request.key()) else { return Ok(None) };
+        let stored = self.sessions.get(request.key());
+        request.check_min_revision(stored.map(StoredSession::revision))?;
+        let Some(stored) = stored else { return Ok(None) };
         let wanted = |time| request.after_timestamp().is_none_or(|after| time >= after);
         let most = request.num_recent_events().map_or(usize::MAX, |count| count as usize);
         let newest_first = stored.events.iter().rev().take_while(|(cursor, _)| wanted(cursor.timestamp()));
@@ -124,6 +126,7 @@ impl Index {
     }
 
     fn list_events(&self, request: &ListEvents) -> Result<Page<Event, EventCursor>> {
+        request.check_min_revision(self.sessions.get(request.key()).map(StoredSession::revision))?;
         let stored = self.stored(request.key())?;
         page(&stored.events, request.order(), request.limit(), request.cursor(), decode_event)
     }

@@ -53,6 +53,9 @@ impl<S: SessionService> SessionService for Audited<S> {
         if let Some(time) = request.after_timestamp() {
             passed_on = passed_on.with_after_timestamp(time);
         }
+        if let Some(revision) = request.min_revision() {
+            passed_on = passed_on.with_min_revision(revision);
+        }
         let Some(read) = self.inner.get_session(passed_on).await? else { return Ok(None) };
         let mut session = Session::new(read.key, read.create_time);
         session.state = read.state;
@@ -82,6 +85,9 @@ impl<S: SessionService> SessionService for Audited<S> {
             ListEvents::new(request.key().clone()).with_order(request.order()).with_limit(request.limit());
         if let Some(cursor) = request.cursor() {
             passed_on = passed_on.with_cursor(EventCursor::new(cursor.timestamp(), cursor.event_id().to_owned()));
+        }
+        if let Some(revision) = request.min_revision() {
+            passed_on = passed_on.with_min_revision(revision);
         }
         self.inner.list_events(passed_on).await
     }

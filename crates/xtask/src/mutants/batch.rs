@@ -508,7 +508,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         guard: "writes that have waited for a shared row wait for it together again",
         file: BATCH,
-        from: "running.goes_back = are_apart && shared == LockMode::Wait;",
+        from: "running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;",
         to: "let _ = (are_apart, shared);",
         case: "sql::write::tests::shared::the_writers_of_an_app_that_others_hold_wait_together",
     },

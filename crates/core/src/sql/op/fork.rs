@@ -162,14 +162,16 @@ fn count_events<D: Dialect>(tables: &Tables) -> SqlText<D> {
 fn count_reports<D: Dialect>(tables: &Tables) -> SqlText<D> {
     use events::Column;
     let text = D::SCHEMA.read_json(Expr::col(Column::EventData));
-    let place = Func::cust(D::SCHEMA.position_function()).arg(text).arg(REDACTED_EVENT_ID);
+    // Values would be parameters.
+    let mark = Expr::cust(format!("'{REDACTED_EVENT_ID}'"));
+    let place = Func::cust(D::SCHEMA.position_function()).arg(text).arg(mark);
     let mut select = Query::select();
     select
         .expr(Expr::cust("COUNT(*)"))
         .from(tables.table(events::Entity))
         .and_where(event_session_predicate::<D>())
         .and_where(Expr::col(Column::Timestamp).gt(placeholder()))
-        .and_where(Expr::from(place).gt(0));
+        .and_where(Expr::from(place).gt(Expr::cust("0")));
     SqlText::new(&select)
 }
 

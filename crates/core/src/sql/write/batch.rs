@@ -273,13 +273,9 @@ impl<E: Engine> Writer<E> {
     /// Keeps the shared rows of a part out of the batches of others. If the part has waited for them, it goes back into
     /// the queue, to wait again in one transaction.
     async fn after_conflict(&self, part: &mut [RunningWrite<E>], shared: LockMode) {
-        // There is one batch at a time, and whoever else writes holds the whole database.
-        if self.lock == LockMode::Wait {
-            return;
-        }
         for running in &mut *part {
             let are_apart = self.keep_shared_rows_apart(running);
-            running.goes_back = are_apart && shared == LockMode::Wait;
+            running.goes_back = are_apart && self.lock == LockMode::SkipLocked && shared == LockMode::Wait;
         }
         if let Some(again) = part.iter_mut().find(|running| running.goes_back && !running.write.is_settled()) {
             again.retries.pause().await;
