@@ -203,11 +203,11 @@ async fn settings_of_connections_are_set(fixture: &Fixture) -> anyhow::Result<()
                 "SELECT current_setting('application_name') || current_setting('work_mem') AS text",
             ),
             Family::MySql => (
-                &[("group_concat_max_len", "4711"), ("sql_notes", "OFF")],
-                "SELECT CONCAT(@@group_concat_max_len, @@sql_notes) AS text",
+                &[("group_concat_max_len", "4711"), ("max_sort_length", "2048")],
+                "SELECT CONCAT(@@group_concat_max_len, @@max_sort_length) AS text",
             ),
         };
-        let expected = if family == Family::Postgres { "it's9MB" } else { "47110" };
+        let expected = if family == Family::Postgres { "it's9MB" } else { "47112048" };
         let service = SqlSessionService::connect_with(options.clone().with_session_settings(settings.to_vec())).await?;
         ensure!(query_text(service.pool(), read).await? == expected);
         service.create_session(CreateSession::new(seabed::UserKey::try_new("app", "alice")?)).await?;

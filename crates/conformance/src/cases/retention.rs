@@ -160,7 +160,7 @@ async fn a_session_that_is_created_late_is_forgotten_too(context: Context) -> an
         let user = user.clone();
         async move { retention.delete_user(&user).await }
     });
-    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     ensure!(!forgetting.is_finished(), "nobody looks again");
     context.create(&context.key("alice", "late")?, State::new().with("user:k", 1)).await?;
     let receipt = forgetting.await.context("it panicked")??;
