@@ -81,8 +81,9 @@ async fn a_large_session_is_deleted_in_steps(fixture: &Fixture) -> anyhow::Resul
     let user = UserKey::try_new("app", "alice")?;
     let key = service.create_session(CreateSession::new(user).with_state(State::new().with("old", 1))).await?.key;
     store_events(fixture, &key, 2500).await?;
-    // The newest events go first, as the index has them.
-    protect(fixture, &event_id(0)).await?;
+    // The newest events go first, as the index has them; on MySQL the oldest do.
+    let last = if fixture.kind == Some(Kind::MySql9) { 2499 } else { 0 };
+    protect(fixture, &event_id(last)).await?;
 
     let deleted = service.delete_session(DeleteSession::new(key.clone())).await;
     let error = deleted.err().context("an event was deleted that cannot be")?;
