@@ -102,7 +102,9 @@ fn named_lock(spec: &SchemaSpec) -> String {
 async fn unlock(transaction: &DatabaseTransaction, spec: &SchemaSpec) -> Result<(), DbErr> {
     match spec.database {
         Database::MySql => {
-            let restore = "SET SESSION lock_wait_timeout = COALESCE(@seabed_wait, @@lock_wait_timeout)";
+            // MariaDB takes a variable that nobody has set for text.
+            let wait = "CAST(COALESCE(@seabed_wait, @@lock_wait_timeout) AS UNSIGNED)";
+            let restore = &format!("SET SESSION lock_wait_timeout = {wait}");
             transaction.execute_unprepared(restore).await?;
             transaction.execute_unprepared(&format!("DO RELEASE_LOCK({})", named_lock(spec))).await.map(drop)
         }
