@@ -242,7 +242,7 @@ async fn the_printed_grants_suffice_and_allow_no_more(fixture: &Fixture) -> anyh
     for statement in [
         "DROP TABLE events",
         "CREATE TABLE mine (id int)",
-        "DELETE FROM app_states",
+        "DELETE FROM adk_internal_metadata",
         "UPDATE events SET invocation_id = ''",
         "UPDATE adk_internal_metadata SET value = '2'",
     ] {
